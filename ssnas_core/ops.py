@@ -1,0 +1,89 @@
+"""Primitive fusion operators: maps of two (N, L, C) inputs to one (BM-NAS, arXiv:2104.09379, sec. 3.3).
+
+The maths is in functions; the modules only hold weights. `Zero` has no code:
+it adds nothing to a relaxed sum and is never derived.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PRIMITIVES = ("Zero", "Sum", "Attention", "LinearGLU", "ConcatFC")
+"""The five primitives, in the order of a gamma vector."""
+
+ORDERED = frozenset({"Attention"})
+"""Primitives for which f(x, y) and f(y, x) differ by more than a renaming of weights."""
+
+
+def attention(query: Tensor, value: Tensor) -> Tensor:
+    """softmax(x y^T / sqrt(C)) y: each position of x reads from the positions of y.
+
+    Args:
+        query: x, (N, L, C).
+        value: y, (N, L, C); keys and values at once, without projections.
+
+    Returns:
+        (N, L, C).
+    """
+    scores = query @ value.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return scores.softmax(-1) @ value
+
+
+def glu(gated: Tensor) -> Tensor:
+    """a * sigmoid(b) for [a; b] along the last axis: (..., 2C) -> (..., C)."""
+    return F.glu(gated, dim=-1)
+
+
+class Sum(nn.Module):
+    """x + y."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Attention(nn.Module):
+    """`attention` as a module: x is the query, y is key and value."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return attention(x, y)
+
+
+class LinearGLU(nn.Module):
+    """(W1 [x; y] + b1) * sigmoid(W2 [x; y] + b2), W1 and W2 stacked in one product."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * channels, 2 * channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return glu(self.linear(torch.cat((x, y), -1)))
+
+
+class ConcatFC(nn.Module):
+    """ReLU(W [x; y] + b)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.linear(torch.cat((x, y), -1)).relu()
+
+
+OPERATORS: dict[str, type[nn.Module]] = {
+    "Sum": Sum,
+    "Attention": Attention,
+    "LinearGLU": LinearGLU,
+    "ConcatFC": ConcatFC,
+}
+"""What a derived network builds, by primitive name; each takes `channels`."""

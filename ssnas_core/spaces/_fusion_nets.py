@@ -1,0 +1,276 @@
+"""The two networks of the fusion space: all choices at once, and one choice each.
+
+They share the stems and the operators' weights by name, so that a derived
+network can take its weights from the supernet; only a genotype joins them
+otherwise. `fusion.py` says what may be chosen and how it is derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssnas_core.errors import InputError
+from ssnas_core.ops import OPERATORS, PRIMITIVES, ConcatFC, LinearGLU, attention, glu
+
+Pair = tuple[int, int]
+Step = tuple[str, Pair]  # a primitive and two states of the cell
+Cell = tuple[Pair, tuple[Step, ...]]  # two predecessors and the steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Size of the fusion space. Defaults: BM-NAS on MM-IMDB (Table 8)."""
+
+    channels: int = 192  # C
+    length: int = 16  # L, positions after pooling
+    cells: int = 2
+    steps: int = 1  # operations inside one cell
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "length", "cells", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"FusionConfig.{name} must be >= 1, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
+
+
+class Stem(nn.Module):
+    """One feature brought to C channels: (N, P, C_in) -> (N, P, C), P in {1, L}.
+
+    A 1x1 convolution, batch norm, ReLU, dropout (BM-NAS's reshape layer). A
+    vector feature (P = 1) stays one column until it meets a map: every
+    position would hold the same numbers.
+    """
+
+    def __init__(self, in_channels: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        hidden = self.linear(feature)
+        return self.dropout(self.norm(hidden.flatten(0, 1)).relu()).view_as(hidden)
+
+
+class FusionStems(nn.Module):
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
+
+    def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
+        super().__init__()
+        self.length = config.length
+        for name, width in channels.items():
+            self.add_module(name, Stem(width, config.channels, config.dropout))
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        hidden = []
+        for name, stem in self.named_children():
+            feature = stem(features[name])
+            if feature.shape[1] not in (1, self.length):
+                raise InputError(
+                    f"feature {name} has {feature.shape[1]} positions, the fusion network "
+                    f"expects 1 or {self.length}; set FusionConfig.length to the store's length."
+                )
+            hidden.append(feature.expand(-1, self.length, -1))
+        return hidden
+
+
+def pair_scores(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """Log of the product of the two edge weights, for each pair: (E,) -> (len(pairs),)."""
+    first, second = torch.tensor(pairs, device=logits.device).T
+    return logits[first] + logits[second]
+
+
+def ordered_pairs(beta: Tensor) -> Tensor:
+    """Weights of all ordered pairs of distinct states: (2, S) -> (S, S), zero diagonal."""
+    scores = beta[0][:, None] + beta[1][None, :]
+    diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores.masked_fill(diagonal, -torch.inf).flatten().softmax(0).view_as(scores)
+
+
+class FusionSupernet(nn.Module):
+    """The relaxed fusion network: every pair, state and primitive, weighted by softmaxed logits.
+
+    Logits are parameters named `logits.alpha_<cell>` (one per edge),
+    `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
+    (5 primitives), so a state dict holds the architecture too.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        pairs: Sequence[Sequence[Pair]],
+        config: FusionConfig,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stems = FusionStems(channels, config)
+        self.cells = nn.ModuleList(_RelaxedCell(config) for _ in range(config.cells))
+        sizes: dict[str, tuple[int, ...]] = {}
+        for cell in range(config.cells):
+            sizes[f"alpha_{cell}"] = (cell + len(channels),)
+            # which member of each pair is which predecessor, as two (pairs, E) tables
+            members = torch.tensor(pairs[cell])
+            tables = F.one_hot(members.T, cell + len(channels)).float()
+            self.register_buffer(f"_pairs_{cell}", tables, persistent=False)
+            for step in range(config.steps):
+                sizes[f"beta_{cell}_{step}"] = (2, 2 + step)
+                sizes[f"gamma_{cell}_{step}"] = (len(PRIMITIVES),)
+        noise = 1e-3  # BM-NAS: logits start as small noise
+        self.logits = nn.ParameterDict(
+            {name: nn.Parameter(noise * torch.randn(size)) for name, size in sizes.items()}
+        )
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
+        # (F, N, L, C); every predecessor's share in x and in y is one row of a product
+        states = torch.stack(self.stems(features))
+        outputs: list[Tensor] = []
+        for index, cell in enumerate(self.cells):
+            tables = self.get_buffer(f"_pairs_{index}")
+            alpha = self.logits[f"alpha_{index}"]
+            shares = (tables @ alpha).sum(0).softmax(0) @ tables  # (2, E)
+            mixed = (shares[:, index:] @ states.flatten(1)).view(2, *states.shape[1:])
+            for earlier, output in enumerate(outputs):
+                mixed = mixed + shares[:, earlier].view(2, 1, 1, 1) * output
+            betas = [self.logits[f"beta_{index}_{s}"] for s in range(self.config.steps)]
+            gammas = [self.logits[f"gamma_{index}_{s}"] for s in range(self.config.steps)]
+            outputs.append(cell(mixed[0], mixed[1], betas, gammas))
+        return torch.stack(outputs, 1).flatten(1)
+
+
+class _Output(nn.Module):
+    """LayerNorm(steps + x + y); several steps are first projected from S*C to C channels."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.project = (
+            nn.Linear(config.steps * config.channels, config.channels)
+            if config.steps > 1
+            else nn.Identity()
+        )
+        self.norm = nn.LayerNorm(config.channels)
+
+    def forward(self, steps: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self.norm(self.project(torch.cat(list(steps), -1)) + x + y)
+
+
+class _RelaxedStep(nn.Module):
+    """All primitives on the mixed inputs, weighted by gamma; Zero's weight goes nowhere."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.LinearGLU = LinearGLU(config.channels)
+        self.ConcatFC = ConcatFC(config.channels)
+
+    def forward(self, states: Sequence[Tensor], beta: Tensor, gamma: Tensor) -> Tensor:
+        ordered = ordered_pairs(beta)
+        query, value = _mix(ordered.sum(1), states), _mix(ordered.sum(0), states)
+        # Primitives that do not tell x from y see each unordered pair in one order.
+        unordered = (ordered + ordered.T).triu(1)
+        x, y = (
+            (states[0], states[1])  # one pair only, of weight 1
+            if len(states) == 2
+            else (_mix(unordered.sum(1), states), _mix(unordered.sum(0), states))
+        )
+        linears = (self.LinearGLU.linear, self.ConcatFC.linear)
+        width = x.shape[-1]
+        hidden = F.linear(
+            torch.cat((x, y), -1),
+            torch.cat([linear.weight for linear in linears]),
+            torch.cat([linear.bias for linear in linears]),
+        )
+        weights = gamma.softmax(0)
+        return (
+            weights[1] * (x + y)
+            + weights[2] * attention(query, value)
+            + weights[3] * glu(hidden[..., : 2 * width])
+            + weights[4] * hidden[..., 2 * width :].relu()
+        )
+
+
+class _RelaxedCell(nn.Module):
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(_RelaxedStep(config) for _ in range(config.steps))
+        self.output = _Output(config)
+
+    def forward(
+        self, x: Tensor, y: Tensor, betas: Sequence[Tensor], gammas: Sequence[Tensor]
+    ) -> Tensor:
+        states = [x, y]
+        for step, beta, gamma in zip(self.steps, betas, gammas, strict=True):
+            states.append(step(states, beta, gamma))
+        return self.output(states[2:], x, y)
+
+
+def _mix(weights: Tensor, states: Sequence[Tensor]) -> Tensor:
+    """Weighted sum of tensors of one shape; `weights` is (len(states),)."""
+    mixed = weights[0] * states[0]
+    for weight, state in zip(weights[1:], states[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, state)
+    return mixed
+
+
+class FusionNetwork(nn.Module):
+    """The network of one genotype; it reads only the features that the genotype uses.
+
+    Args:
+        channels: channels of every feature of the space.
+        cells: the genotype's choices, as `FusionSpace` decodes them.
+        config: sizes.
+    """
+
+    def __init__(
+        self, channels: Mapping[str, int], cells: Sequence[Cell], config: FusionConfig
+    ) -> None:
+        super().__init__()
+        names = list(channels)
+        # A member of a pair is an earlier cell (its number) or a feature (behind the cells).
+        used = {m - cell for cell, (pair, _) in enumerate(cells) for m in pair if m >= cell}
+        self.features = [name for index, name in enumerate(names) if index in used]
+        self._pairs = [
+            tuple(m if m < cell else names[m - cell] for m in pair)
+            for cell, (pair, _) in enumerate(cells)
+        ]
+        self.stems = FusionStems({name: channels[name] for name in self.features}, config)
+        self.cells = nn.ModuleList(_DerivedCell(steps, config) for _, steps in cells)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
+        states: dict[int | str, Tensor] = dict(
+            zip(self.features, self.stems(features), strict=True)
+        )
+        for index, cell in enumerate(self.cells):
+            first, second = self._pairs[index]
+            states[index] = cell(states[first], states[second])
+        return torch.stack([states[index] for index in range(len(self.cells))], 1).flatten(1)
+
+
+class _DerivedStep(nn.Module):
+    def __init__(self, step: Step, config: FusionConfig) -> None:
+        super().__init__()
+        name, (self.first, self.second) = step
+        self.operator = OPERATORS[name](config.channels)
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        return self.operator(states[self.first], states[self.second])
+
+
+class _DerivedCell(nn.Module):
+    def __init__(self, steps: Sequence[Step], config: FusionConfig) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(_DerivedStep(step, config) for step in steps)
+        self.output = _Output(config)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        states = [x, y]
+        for step in self.steps:
+            states.append(step(states))
+        return self.output(states[2:], x, y)

@@ -1,0 +1,352 @@
+"""The fusion space: which features meet, and by which operation (BM-NAS, arXiv:2104.09379, sec. 3).
+
+Upper level: each cell takes two of its predecessors, which are the stored
+features and the earlier cells (logits alpha, one per edge). Lower level: each
+step inside a cell takes two of the cell's states, which are its two inputs and
+its earlier steps (logits beta, one per edge and slot), and one of five
+primitives (logits gamma). The network's output is all cells' outputs.
+
+A pair of edges weighs the product of its edge weights, normalised over all
+pairs; so the paper's rule for deriving, the pair with the largest product, is
+the mode of exactly what was relaxed, and one-hot logits compute the derived
+network. Deviations from the paper and its code:
+
+- The relaxation mixes pairs of *distinct* predecessors into two separate
+  inputs; the released code feeds one mixture as both inputs of a step.
+- Every derivable architecture includes earlier cells as predecessors; the
+  released code relaxes those edges and then never derives them.
+- A cell returns LayerNorm(steps + x + y): a pair has no first member, so both
+  inputs pass by the operation, where the paper adds one of them.
+- LayerNorm is over channels, at each position.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, Node
+from ssnas_core.ops import ORDERED, PRIMITIVES
+from ssnas_core.spaces._fusion_nets import (
+    Cell,
+    FusionConfig,
+    FusionNetwork,
+    FusionSupernet,
+    Pair,
+    Stem,
+    Step,
+    ordered_pairs,
+    pair_scores,
+)
+
+__all__ = ["FusionConfig", "FusionNetwork", "FusionSpace", "FusionSupernet", "Stem"]
+
+
+class FusionSpace:
+    """The architectures over a set of named features.
+
+    Args:
+        channels: channels of each feature by name, in order of modality and
+            depth, e.g. `{"image_0": 32, ..., "text_0": 300}`.
+        config: number of cells and steps, and sizes.
+
+    Raises:
+        InputError: fewer than two features.
+    """
+
+    name = "fusion"
+
+    def __init__(self, channels: Mapping[str, int], config: FusionConfig | None = None) -> None:
+        self.channels = dict(channels)
+        self.config = config or FusionConfig()
+        self.features = tuple(self.channels)
+        if len(self.features) < 2:
+            raise InputError(
+                f"a fusion space needs at least two features, got {list(self.features)}."
+            )
+        self.pairs = tuple(
+            tuple(itertools.combinations(range(len(self.predecessors(cell))), 2))
+            for cell in range(self.config.cells)
+        )
+
+    @property
+    def width(self) -> int:
+        """Numbers in the embedding that a network of this space returns: cells x L x C."""
+        return self.config.cells * self.config.length * self.config.channels
+
+    def predecessors(self, cell: int) -> tuple[str, ...]:
+        """What cell number `cell` may take: the earlier cells, then the features."""
+        return (*(f"cell_{earlier}" for earlier in range(cell)), *self.features)
+
+    def sample(self, generator: torch.Generator) -> Genotype:
+        """A genotype drawn uniformly from the space (by rejecting non-canonical forms)."""
+
+        def draw(options: Sequence) -> int:
+            return int(torch.randint(len(options), (), generator=generator))
+
+        while True:
+            cells: list[Cell] = []
+            for cell in range(self.config.cells):
+                pair = self.pairs[cell][draw(self.pairs[cell])]
+                steps = []
+                for step in range(self.config.steps):
+                    options = _step_options(step)
+                    steps.append(options[draw(options)])
+                cells.append((pair, tuple(steps)))
+            if self._order(cells) == list(range(len(cells))) and self._distinct(cells):
+                return self._genotype(cells)
+
+    def genotypes(self) -> Iterator[Genotype]:
+        """Every genotype of the space, each once, in canonical form."""
+        steps = list(itertools.product(*(_step_options(s) for s in range(self.config.steps))))
+        choices = (itertools.product(pairs, steps) for pairs in self.pairs)
+        for cells in itertools.product(*choices):
+            if self._distinct(cells) and self._order(cells) == list(range(len(cells))):
+                yield self._genotype(cells)
+
+    def supernet(self) -> FusionSupernet:
+        """All choices at once, with fresh weights and small random logits (torch's global seed)."""
+        return FusionSupernet(self.channels, self.pairs, self.config)
+
+    def build(self, genotype: Genotype) -> FusionNetwork:
+        """The derived network of `genotype` with fresh weights (torch's global seed)."""
+        return FusionNetwork(self.channels, self._cells(genotype), self.config)
+
+    def validate(self, genotype: Genotype) -> None:
+        """Check that `genotype` is in this space, in canonical form.
+
+        Raises:
+            InputError: another space, unknown operators or features, wrong
+                numbers of cells or steps, or a form that is not canonical.
+        """
+        self._cells(genotype)
+
+    def derive(self, logits: Mapping[str, Tensor]) -> Genotype:
+        """The most probable genotype under `logits` (as `FusionSupernet.logits()` names them)."""
+        cells = self._argmax(logits)
+        return self._genotype(_reorder(cells, self._order(cells)))
+
+    def inherit(self, genotype: Genotype, state: Mapping[str, Tensor]) -> FusionNetwork:
+        """The derived network with the weights of the supernet that it was derived from.
+
+        Args:
+            genotype: what `derive` returned for the supernet.
+            state: that supernet's state dict.
+
+        Raises:
+            InputError: `genotype` is not what the state's own logits derive.
+        """
+        prefix = "logits."
+        logits = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        cells = self._argmax(logits)
+        order = self._order(cells)
+        if self._genotype(_reorder(cells, order)) != genotype:
+            raise InputError(
+                f"the supernet derives {self._genotype(_reorder(cells, order))}, not {genotype}; "
+                "inherit weights from the search that found the genotype."
+            )
+        network = self.build(genotype)
+        weights = {}
+        for name in network.state_dict():
+            source = name.split(".")
+            if source[0] != "cells":
+                weights[name] = state[name]
+                continue
+            old = order[int(source[1])]
+            source[1] = str(old)
+            if source[2] != "steps":
+                weights[name] = state[".".join(source)]
+                continue
+            pair, steps = cells[old]
+            operator, states = steps[int(source[3])]
+            source[4] = operator  # the supernet holds every operator of a step by its name
+            weight = state[".".join(source)]
+            if source[-1] == "weight" and states == (0, 1) and _reversed(pair, old, order):
+                weight = weight.roll(weight.shape[1] // 2, 1)  # W [x; y] now meets [y; x]
+            weights[name] = weight
+        network.load_state_dict(weights)
+        return network
+
+    def one_hot(self, genotype: Genotype, scale: float = 200.0) -> dict[str, Tensor]:
+        """Logits under which the relaxation is `genotype`: `scale` on each choice, 0 elsewhere."""
+        logits = {}
+        for cell, (pair, steps) in enumerate(self._cells(genotype)):
+            alpha = torch.zeros(len(self.predecessors(cell)))
+            alpha[list(pair)] = scale
+            logits[f"alpha_{cell}"] = alpha
+            for step, (operator, (first, second)) in enumerate(steps):
+                beta = torch.zeros(2, 2 + step)
+                beta[0, first] = beta[1, second] = scale
+                gamma = torch.zeros(len(PRIMITIVES))
+                gamma[PRIMITIVES.index(operator)] = scale
+                logits |= {f"beta_{cell}_{step}": beta, f"gamma_{cell}_{step}": gamma}
+        return logits
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """What each entry of each logit vector stands for, for tables and plots."""
+        names = {}
+        for cell in range(self.config.cells):
+            names[f"alpha_{cell}"] = self.predecessors(cell)
+            for step in range(self.config.steps):
+                states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
+                slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
+                names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": PRIMITIVES}
+        return names
+
+    def _argmax(self, logits: Mapping[str, Tensor]) -> list[Cell]:
+        """The mode: per cell the best pair, no pair twice (best total), and per step the best."""
+        from scipy.optimize import linear_sum_assignment
+
+        # Pairs by name, so that "the same pair" means the same in every cell.
+        columns: dict[tuple[str, str], int] = {}
+        scores = torch.full((self.config.cells, len(self.pairs[-1])), -torch.inf)
+        for cell, pairs in enumerate(self.pairs):
+            names = self.predecessors(cell)
+            log_p = pair_scores(logits[f"alpha_{cell}"].detach().cpu(), pairs).log_softmax(0).tolist()
+            for (first, second), value in zip(pairs, log_p, strict=True):
+                column = columns.setdefault((names[first], names[second]), len(columns))
+                scores[cell, column] = value
+        floor = -1e9  # a pair that a cell does not have; never chosen while another is free
+        _, chosen = linear_sum_assignment(scores.clamp(min=floor).double().numpy(), maximize=True)
+        pair_names = list(columns)
+        cells: list[Cell] = []
+        for cell, column in enumerate(chosen):
+            names = self.predecessors(cell)
+            first, second = pair_names[column]
+            steps = [
+                _best_step(logits[f"beta_{cell}_{step}"], logits[f"gamma_{cell}_{step}"])
+                for step in range(self.config.steps)
+            ]
+            cells.append(((names.index(first), names.index(second)), tuple(steps)))
+        return cells
+
+    def _distinct(self, cells: Sequence[Cell]) -> bool:
+        """Whether no two cells share their pair of inputs."""
+        named = {
+            tuple(self.predecessors(cell)[member] for member in pair)
+            for cell, (pair, _) in enumerate(cells)
+        }
+        return len(named) == len(cells)
+
+    def _order(self, cells: Sequence[Cell]) -> list[int]:
+        """The canonical order of cells: each after its inputs, ties by what they are.
+
+        Cells that do not feed each other may stand in either order and compute
+        the same embedding up to the order of its blocks.
+        """
+        order: list[int] = []
+        while len(order) < len(cells):
+            ready = []
+            for cell, (pair, _) in enumerate(cells):
+                inputs = [member for member in pair if member < cell]  # earlier cells
+                if cell not in order and all(member in order for member in inputs):
+                    key = sorted(
+                        (0, order.index(m)) if m < cell else (1, m - cell) for m in pair
+                    )
+                    ready.append((key, cell))
+            order.append(min(ready)[1])
+        return order
+
+    def _genotype(self, cells: Sequence[Cell]) -> Genotype:
+        nodes = []
+        for cell, (pair, steps) in enumerate(cells):
+            states = [self.predecessors(cell)[member] for member in pair]
+            for step, (operator, (first, second)) in enumerate(steps):
+                name = f"cell_{cell}" if len(steps) == 1 else f"cell_{cell}_step_{step}"
+                nodes.append(Node(name, operator, (states[first], states[second])))
+                states.append(name)
+            if len(steps) > 1:
+                nodes.append(Node(f"cell_{cell}", "Concat", tuple(states[2:])))
+        return Genotype(self.name, tuple(nodes))
+
+    def _cells(self, genotype: Genotype) -> list[Cell]:
+        """The choices behind `genotype`, checked."""
+        wrong = "is not a genotype of this space"
+        if genotype.space != self.name:
+            raise InputError(f"{genotype} {wrong}: expected {self.name}, got {genotype.space}.")
+        unknown = set(genotype.features) - set(self.features)
+        if unknown:
+            raise InputError(
+                f"{genotype} {wrong}: it uses {sorted(unknown)}; "
+                f"the features are {', '.join(self.features)}."
+            )
+        per_cell = self.config.steps + (self.config.steps > 1)
+        if len(genotype.nodes) != self.config.cells * per_cell:
+            raise InputError(
+                f"{genotype} {wrong}: expected {self.config.cells} cells of "
+                f"{self.config.steps} steps, got {len(genotype.nodes)} nodes."
+            )
+        cells: list[Cell] = []
+        for cell in range(self.config.cells):
+            nodes = genotype.nodes[cell * per_cell : cell * per_cell + self.config.steps]
+            names = self.predecessors(cell)
+            try:
+                members = sorted(names.index(name) for name in nodes[0].inputs)
+                states = [names[member] for member in members]
+                steps = []
+                for node in nodes:
+                    first, second = (states.index(name) for name in node.inputs)
+                    steps.append((node.operator, (first, second)))
+                    states.append(node.name)
+                if any(step not in _step_options(s) for s, step in enumerate(steps)):
+                    raise ValueError("unknown operator, or inputs not in canonical order")
+                cells.append(((members[0], members[1]), tuple(steps)))
+            except ValueError as error:
+                raise InputError(f"{genotype} {wrong}, at cell_{cell}: {error}.") from error
+        canonical = _reorder(cells, self._order(cells))
+        if self._genotype(canonical) != genotype:
+            raise InputError(
+                f"{genotype} is not in canonical form; write {self._genotype(canonical)}."
+            )
+        if not self._distinct(cells):
+            raise InputError(f"{genotype} {wrong}: two cells share the same pair of inputs.")
+        return cells
+
+
+def _step_options(step: int) -> list[Step]:
+    """Every derivable step over `2 + step` states; unordered primitives take sorted pairs."""
+    states = range(2 + step)
+    options: list[Step] = []
+    for operator in PRIMITIVES[1:]:
+        choose = itertools.permutations if operator in ORDERED else itertools.combinations
+        options += [(operator, pair) for pair in choose(states, 2)]
+    return options
+
+
+def _best_step(beta: Tensor, gamma: Tensor) -> Step:
+    """The most probable primitive, then its most probable inputs."""
+    operator = PRIMITIVES[1 + int(gamma.detach()[1:].argmax())]  # Zero is never derived
+    table = ordered_pairs(beta.detach())
+    if operator not in ORDERED:
+        table = (table + table.T).triu(1)
+    return operator, divmod(int(table.argmax()), table.shape[1])  # type: ignore[return-value]
+
+
+def _reorder(cells: Sequence[Cell], order: Sequence[int]) -> list[Cell]:
+    """`cells` in `order`, with the references between them renumbered."""
+    place = {old: new for new, old in enumerate(order)}
+    result: list[Cell] = []
+    for new, old in enumerate(order):
+        pair, steps = cells[old]
+        # earlier cells are numbered first, features after them
+        members = [place[m] if m < old else m - old + new for m in pair]
+        if _reversed(pair, old, order):
+            members.reverse()
+            steps = tuple((operator, _swap(operator, states)) for operator, states in steps)
+        result.append(((members[0], members[1]), steps))
+    return result
+
+
+def _reversed(pair: Pair, cell: int, order: Sequence[int]) -> bool:
+    """Whether both of `cell`'s inputs are earlier cells that `order` makes change places."""
+    return pair[1] < cell and order.index(pair[0]) > order.index(pair[1])
+
+
+def _swap(operator: str, states: Pair) -> Pair:
+    """A step's states after the cell's inputs x and y (states 0 and 1) changed places."""
+    first, second = ({0: 1, 1: 0}.get(state, state) for state in states)
+    return (first, second) if operator in ORDERED or first < second else (second, first)
