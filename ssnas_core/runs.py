@@ -1,0 +1,155 @@
+"""A run folder: what a run leaves behind, and what lets the same command go on with it.
+
+Every file is written atomically, and a stage's file is its result: where it
+exists the stage is not run again. `config.json` ties the folder to one
+configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssnas_core.errors import InputError
+from ssnas_core.files import read_json, write_json
+
+FORMAT = 1
+"""Version of the run folder's layout."""
+
+
+class RunFolder:
+    """The folder `path` of a run with configuration `config`.
+
+    Args:
+        path: created where it does not exist.
+        config: plain JSON values; all that decides the run's results.
+
+    Raises:
+        InputError: the folder holds a run of another configuration or version,
+            or something that is no run.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        wanted = {"format": FORMAT, **json.loads(json.dumps(config))}
+        file = self.path / "config.json"
+        if file.exists():
+            found = read_json(file)
+            differing = [key for key in wanted if found.get(key) != wanted[key]]
+            if differing:
+                key = differing[0]
+                raise InputError(
+                    f"{self.path} holds a run with {key}={_short(found.get(key))}, not "
+                    f"{_short(wanted[key])}; give the same options to resume it, or another --out."
+                )
+            if found.get("threads") != torch.get_num_threads():
+                # sums in another order: equal in value, no longer bit for bit
+                write_json(file, {**found, "threads_changed_to": torch.get_num_threads()})
+        elif self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise InputError(
+                f"{self.path} exists and is not a run folder; give --out a new or empty folder."
+            )
+        else:
+            write_json(file, {**wanted, "threads": torch.get_num_threads()})
+
+    @classmethod
+    def config_of(cls, path: Path) -> dict[str, Any]:
+        """The configuration that `path` was made with.
+
+        Raises:
+            InputError: no run folder, or one of another version.
+        """
+        file = Path(path) / "config.json"
+        if not file.is_file():
+            raise InputError(f"{path} is not a run folder (no config.json); see ssnas run --help.")
+        config = read_json(file)
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise InputError(f"{file}: expected a run of format {FORMAT}; make the run anew.")
+        return config
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def append(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add one JSON line to the log `name` in the folder."""
+        with (self.path / name).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The entries of the log `name`; a last line cut short by a kill is left out."""
+        file = self.path / name
+        if not file.exists():
+            return []
+        entries = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block and watch its memory; both go to `timings.jsonl`, whatever happens."""
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            try:
+                yield
+            finally:
+                seconds = round(time.perf_counter() - start, 3)
+                entry = {"stage": name, "seconds": seconds, "peak_anonymous_mb": memory.peak_mb}
+                self.append("timings.jsonl", entry)
+
+    def cost(self) -> dict[str, Any]:
+        """Seconds per stage, over all sessions that worked on the run, and the peak memory."""
+        seconds: dict[str, float] = {}
+        peaks = [0.0]
+        for entry in self.lines("timings.jsonl"):
+            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 3)
+            peaks.append(entry["peak_anonymous_mb"] or 0.0)
+        return {"seconds": seconds, "peak_anonymous_mb": max(peaks)}
+
+
+class PeakMemory:
+    """The largest anonymous memory of this process inside a `with` block, in MB (10^6 bytes).
+
+    Anonymous memory is what the process allocated itself; file pages mapped
+    from a feature store are not in it. It is sampled every 20 ms from
+    /proc/self/status; where there is none `peak_mb` is None.
+    """
+
+    def __init__(self) -> None:
+        self.peak_mb: float | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                status = Path("/proc/self/status").read_text()
+                kilobytes = int(status.split("RssAnon:")[1].split()[0])
+            except (OSError, IndexError):
+                return
+            self.peak_mb = max(self.peak_mb or 0.0, round(kilobytes * 1024 / 1e6, 1))
+            if self._done.wait(0.02):
+                return
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,100 @@
+"""Random search: draw architectures, train each briefly, keep the best on dev.
+
+The control that every search has to beat (Li & Talwalkar 2019, arXiv:1902.07638).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+from ssnas_core.files import read_json, write_json
+from ssnas_core.genotype import Genotype, SearchResult
+from ssnas_core.objectives import Objective, Source
+from ssnas_core.training import TrainConfig, fit, seeded
+
+
+class DrawableSpace(Protocol):
+    """What a strategy that draws asks of a space."""
+
+    @property
+    def width(self) -> int:
+        """Numbers in an embedding."""
+        ...
+
+    def sample(self, generator: torch.Generator) -> Genotype:
+        """A random genotype."""
+        ...
+
+    def build(self, genotype: Genotype) -> nn.Module:
+        """Its network, with fresh weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig:
+    """How many architectures are tried, and how each is trained."""
+
+    trials: int = 10
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise InputError(f"random search needs trials >= 1, got {self.trials}.")
+
+
+def random_search(
+    space: DrawableSpace,
+    source: Source,
+    objective: Objective,
+    *,
+    train: Tensor,
+    dev: Tensor,
+    config: RandomConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+) -> SearchResult:
+    """The best of `config.trials` random architectures by the objective's loss on dev.
+
+    Args and errors are those of `bilevel`. With `trials=1` it is one random
+    draw and nothing is trained.
+
+    Returns:
+        The genotype of the lowest dev loss; a history with `trial`, `genotype`
+        and `dev_loss` of each trial; no state.
+    """
+    config = config or RandomConfig()
+    with seeded(seed, 0) as generator:
+        drawn = [space.sample(generator) for _ in range(config.trials)]
+    if config.trials == 1:
+        return SearchResult(drawn[0], ({"trial": 0, "genotype": str(drawn[0])},))
+    history: list[dict[str, Any]] = []
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = read_json(checkpoint)
+    for trial in range(len(history), config.trials):
+        with seeded(seed, 1, trial):
+            encoder = space.build(drawn[trial])
+            model = nn.Sequential(encoder, objective.head(space.width)).to(device)
+        label = None if progress is None else f"{progress} {trial + 1}/{config.trials}"
+        fit(model, source, objective, train, config.train, seed=seed, progress=label)
+        # The same dev batches and views for every trial.
+        with seeded(seed, 2) as generator, torch.no_grad():
+            size = min(config.train.batch_size, len(dev))
+            losses = [
+                objective.loss(model, source, rows, generator)
+                for rows in dev.split(size)
+                if len(rows) == size
+            ]
+        loss = float(torch.stack(losses).mean())
+        history.append({"trial": trial, "genotype": str(drawn[trial]), "dev_loss": loss})
+        if checkpoint is not None:
+            write_json(checkpoint, history)
+    best = min(range(config.trials), key=lambda trial: history[trial]["dev_loss"])
+    return SearchResult(drawn[best], tuple(history))

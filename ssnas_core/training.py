@@ -1,0 +1,235 @@
+"""One training loop: backbones by SimCLR, contrastive pretraining, and fine-tuning.
+
+What is trained is an encoder with an objective's head; where its inputs come
+from is a source. A run that is interrupted goes on at its last whole epoch and
+ends bit-identical to one that was not: each epoch's randomness depends only on
+the seed and the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+from ssnas_core.files import atomic_path
+from ssnas_core.objectives import Objective, Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """AdamW with a linear warm-up and one cosine decay to zero.
+
+    Args:
+        epochs: passes over the samples.
+        min_steps: at least so many steps, by more epochs where samples are few.
+        batch_size: samples in a step; fewer where there are fewer.
+        learning_rate: peak rate.
+        weight_decay: decoupled decay of matrices (not of biases and norms).
+        warmup: share of all steps in which the rate rises.
+    """
+
+    epochs: int = 20
+    min_steps: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or not self.learning_rate > 0:
+            raise InputError(
+                "training needs epochs >= 1, batch_size >= 2 and learning_rate > 0, got "
+                f"{self.epochs}, {self.batch_size} and {self.learning_rate}."
+            )
+
+
+def fit(
+    model: nn.Module,
+    source: Source,
+    objective: Objective,
+    indices: Tensor,
+    config: TrainConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+) -> list[dict[str, Any]]:
+    """Train `model` in place on the samples `indices` of `source`.
+
+    Args:
+        model: encoder and head, on the device to train on.
+        source: where views come from; its tensors are moved to the model's device.
+        objective: gives the loss.
+        indices: (n,) sample numbers, n >= 2.
+        config: optimiser and schedule.
+        seed: decides the order of samples, views and dropout.
+        checkpoint: a file to save to after each epoch and to go on from.
+        progress: label of a progress bar on standard error; none without it.
+
+    Returns:
+        One entry per epoch: `epoch`, `loss`, and the objective's report at the end.
+
+    Raises:
+        InputError: fewer than two samples, a loss that is not finite, or a
+            checkpoint of another run.
+    """
+    from tqdm.auto import tqdm
+
+    if len(indices) < 2:
+        raise InputError(f"training needs at least two samples, got {len(indices)}.")
+    batch = min(config.batch_size, len(indices))
+    steps = len(indices) // batch
+    epochs = max(config.epochs, math.ceil(config.min_steps / steps))
+    optimizer, schedule = _optimizer(model, config, epochs * steps)
+    history: list[dict[str, Any]] = []
+    saved = load_checkpoint(checkpoint)
+    if saved is not None:
+        restore(saved, {"model": model, "optimizer": optimizer}, str(checkpoint))
+        history = saved["history"]
+    bar = tqdm(
+        total=epochs * steps,
+        initial=len(history) * steps,
+        desc=progress,
+        unit="step",
+        disable=progress is None,
+        leave=False,
+    )
+    with bar:
+        for epoch in range(len(history), epochs):
+            with seeded(seed, epoch) as generator:
+                model.train()
+                total = torch.zeros(())
+                for step, rows in enumerate(batches(indices, batch, generator)):
+                    for group in optimizer.param_groups:
+                        group["lr"] = schedule(epoch * steps + step)
+                    loss = objective.loss(model, source, rows, generator)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.detach().cpu()
+                    bar.update()
+                entry = {"epoch": epoch, "loss": finite(total / steps, epoch)}
+                if epoch == epochs - 1:
+                    model.eval()
+                    entry |= objective.report(model, source, indices[:256], generator)
+            history.append(entry)
+            bar.set_postfix(loss=f"{entry['loss']:.3f}")
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, {"model": model, "optimizer": optimizer}, history)
+    model.eval()
+    return history
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, source: Source, indices: Tensor, batch_size: int = 256) -> Tensor:
+    """Logits (n, K) of the clean samples `indices`, on the CPU; the model is left in eval mode."""
+    model.eval()
+    return torch.cat([model(source.clean(rows)).float().cpu() for rows in indices.split(batch_size)])
+
+
+def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`indices` in random order, in whole batches; a last smaller one is dropped."""
+    order = indices[torch.randperm(len(indices), generator=generator)]
+    for start in range(0, len(order) - size + 1, size):
+        yield order[start : start + size]
+
+
+@contextmanager
+def seeded(*seed: int) -> Iterator[torch.Generator]:
+    """A generator for `seed`, and torch's global one (dropout, initial weights) set alike.
+
+    The caller's global state is restored at the end, so that what is inside
+    depends on nothing but `seed`.
+    """
+    import numpy
+
+    words = numpy.random.SeedSequence(seed).generate_state(2)
+    value = int(words[0]) << 31 ^ int(words[1])
+    with torch.random.fork_rng():
+        torch.manual_seed(value)
+        yield torch.Generator().manual_seed(value + 1)
+
+
+def finite(loss: Tensor, epoch: int) -> float:
+    """The mean loss of an epoch as a number.
+
+    Raises:
+        InputError: it is NaN or infinite.
+    """
+    value = float(loss)
+    if not math.isfinite(value):
+        raise InputError(
+            f"the loss became {value} in epoch {epoch}; lower the learning rate, or look for "
+            "NaN in the features. The last whole epoch is kept."
+        )
+    return value
+
+
+def save_checkpoint(
+    path: Path, parts: Mapping[str, Any], history: list[dict[str, Any]], **more: Any
+) -> None:
+    """Write the state dicts of `parts` and the history to `path`, atomically."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    with atomic_path(path) as temporary:
+        torch.save({**states, **more, "history": json.dumps(history)}, temporary)
+
+
+def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote, or None where there is no file.
+
+    Raises:
+        InputError: the file is not a checkpoint (nothing in it is executed).
+    """
+    if path is None or not Path(path).exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved["history"] = json.loads(saved["history"])
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise InputError(f"{path} is not a usable checkpoint ({error}); delete it.") from error
+    return saved
+
+
+def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> None:
+    """Load the saved state dicts into `parts`.
+
+    Raises:
+        InputError: they belong to something of another shape.
+    """
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{source} is a checkpoint of another model ({str(error).splitlines()[0]}); "
+            "delete it or use another run folder."
+        ) from error
+
+
+def _optimizer(
+    model: nn.Module, config: TrainConfig, total: int
+) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    warm = max(1, round(config.warmup * total))
+
+    def rate(step: int) -> float:
+        decay = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
+        return config.learning_rate * min((step + 1) / warm, decay)
+
+    return torch.optim.AdamW(groups, lr=config.learning_rate), rate
