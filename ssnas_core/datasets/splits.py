@@ -1,0 +1,110 @@
+"""Labelled parts: which samples' labels a label ratio r pays for.
+
+Parts are nested (more labels only ever add samples), stratified over all
+classes at once, and fair (every sample is equally likely to be chosen).
+
+Source: our own combination of two classic ideas, systematic sampling from a
+list sorted by what matters (Madow & Madow 1944, "On the theory of systematic
+sampling") and the van der Corput sequence (1935), whose every prefix is evenly
+spread. The paper (arXiv 2512.24793) does not say how its labels were drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from ssnas_core.datasets.records import Dataset
+from ssnas_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """The samples whose labels may be used, as sorted int64 dataset rows."""
+
+    ratio: float
+    seed: int
+    train: np.ndarray
+    dev: np.ndarray
+
+
+def labelling_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
+    """An order in which to label samples, so that every prefix is stratified.
+
+    Samples are sorted by label vector, rarest class first (ties shuffled), and
+    taken at the positions of a van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8 ...
+    of the list. Rotating the list by a uniform random offset makes the chance of
+    being among the first m exactly m / N for every sample.
+
+    Args:
+        labels: 0 or 1, (N, K).
+        seed: one whole number >= 0, or several.
+
+    Returns:
+        A permutation of 0..N-1, (N,) int64.
+    """
+    count = len(labels)
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    ties = generator.random(count)
+    commonest_first = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable")
+    listed = np.lexsort((ties, *labels.T[commonest_first]))  # the last key sorts first
+
+    bits = (count - 1).bit_length()
+    steps = np.arange(1 << bits)
+    mirrored = np.zeros_like(steps)
+    for bit in range(bits):
+        mirrored |= ((steps >> bit) & 1) << (bits - 1 - bit)
+    positions = mirrored * count >> bits  # 2^bits >= N, so every position occurs
+    _, first = np.unique(positions, return_index=True)
+    positions = positions[np.sort(first)]
+    return listed[(positions + generator.integers(count)) % count].astype(np.int64)
+
+
+def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:
+    """The part of train and dev whose labels a method may use at label ratio r.
+
+    r covers *every* label used: training, choosing an architecture, an epoch or
+    a threshold. Each split contributes the first r n (rounded half up) samples
+    of its own `labelling_order`, so the part for a smaller r is a subset, and
+    every method that is given the same seed gets the same part.
+
+    Args:
+        dataset: where the labels come from.
+        ratio: r in (0, 1].
+        seed: whole number >= 0.
+
+    Raises:
+        InputError: r is outside (0, 1] or NaN, the seed is not a whole number
+            >= 0, or train or dev would have no labelled sample.
+    """
+    if not isinstance(ratio, Real) or not 0 < ratio <= 1:
+        raise InputError(f"expected a label ratio in (0, 1], got {ratio!r}; 1 uses every label.")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"expected a seed that is a whole number >= 0, got {seed!r}.")
+    labels = dataset.labels()
+    splits = {split: dataset.indices(split) for split in ("train", "dev")}
+    parts = {}
+    for stream, (split, rows) in enumerate(splits.items()):
+        count = math.floor(ratio * len(rows) + 0.5)
+        if count == 0:
+            raise InputError(_too_small(dataset.name, ratio, split, splits))
+        order = labelling_order(labels[rows], (int(seed), stream))
+        parts[split] = np.sort(rows[order[:count]])
+    return LabelledPart(float(ratio), int(seed), parts["train"], parts["dev"])
+
+
+def _too_small(name: str, ratio: float, split: str, splits: dict[str, np.ndarray]) -> str:
+    if len(splits[split]) == 0:
+        return f"{name}: expected labelled samples in split {split!r}, which has no records."
+    exact = 0.5 / min(len(rows) for rows in splits.values() if len(rows))
+    digits = 1 - math.floor(math.log10(exact))
+    smallest = math.ceil(exact * 10**digits) / 10**digits  # two digits, rounded up
+    return (
+        f"{name}: label ratio {ratio:g} leaves none of the {len(splits[split])} {split} samples "
+        f"labelled; the smallest usable ratio is {smallest:g}."
+    )

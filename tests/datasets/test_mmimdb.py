@@ -1,0 +1,369 @@
+import gzip
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+from PIL import Image
+
+from ssnas_core.datasets import mmimdb
+from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
+from ssnas_core.errors import InputError
+
+SPLIT = {"train": ["0003", "0001", "0002"], "dev": ["0005", "0004"], "test": ["0006"]}
+
+
+def poster(shade):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 6), (shade, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def movie(name, **changes):
+    document = {"plot": ["brief", f"a longest plot of {name}", "zz"], "genres": ["War", "Drama"]}
+    return json.dumps(document | changes).encode()
+
+
+def files(**changes):
+    """MM-IMDB's layout in small: path under mmimdb/ -> bytes; a change of None removes a file."""
+    made = {"split.json": json.dumps(SPLIT).encode()}
+    for number in range(1, 7):
+        name = f"{number:04d}"
+        made[f"dataset/{name}.json"] = movie(name)
+        made[f"dataset/{name}.jpeg"] = poster(40 * number)
+    made |= changes
+    return {name: data for name, data in made.items() if data is not None}
+
+
+def write_folder(folder, made):
+    (folder / "dataset").mkdir(parents=True)
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def tar_bytes(made, extra=()):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in made.items():
+            member = tarfile.TarInfo(f"mmimdb/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for member in extra:
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+def write_archive(path, made, extra=()):
+    path.write_bytes(gzip.compress(tar_bytes(made, extra), compresslevel=1))
+    return path
+
+
+def contents(dataset):
+    """Everything but where the posters lie."""
+    return [(r.id, r.inputs["text"], r.inputs["image"].name, r.labels, r.split)
+            for r in dataset.records]  # fmt: skip
+
+
+def test_archive_is_read_in_the_order_of_its_split(tmp_path):
+    data = read_mmimdb(write_archive(tmp_path / "mmimdb.tar.gz", files()))
+    assert [r.id for r in data.records] == ["0003", "0001", "0002", "0005", "0004", "0006"]
+    assert [r.split for r in data.records] == ["train"] * 3 + ["dev"] * 2 + ["test"]
+    assert (data.name, data.kinds) == ("mmimdb", {"image": "image", "text": "text"})
+    assert data.classes == GENRES
+    assert data.records[0].inputs["text"] == "a longest plot of 0003"
+    assert data.records[0].inputs["image"].read_bytes() == poster(120)
+    assert data.records[0].labels == ("Drama", "War")
+    assert data.skipped == {}
+
+
+def test_folder_its_parent_and_the_archive_give_the_same_records(tmp_path):
+    made = files(**{"dataset/0001.json": b"{", "dataset/0002.jpeg": None})
+    folder = write_folder(tmp_path / "home" / "mmimdb", made)
+    readings = [
+        read_mmimdb(folder),
+        read_mmimdb(folder.parent),
+        read_mmimdb(write_archive(tmp_path / "a.tar.gz", made)),
+        read_mmimdb(tmp_path / "a-unpacked"),
+    ]
+    assert len(readings[0]) == 4
+    for other in readings[1:]:
+        assert contents(other) == contents(readings[0])
+        assert other.skipped == readings[0].skipped
+        assert other.fingerprint() == readings[0].fingerprint()
+
+
+def test_genres_are_the_published_23_in_order():
+    assert len(GENRES) == len(set(GENRES)) == 23
+    assert (GENRES[0], GENRES[10], GENRES[-1]) == ("Drama", "Sci-Fi", "Film-Noir")
+
+
+def test_jpg_posters_and_a_plot_that_is_text_are_read(tmp_path):
+    changes = {
+        "dataset/0001.jpeg": None,
+        "dataset/0001.jpg": poster(1),
+        "dataset/0001.json": movie("0001", plot=" one plot\n", genres=["News", "Sport", "Sport"]),
+    }
+    data = read_mmimdb(write_archive(tmp_path / "m.tgz", files(**changes)))
+    record = data.records[1]
+    assert record.inputs["image"] == tmp_path / "m-unpacked" / "dataset" / "0001.jpg"
+    assert record.inputs["text"] == "one plot"
+    assert record.labels == ("Sport",)  # News is not part of the task, and no error
+
+
+BAD = [
+    ("dataset/0001.jpeg", None, "poster missing"),
+    ("dataset/0001.jpeg", b"", r"poster empty \(0 bytes\)"),
+    ("dataset/0001.json", None, "JSON missing"),
+    ("dataset/0001.json", b"", r"JSON empty \(0 bytes\)"),
+    ("dataset/0001.json", b'{"plot": ', "JSON unreadable or malformed"),
+    ("dataset/0001.json", b"\xff\xfe{", "JSON unreadable or malformed"),
+    ("dataset/0001.json", b"[" * 100_000, "JSON unreadable or malformed"),
+    ("dataset/0001.json", b"[1]", "JSON is not an object"),
+    ("dataset/0001.json", b'{"genres": ["Drama"]}', "no 'plot'"),
+    ("dataset/0001.json", b'{"plot": "x"}', "no 'genres'"),
+    ("dataset/0001.json", movie("", plot=7), "'plot' is not text or a list of texts"),
+    ("dataset/0001.json", movie("", plot=["a", None]), "'plot' is not text or a list of texts"),
+    ("dataset/0001.json", movie("", plot=[]), "plot is empty"),
+    ("dataset/0001.json", movie("", plot=" \n"), "plot is empty"),
+    ("dataset/0001.json", movie("", plot="a \ud800 b"), "plot is not valid Unicode"),
+    ("dataset/0001.json", movie("", genres="Drama"), "'genres' is not a list of texts"),
+    ("dataset/0001.json", movie("", genres=[1]), "'genres' is not a list of texts"),
+    ("dataset/0001.json", movie("", genres=["Drama", "Opera"]), "unknown genre 'Opera'"),
+    ("dataset/0001.json", movie("", genres=["News", "Adult"]), "none of the 23 genres"),
+    ("dataset/0001.json", movie("", genres=[]), "none of the 23 genres"),
+]
+
+
+@pytest.mark.parametrize(("file", "data", "reason"), BAD)
+def test_a_bad_record_is_left_out_and_reported(tmp_path, caplog, file, data, reason):
+    folder = write_folder(tmp_path / "mmimdb", files(**{file: data}))
+    with caplog.at_level(logging.WARNING):
+        dataset = read_mmimdb(folder)
+    assert [r.id for r in dataset.records] == ["0003", "0002", "0005", "0004", "0006"]
+    assert dataset.skipped.keys() == {"0001"}
+    assert len(caplog.records) == 1
+    assert "left out 1 of 6 records: 1 x " in caplog.text
+    with pytest.raises(InputError, match=rf"{file}: record '0001': {reason}; mend it") as caught:
+        read_mmimdb(folder, strict=True)
+    assert f": {dataset.skipped['0001']};" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "bad", "reason"),
+    [
+        ({"train": ["0001", "0002"], "dev": ["0004", "0001"]}, "0001", "listed in train and dev"),
+        ({"train": ["0001", "0002", "0001"]}, "0001", "listed in train and train"),
+        ({"train": ["0001", "0009"]}, "0009", "JSON missing"),
+        ({"train": ["0001", "../dataset/0002"]}, "../dataset/0002", "not a safe id"),
+        ({"train": ["0001", "a\\b"]}, "a\\b", "not a safe id"),
+        ({"train": ["0001", "0002\n"]}, "0002\n", "not a safe id"),
+        ({"train": ["0001", 2]}, "2", "not a safe id"),
+        ({"train": ["0001", ["0002"]]}, "['0002']", "not a safe id"),
+    ],
+)
+def test_a_bad_entry_of_the_split_is_left_out(tmp_path, split, bad, reason):
+    made = files(**{"split.json": json.dumps(SPLIT | split).encode()})
+    folder = write_folder(tmp_path / "mmimdb", made)
+    data = read_mmimdb(folder)
+    assert bad not in {r.id for r in data.records}
+    assert data.skipped.keys() == {bad}
+    assert data.skipped[bad].startswith(reason)
+    with pytest.raises(InputError, match=rf"(split|0009)\.json: record .*: {reason}"):
+        read_mmimdb(folder, strict=True)
+
+
+def test_many_bad_records_make_one_warning_that_counts_the_reasons(tmp_path, caplog):
+    made = files(**{"dataset/0001.jpeg": None, "dataset/0002.jpeg": None,
+                    "dataset/0005.json": b"?"})  # fmt: skip
+    data = read_mmimdb(write_folder(tmp_path / "mmimdb", made))
+    assert len(data.skipped) == 3
+    (warning,) = caplog.messages
+    assert "left out 3 of 6 records: 2 x poster missing, 1 x JSON unreadable" in warning
+
+
+def test_a_clean_corpus_warns_of_nothing(tmp_path, caplog):
+    read_mmimdb(write_folder(tmp_path / "mmimdb", files()), strict=True)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (b"{", r"split\.json is not valid JSON"),
+        (b"[]", r"split\.json: expected lists of ids under train, dev and test, got \[\]"),
+        (b'{"train": [], "dev": []}', "expected lists of ids under train, dev and test"),
+        (b'{"train": [], "dev": [], "test": "0001"}', "expected lists of ids under"),
+        (b'{"train": ["0001"], "dev": ["0002"], "test": []}', r"split 'test', got none \(0 of"),
+        (
+            b'{"train": ["0001"], "dev": ["9"], "test": ["0002"]}',
+            r"split 'dev', got none \(1 of all 3 unusable, e\.g\. '9': JSON missing\); restore",
+        ),
+    ],
+)
+def test_a_split_file_that_cannot_be_used_is_refused(tmp_path, split, message):
+    folder = write_folder(tmp_path / "mmimdb", files(**{"split.json": split}))
+    with pytest.raises(InputError, match=message):
+        read_mmimdb(folder)
+
+
+def test_paths_without_mmimdb_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere does not exist; expected mmimdb\.tar\.gz or"):
+        read_mmimdb(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds no split\.json; expected MM-IMDB's folder"):
+        read_mmimdb(tmp_path)
+    (tmp_path / "split.json").write_bytes(files()["split.json"])
+    with pytest.raises(InputError, match="holds no folder dataset/"):
+        read_mmimdb(tmp_path)
+
+
+def damaged(kind):
+    plain = tar_bytes(files())
+    whole = gzip.compress(plain, compresslevel=1)
+    if kind == "truncated":
+        return whole[: len(whole) // 2]
+    if kind == "last byte gone":
+        return whole[:-1]
+    if kind == "flipped checksum":
+        return whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]
+    if kind == "tar truncated in a member":
+        return gzip.compress(plain[: 512 + 20])
+    if kind == "tar truncated in a header":
+        return gzip.compress(plain[: 1024 + 100])
+    if kind == "damaged header":
+        return gzip.compress(plain[:1024] + b"garbage" * 10 + plain[1094:])
+    return {"text": b"hello", "empty": b"", "plain tar": plain, "gz of text": gzip.compress(b"hi")}[
+        kind
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "last byte gone", "flipped checksum", "tar truncated in a member",
+     "tar truncated in a header", "damaged header", "text", "empty", "plain tar", "gz of text"],
+)  # fmt: skip
+def test_a_damaged_archive_is_refused_each_time(tmp_path, kind):
+    path = tmp_path / "mmimdb.tar.gz"
+    path.write_bytes(damaged(kind))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"is not a whole \.tar\.gz archive .*download it"):
+            read_mmimdb(path)
+    with pytest.raises(InputError, match="no split.json|is an interrupted unpack"):
+        read_mmimdb(tmp_path / "mmimdb-unpacked")
+
+
+def test_an_archive_without_a_split_is_refused(tmp_path):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files(**{"split.json": None}))
+    with pytest.raises(InputError, match=r"holds no mmimdb/split\.json; expected MM-IMDB's"):
+        read_mmimdb(path)
+
+
+def special(name, kind=tarfile.REGTYPE, target=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "problem"),
+    [
+        (special("../evil.json"), "a path outside of it"),
+        (special("mmimdb/dataset/../../../evil.json"), "a path outside of it"),
+        (special("/tmp/evil.json"), "a path outside of it"),
+        (special("mmimdb\\..\\..\\evil.json"), "a path outside of it"),
+        (special("mmimdb/dataset/1.json", tarfile.SYMTYPE, "/etc/passwd"), "a link or device"),
+        (special("mmimdb/dataset/1.jpeg", tarfile.LNKTYPE, "mmimdb/split.json"), "a link or dev"),
+        (special("mmimdb/dataset", tarfile.SYMTYPE, "/tmp"), "a link or device"),
+        (special("mmimdb/x", tarfile.CHRTYPE), "a link or device"),
+        (special("mmimdb/x", tarfile.FIFOTYPE), "a link or device"),
+    ],
+)
+def test_a_hostile_archive_is_refused_and_writes_nothing_outside(tmp_path, member, problem):
+    inside = tmp_path / "deep" / "deeper"
+    inside.mkdir(parents=True)
+    path = write_archive(inside / "mmimdb.tar.gz", files(), [member])
+    with pytest.raises(InputError, match=rf"holds {problem}.*do not use this archive"):
+        read_mmimdb(path)
+    assert {p.name for p in inside.iterdir()} <= {"mmimdb.tar.gz", "mmimdb-unpacked"}
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_only_files_of_the_layout_are_unpacked(tmp_path):
+    extra = [
+        special("mmimdb/README"),
+        special("mmimdb/dataset/run.sh"),
+        special("mmimdb/dataset/._0001.jpeg"),
+        special("mmimdb/dataset/deep/0001.json"),
+        special("other/dataset/0009.json"),
+        special("mmimdb", tarfile.DIRTYPE),
+    ]
+    read_mmimdb(write_archive(tmp_path / "mmimdb.tar.gz", files(), extra), unpack_to=tmp_path / "u")
+    found = {str(p.relative_to(tmp_path / "u")) for p in (tmp_path / "u").rglob("*")}
+    assert found == set(files()) | {"dataset", "unpacked.json"}
+
+
+def test_members_and_files_over_the_limits_are_bad_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmimdb, "MAX_JSON_BYTES", 2_000_000)
+    monkeypatch.setattr(mmimdb, "MAX_POSTER_BYTES", 3_000_000)
+    made = files(**{"dataset/0001.json": b" " * 2_000_001, "dataset/0002.jpeg": b" " * 3_000_001})
+    expected = {"0001": "JSON larger than 2 MB", "0002": "poster larger than 3 MB"}
+    archive = write_archive(tmp_path / "mmimdb.tar.gz", made)
+    assert read_mmimdb(archive).skipped == expected
+    assert not (tmp_path / "mmimdb-unpacked/dataset/0002.jpeg").exists()
+    assert read_mmimdb(archive).skipped == expected  # also from the marker
+    assert read_mmimdb(write_folder(tmp_path / "mmimdb", made)).skipped == expected
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmimdb, "MAX_TOTAL_BYTES", 1_000_000)
+    made = {"bomb": b"\0" * 1_000_001} | files()  # counted although it would not be unpacked
+    path = write_archive(tmp_path / "mmimdb.tar.gz", made)
+    with pytest.raises(InputError, match="unpacks to more than 0 GB"):
+        read_mmimdb(path)
+
+
+def test_an_archive_is_unpacked_once_and_again_when_it_changed(tmp_path):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files())
+    read_mmimdb(path)
+    unpacked = tmp_path / "mmimdb-unpacked/dataset/0001.jpeg"
+    unpacked.write_bytes(b"mine")
+    assert read_mmimdb(path).records[1].inputs["image"].read_bytes() == b"mine"
+    write_archive(path, files(**{"dataset/0001.jpeg": poster(9) * 2, "dataset/0002.jpeg": None}))
+    changed = read_mmimdb(path)
+    assert unpacked.read_bytes() == poster(9) * 2
+    assert changed.skipped == {"0002": "poster missing"}  # the old archive's is gone
+
+
+def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, monkeypatch):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files())
+    copied = []
+
+    def killed(source, target):
+        if len(copied) == 5:
+            raise KeyboardInterrupt
+        copied.append(target.write(source.read()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmimdb.shutil, "copyfileobj", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read_mmimdb(path)
+    assert (tmp_path / "mmimdb-unpacked/split.json").exists()
+    with pytest.raises(InputError, match="is an interrupted unpack; .*read the archive again"):
+        read_mmimdb(tmp_path / "mmimdb-unpacked")
+    assert len(read_mmimdb(path, strict=True)) == 6
+
+
+def test_a_folder_with_other_files_is_not_unpacked_into(tmp_path):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="mine holds other files; expected an empty or new folder"):
+        read_mmimdb(path, unpack_to=tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files())
+    with pytest.raises(InputError, match=r"cannot unpack .* into .*below \(.*pass a folder that"):
+        read_mmimdb(path, unpack_to=path / "below")

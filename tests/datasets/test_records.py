@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.errors import InputError
+
+KINDS = {"image": "image", "text": "text"}
+CLASSES = ("Drama", "Comedy", "War")
+
+
+def make(folder, **changes):
+    """Four records: two train, one dev, one test."""
+    rows = [
+        ("a", b"poster a", "plot a", ("Drama",), "train"),
+        ("b", b"poster b", "plot b", ("War", "Drama"), "train"),
+        ("c", b"poster c", "plot c", ("Comedy",), "dev"),
+        ("d", b"poster d", "plot d", (), "test"),
+    ]
+    records = []
+    for name, poster, plot, labels, split in rows:
+        path = folder / f"{name}.jpeg"
+        path.write_bytes(poster)
+        fields = {"id": name, "labels": labels, "split": split} | changes.get(name, {})
+        fields.setdefault("inputs", {"image": path, "text": plot})
+        records.append(Record(**fields))
+    return Dataset("toy", KINDS, CLASSES, tuple(records), {"z": "poster missing"})
+
+
+def test_labels_indices_and_columns_follow_the_record_order(tmp_path):
+    data = make(tmp_path)
+    assert len(data) == 4
+    assert data.labels().dtype == np.uint8
+    assert data.labels().tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert [data.indices(split).tolist() for split in ("train", "dev", "test")] == [
+        [0, 1],
+        [2],
+        [3],
+    ]
+    assert data.indices("dev").dtype == np.int64
+    assert data.column("text") == ["plot a", "plot b", "plot c", "plot d"]
+
+
+def test_unknown_split_and_modality_are_refused(tmp_path):
+    data = make(tmp_path)
+    with pytest.raises(InputError, match="split among train, dev, test, got 'valid'"):
+        data.indices("valid")
+    with pytest.raises(InputError, match="modalities image, text, not 'audio'"):
+        data.column("audio")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "a"}, "record 'a' needs an id that no other record has"),
+        ({"split": "valid"}, "record 'b' needs a split among train, dev, test, got 'valid'"),
+        ({"labels": ("Drama", "News")}, r"among the 3 classes, got \['News'\]"),
+        ({"inputs": {"text": "x"}}, r"needs inputs \['image', 'text'\], got \['text'\]"),
+    ],
+)
+def test_a_record_that_does_not_fit_its_dataset_is_refused(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, b=change)
+
+
+def test_without_drops_records_and_keeps_the_reasons(tmp_path):
+    less = make(tmp_path).without({"a": "cannot be decoded"})
+    assert [record.id for record in less.records] == ["b", "c", "d"]
+    assert less.skipped == {"z": "poster missing", "a": "cannot be decoded"}
+
+
+def test_without_refuses_unknown_ids_and_an_emptied_split(tmp_path):
+    data = make(tmp_path)
+    with pytest.raises(InputError, match="toy has no record 'q' to leave out"):
+        data.without({"q": "why"})
+    with pytest.raises(InputError, match=r"split 'dev', but all are bad \(e\.g\. c: torn\)"):
+        data.without({"c": "torn"})
+
+
+def test_fingerprint_ignores_labels_paths_and_skipped_records(tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+    first.mkdir()
+    second.mkdir()
+    expected = make(first).fingerprint()
+    relabelled = make(second, a={"labels": ("War", "Comedy")})
+    assert relabelled.fingerprint() == expected
+    assert len(expected) == 32
+
+
+@pytest.mark.parametrize("change", ["poster byte", "text", "split", "id", "order"])
+def test_fingerprint_changes_with_what_can_be_learnt_from(tmp_path, change):
+    data = make(tmp_path)
+    before = data.fingerprint()
+    if change == "poster byte":
+        (tmp_path / "d.jpeg").write_bytes(b"poster D")
+    elif change == "order":
+        data = Dataset("toy", KINDS, CLASSES, data.records[::-1])
+    else:
+        image = tmp_path / "b.jpeg"
+        changed = {
+            "text": {"inputs": {"image": image, "text": "plot B"}},
+            "split": {"split": "dev"},
+            "id": {"id": "bb"},
+        }
+        data = make(tmp_path, b=changed[change])
+    assert data.fingerprint() != before
+
+
+def test_fingerprint_keeps_neighbouring_fields_apart(tmp_path):
+    def texts(*plots):
+        records = tuple(Record(str(i), {"text": p}, (), "train") for i, p in enumerate(plots))
+        return Dataset("toy", {"text": "text"}, CLASSES, records).fingerprint()
+
+    assert texts("x1train", "y") != texts("x", "1trainy")
+    assert texts("x1trainy") != texts("x", "y")
+
+
+def test_fingerprint_names_an_image_that_is_gone(tmp_path):
+    data = make(tmp_path)
+    (tmp_path / "c.jpeg").unlink()
+    with pytest.raises(InputError, match=r"cannot read image .*c\.jpeg .*restore it"):
+        data.fingerprint()
