@@ -1,0 +1,299 @@
+"""Filling a feature store: every sample and view through the frozen backbones, once.
+
+Feature maps are stored as the search sees them first: adaptive max pool to
+sqrt(L) x sqrt(L) positions (BM-NAS, arXiv:2104.09379, released code). Pooling
+has no parameters, so only the rounding to half precision is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssnas_core.augment import (
+    DEFAULT_AUGMENT,
+    JointAugment,
+    apply_image,
+    apply_text,
+    image_draws,
+    text_draws,
+)
+from ssnas_core.backbones.base import Backbone, TextBackbone
+from ssnas_core.errors import InputError
+from ssnas_core.features.store import STORE_VERSION, FeatureStore, progress_path
+from ssnas_core.files import read_json, write_json
+from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator
+
+log = logging.getLogger(__name__)
+
+CHUNK = 128  # samples between two marks of progress
+BATCH = 32  # samples in one forward pass; another size may differ in the last bit
+
+
+def store_key(
+    inputs: RawInputs,
+    backbones: Mapping[str, Backbone],
+    *,
+    views: int,
+    length: int,
+    seed: int,
+    augment: JointAugment = DEFAULT_AUGMENT,
+) -> str:
+    """16 hex digits that name what features are made from: data, backbones, augmentation."""
+    told = {
+        "version": STORE_VERSION,
+        "data": inputs.fingerprint,
+        "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
+        "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
+        "augment": repr(augment),
+    }
+    return content_key(told, views, length, seed)
+
+
+def pooled(value: Tensor, length: int) -> Tensor:
+    """A tap as (n, P, C) float32: maps (n, C, H, W) pooled to L, texts (n, C, T) as they are."""
+    value = value.float()
+    if value.ndim == 4:
+        value = functional.adaptive_max_pool2d(value, math.isqrt(length)).flatten(2)
+    return value.transpose(1, 2)
+
+
+class Taps(nn.Module):
+    """Backbones to train along: their inputs by modality -> what a store would hold, live.
+
+    Args:
+        backbones: modality -> backbone.
+        length: L, positions of a pooled feature map.
+    """
+
+    def __init__(self, backbones: Mapping[str, Backbone], length: int) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleDict(backbones)
+        self.length = length
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """"<modality>_<tap>" -> (n, P, C) float32."""
+        return {
+            f"{modality}_{tap}": pooled(value, self.length)
+            for modality, backbone in self.backbones.items()
+            for tap, value in backbone(inputs[modality]).items()
+        }
+
+
+@contextmanager
+def _evaluating(backbones: Mapping[str, Backbone]) -> Iterator[None]:
+    """Eval mode without gradients, and back to what it was."""
+    modes = {name: backbone.training for name, backbone in backbones.items()}
+    try:
+        for backbone in backbones.values():
+            backbone.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for name, backbone in backbones.items():
+            backbone.train(modes[name])
+
+
+class _Extractor:
+    """Features of any rows, in all their views; chance is a table over the whole dataset."""
+
+    def __init__(
+        self,
+        inputs: RawInputs,
+        backbones: Mapping[str, Backbone],
+        *,
+        views: int,
+        length: int,
+        seed: int,
+        augment: JointAugment,
+    ) -> None:
+        self.inputs, self.backbones, self.augment = inputs, backbones, augment
+        self.views, self.length = views, length
+        # drawn once for all rows, so a view depends on neither batch nor chunk nor resumption
+        self.draws: dict[str, list[Tensor]] = {}
+        for place, (modality, kind) in enumerate(inputs.kinds.items()):
+            draw = image_draws if kind == "image" else text_draws
+            self.draws[modality] = [
+                draw(len(inputs), draws_generator(seed, place, view)) for view in range(views)
+            ]
+
+    def __call__(self, rows: slice) -> dict[str, Tensor]:
+        """ "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows, on the CPU."""
+        features: dict[str, list[Tensor]] = {}
+        for modality, kind in self.inputs.kinds.items():
+            backbone = self.backbones[modality]
+            weight = next(backbone.parameters(), torch.zeros(0))
+            raw: Any
+            if kind == "image":
+                raw = self.inputs.images(modality, rows).to(weight.device)
+            else:
+                raw = self.inputs.columns[modality][rows]
+            for view in range(1 + self.views):
+                seen: Any = raw
+                if view:
+                    draws = self.draws[modality][view - 1][rows]
+                    seen = (
+                        apply_image(raw, self.augment.image, draws)
+                        if kind == "image"
+                        else apply_text(raw, self.augment.text, draws)
+                    )
+                if isinstance(backbone, TextBackbone):
+                    seen = backbone.vectorize(seen).to(weight.device)
+                for tap, value in backbone(seen).items():
+                    if value.isnan().any():
+                        raise InputError(
+                            f"expected finite features, got NaN from {modality} ({backbone.name}), "
+                            f"tap {tap}; check the backbone's weights."
+                        )
+                    limit = torch.finfo(torch.float16).max
+                    stored = pooled(value, self.length).clamp(-limit, limit).half().cpu()
+                    features.setdefault(f"{modality}_{tap}", []).append(stored)
+        return {name: torch.stack(views, 1) for name, views in features.items()}
+
+
+def extract_features(
+    inputs: RawInputs,
+    backbones: Mapping[str, Backbone],
+    folder: Path,
+    *,
+    views: int = 4,
+    length: int = 16,
+    seed: int = 0,
+    augment: JointAugment = DEFAULT_AUGMENT,
+    progress: bool = False,
+) -> FeatureStore:
+    """Run frozen backbones over all samples and views, once, into a store on disk.
+
+    Killed at any moment, it continues at the last finished chunk, to the same
+    bits on the same number of threads. A finished store of the same key is
+    opened as it is.
+
+    Args:
+        inputs: decoded images and texts, see `prepare_inputs`.
+        backbones: modality -> backbone, fitted, on the device to use.
+        folder: of this store alone.
+        views: V >= 0, augmented views per sample beside the clean one.
+        length: L, positions of a pooled feature map, a square number.
+        seed: of the augmentation.
+        augment: how views are made.
+        progress: whether to show a bar.
+
+    Raises:
+        InputError: unusable arguments, too little disk space, features that are
+            not finite, or another store in `folder`.
+    """
+    folder = Path(folder)
+    check_kinds(inputs.kinds, backbones)
+    if length < 1 or math.isqrt(length) ** 2 != length:
+        raise InputError(f"length must be a square number (1, 4, 9, 16, ...), got {length}.")
+    if views < 0 or len(inputs) == 0:
+        raise InputError(f"need views >= 0 and a sample, got {views} and {len(inputs)}.")
+    key = store_key(inputs, backbones, views=views, length=length, seed=seed, augment=augment)
+    if (folder / "store.json").exists():
+        store = FeatureStore.open(folder)
+        _check_key(store.key, key, folder)
+        return store
+
+    extract = _Extractor(inputs, backbones, views=views, length=length, seed=seed, augment=augment)
+    with _evaluating(backbones):
+        example = extract(slice(0, 1))
+        told = {
+            "version": STORE_VERSION,
+            "key": key,
+            "rows": len(inputs),
+            "views": views,
+            "length": length,
+            "seed": seed,
+            "channels": {name: value.shape[3] for name, value in example.items()},
+            "positions": {name: value.shape[2] for name, value in example.items()},
+            "backbones": {name: backbones[name].name for name in inputs.kinds},
+        }
+        done = _finished_chunks(folder, key)
+        arrays = _allocate(folder, {n: v.shape[1:] for n, v in example.items()}, len(inputs), done)
+        _fill(extract, arrays, folder, key, done, progress)
+    write_json(folder / "store.json", told)
+    progress_path(folder).unlink()
+    return FeatureStore.open(folder)
+
+
+def _check_key(found: str, key: str, folder: Path) -> None:
+    if found != key:
+        raise InputError(
+            f"expected features of key {key} in {folder}, got {found} (other data, backbones, "
+            "augmentation, views, length or seed); choose another folder or delete this one."
+        )
+
+
+def _finished_chunks(folder: Path, key: str) -> int:
+    path = progress_path(folder)
+    if not path.exists():
+        return 0
+    told = read_json(path)
+    _check_key(told["key"], key, folder)
+    return int(told["chunks"])
+
+
+def _allocate(
+    folder: Path, shapes: Mapping[str, torch.Size], rows: int, done: int
+) -> dict[str, np.memmap]:
+    """Create the arrays, or open them where chunks are done already."""
+    size = 2 * rows * sum(math.prod(shape) for shape in shapes.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = size * max(0, rows - done * CHUNK) / rows
+    free = shutil.disk_usage(folder).free
+    log.info("feature store %s: %.1f MB for %d samples", folder, size / 1e6, rows)
+    if missing > free:
+        raise InputError(
+            f"expected {missing / 1e6:,.0f} MB of free disk space for {folder}, got "
+            f"{free / 1e6:,.0f} MB; free some, choose another folder, or take fewer views."
+        )
+    arrays = {}
+    for name, shape in shapes.items():
+        path = folder / f"{name}.npy"
+        if done:
+            arrays[name] = np.load(path, mmap_mode="r+")
+        else:
+            arrays[name] = np.lib.format.open_memmap(path, "w+", np.float16, (rows, *shape))
+    return arrays
+
+
+def _fill(
+    extract: _Extractor,
+    arrays: Mapping[str, np.memmap],
+    folder: Path,
+    key: str,
+    done: int,
+    progress: bool,
+) -> None:
+    """Compute the chunks that are not done, marking each once it is on disk."""
+    from tqdm.auto import tqdm
+
+    rows = len(extract.inputs)
+    first = done * CHUNK
+    started, told = time.monotonic(), False
+    with tqdm(total=rows, initial=first, desc="features", disable=not progress) as bar:
+        for chunk in range(done, -(-rows // CHUNK)):
+            end = min((chunk + 1) * CHUNK, rows)
+            for start in range(chunk * CHUNK, end, BATCH):
+                part = slice(start, min(start + BATCH, end))
+                for name, value in extract(part).items():
+                    arrays[name][part] = value.numpy()
+                bar.update(part.stop - part.start)
+                if not told:
+                    seconds = (time.monotonic() - started) * (rows - first) / (part.stop - first)
+                    log.info("feature extraction takes about %.1f minutes", seconds / 60)
+                    told = True
+            for array in arrays.values():
+                array.flush()
+            write_json(progress_path(folder), {"key": key, "chunks": chunk + 1})

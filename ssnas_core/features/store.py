@@ -1,0 +1,141 @@
+"""The feature store: what frozen backbones make of every sample, clean and in V augmented views.
+
+Searching over features that never change costs a gather instead of a backbone.
+A store is a folder: one `<modality>_<tap>.npy` per tap, float16 (N, 1 + V, P, C),
+view 0 clean, and `store.json`, written last. P is L for feature maps, the number
+of tokens (1 for vectors) for texts. `extract_features` fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ssnas_core.errors import InputError
+from ssnas_core.files import read_json
+from ssnas_core.inputs import read_memmap
+
+STORE_VERSION = 1
+
+
+def progress_path(folder: Path) -> Path:
+    """The file that says how far an unfinished extraction is."""
+    return Path(folder) / "progress.json"
+
+
+class FeatureStore:
+    """Stored features of a dataset's records, mapped from disk; open with `FeatureStore.open`.
+
+    Attributes:
+        channels: "<modality>_<tap>" -> C, by modality, then depth.
+        positions: "<modality>_<tap>" -> P.
+        views: V, augmented views per sample.
+        key: what the features were made from, see `store_key`.
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.key: str = told["key"]
+        self.views: int = told["views"]
+        self.channels: dict[str, int] = told["channels"]
+        self.positions: dict[str, int] = told["positions"]
+        self._rows: int = told["rows"]
+        self._arrays: dict[str, Tensor] = {}
+        for name, channels in self.channels.items():
+            shape = (self._rows, 1 + self.views, self.positions[name], channels)
+            try:
+                array = read_memmap(self.folder / f"{name}.npy")
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"cannot read {self.folder / name}.npy ({error}); "
+                    f"delete {self.folder} and extract again."
+                ) from error
+            if array.shape != shape or array.dtype != torch.float16:
+                raise InputError(
+                    f"expected float16 {shape} in {self.folder / name}.npy, got {array.dtype} "
+                    f"{tuple(array.shape)}; delete {self.folder} and extract again."
+                )
+            self._arrays[name] = array.flatten(0, 1)  # (N * (1 + V), P, C)
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureStore:
+        """Map the finished store in `folder`.
+
+        Raises:
+            InputError: no store, an unfinished one, or one of another version.
+        """
+        path = Path(folder) / "store.json"
+        if not path.exists():
+            state = "an unfinished store" if progress_path(folder).exists() else "none"
+            raise InputError(
+                f"expected a feature store in {folder}, got {state}; "
+                "run the extraction (it resumes where it stopped)."
+            )
+        told = read_json(path)
+        version = told.get("version") if isinstance(told, dict) else None
+        if version != STORE_VERSION:
+            raise InputError(
+                f"expected a feature store of version {STORE_VERSION} in {folder}, "
+                f"got version {version}; extract again into another folder."
+            )
+        return cls(folder, told)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureStore.open, (self.folder,)  # a worker maps the files itself
+
+    def __len__(self) -> int:
+        """N, the number of samples."""
+        return self._rows
+
+    @property
+    def bytes(self) -> int:
+        """Size of all features on disk."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def _gather(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: array.index_select(0, rows).float() for name, array in self._arrays.items()}
+
+    def clean(self, indices: Tensor) -> dict[str, Tensor]:
+        """Features of samples `indices` (n,) int64 without augmentation, (n, P, C) each."""
+        return self._gather(indices * (1 + self.views))
+
+    def augmented(
+        self, indices: Tensor, generator: Generator, count: int = 2
+    ) -> list[dict[str, Tensor]]:
+        """`count` stored views of each of the samples `indices` (n,) int64.
+
+        A sample's views are different ones where V >= `count`, and one view has
+        the same number in all modalities: it is the pair that was augmented
+        together.
+
+        Returns:
+            `count` dicts of features, (n, P, C) float32 each.
+
+        Raises:
+            InputError: the store has no augmented views.
+        """
+        if self.views < 1:
+            raise InputError(
+                f"expected augmented views in {self.folder}, got a store with views=0; "
+                "extract with views >= 2."
+            )
+        chosen = draw_views(len(indices), self.views, count, generator)
+        rows = (indices[:, None] * (1 + self.views) + chosen).T.flatten()
+        parts = {name: value.chunk(count) for name, value in self._gather(rows).items()}
+        return [{name: part[turn] for name, part in parts.items()} for turn in range(count)]
+
+
+def draw_views(samples: int, views: int, count: int, generator: Generator) -> Tensor:
+    """Stored views to use, (samples, count) int64 in 1..views.
+
+    Without repetition in a row where views >= count, and then uniform over the
+    ordered choices; else uniform with repetition.
+    """
+    if views >= count:
+        return torch.rand(samples, views, generator=generator).argsort(1)[:, :count] + 1
+    return torch.randint(1, views + 1, (samples, count), generator=generator)
