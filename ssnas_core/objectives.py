@@ -35,6 +35,27 @@ class Source(Protocol):
         ...
 
 
+class OnDevice:
+    """A source whose inputs are moved to a device as they are drawn."""
+
+    def __init__(self, source: Source, device: torch.device | str) -> None:
+        self.source = source
+        self.device = device
+
+    def clean(self, indices: Tensor) -> dict[str, Tensor]:
+        """As `Source.clean`."""
+        return self._move(self.source.clean(indices))
+
+    def augmented(
+        self, indices: Tensor, generator: torch.Generator, count: int = 2
+    ) -> list[dict[str, Tensor]]:
+        """As `Source.augmented`."""
+        return [self._move(view) for view in self.source.augmented(indices, generator, count)]
+
+    def _move(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+
 class Objective(Protocol):
     """A loss and the head that it needs."""
 
@@ -122,7 +143,9 @@ def effective_rank(rows: Tensor) -> Tensor:
         all rows are equal.
     """
     values = torch.linalg.svdvals(rows - rows.mean(0))
-    if not values.sum() > 0:
+    rounding = torch.finfo(rows.dtype).eps * max(rows.shape) * rows.norm()
+    values = values[values > rounding]  # what the mean's rounding leaves is no direction
+    if len(values) == 0:
         return values.new_zeros(())
     return torch.special.entr(values / values.sum()).sum().exp()
 

@@ -150,6 +150,21 @@ class PeakMemory:
                 return
 
 
+def pick_device(name: str) -> torch.device:
+    """"cpu", "cuda" or another of torch's devices; "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: an unknown name, or a device that this machine lacks.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot use device {name!r} ({reason}); use cpu or auto.") from error
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

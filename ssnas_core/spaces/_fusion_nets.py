@@ -239,6 +239,7 @@ class FusionNetwork(nn.Module):
             tuple(m if m < cell else names[m - cell] for m in pair)
             for cell, (pair, _) in enumerate(cells)
         ]
+        self.width = config.cells * config.length * config.channels
         self.stems = FusionStems({name: channels[name] for name in self.features}, config)
         self.cells = nn.ModuleList(_DerivedCell(steps, config) for _, steps in cells)
 

@@ -1,0 +1,294 @@
+"""Posters of the generated sample: composition, light and printing technique.
+
+A poster shows four factors of a story. The land is its palette and landscape;
+the mood its light together with a brushwork that survives greyscale and colour
+jitter (dots, bands, slanting rain, coarse grain); the print a technique
+(photograph, newsreel, engraving, cel); the emblem a silhouette (`_emblems`).
+Painted at twice the final size and reduced, for smooth edges.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+from ssnas_core.datasets._emblems import DRAWINGS, Colour, Pen
+
+if TYPE_CHECKING:
+    from ssnas_core.datasets.sample import Story
+
+WIDTH, HEIGHT = 96, 144
+SCALE = 2
+QUALITY = 60
+
+# Sky above, sky at the horizon, far ground, near ground, ink, accent; two skies each.
+PALETTES: dict[str, tuple[tuple[Colour, ...], ...]] = {
+    "desert": (
+        ((205, 92, 48), (252, 206, 128), (186, 98, 54), (120, 56, 34), (52, 24, 20), (246, 238, 200)),
+        ((236, 150, 70), (250, 226, 160), (204, 120, 66), (140, 70, 40), (60, 28, 20), (190, 44, 34)),
+    ),
+    "city": (
+        ((46, 40, 92), (226, 122, 128), (74, 58, 106), (34, 28, 54), (20, 16, 34), (252, 206, 96)),
+        ((88, 74, 120), (240, 178, 150), (96, 78, 118), (48, 40, 66), (26, 20, 40), (250, 96, 110)),
+    ),
+    "sea": (
+        ((46, 130, 158), (206, 232, 214), (50, 124, 142), (20, 74, 98), (10, 40, 58), (246, 120, 84)),
+        ((80, 170, 180), (240, 236, 204), (60, 140, 150), (24, 86, 110), (12, 46, 62), (244, 190, 80)),
+    ),
+    "forest": (
+        ((98, 148, 96), (226, 232, 168), (84, 128, 78), (34, 72, 46), (16, 38, 28), (246, 206, 92)),
+        ((140, 170, 110), (240, 236, 190), (96, 134, 76), (44, 80, 44), (20, 42, 26), (226, 92, 60)),
+    ),
+    "snow": (
+        ((120, 158, 200), (240, 242, 246), (170, 192, 216), (228, 234, 242), (34, 48, 74), (206, 56, 62)),
+        ((156, 184, 216), (250, 240, 236), (184, 200, 222), (236, 240, 246), (40, 52, 80), (236, 150, 60)),
+    ),
+    "stars": (
+        ((16, 16, 56), (146, 96, 186), (96, 78, 148), (48, 42, 88), (8, 8, 24), (110, 226, 220)),
+        ((18, 22, 72), (96, 128, 208), (80, 98, 160), (38, 46, 90), (8, 10, 28), (250, 150, 210)),
+    ),
+}  # fmt: skip
+
+
+def paint(story: Story, title: str, rng: random.Random) -> bytes:
+    """The poster of `story` as a JPEG of 96 x 144 pixels (width x height)."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    wide, high = WIDTH * SCALE, HEIGHT * SCALE
+    sky, low, far, near, ink, accent = rng.choice(PALETTES[story.land])
+    noise = np.random.default_rng(rng.getrandbits(32))
+
+    rows = np.linspace(0, 1, high)[:, None, None]
+    image = Image.fromarray(
+        np.broadcast_to(
+            np.array(sky) * (1 - rows) + np.array(low) * rows, (high, wide, 3)
+        ).astype(np.uint8)
+    )
+    draw = ImageDraw.Draw(image)
+    horizon = rng.uniform(0.72, 0.77) * high
+    _landscape(draw, story.land, horizon, (sky, low, far, near, ink, accent), rng)
+
+    height = rng.uniform(0.5, 0.57) * high
+    foot = (rng.uniform(0.45, 0.55) * wide, horizon + rng.uniform(0.0, 0.05) * high)
+    pen = Pen(draw, foot, height, ink, accent, flip=rng.random() < 0.5)
+    DRAWINGS[story.emblem](pen, rng, story.land)
+
+    pixels = np.asarray(image, dtype=np.float32)
+    pixels = _light(pixels, story.mood)
+    pixels = _brushwork(pixels, story.mood, noise)
+    pixels = _print(pixels, story.print, noise)
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    _lettering(image, title, story, accent, rng)
+    out = io.BytesIO()
+    image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def _landscape(
+    draw: Any, land: str, horizon: float, palette: tuple[Colour, ...], rng: random.Random
+) -> None:
+    sky, low, far, near, ink, accent = palette
+    wide, high = WIDTH * SCALE, HEIGHT * SCALE
+    pale = tuple(round(0.45 * c + 0.55 * 255) for c in low)
+
+    def disc(x: float, y: float, r: float, fill: Any) -> None:
+        draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
+
+    def ridge(base: float, rise: float, points: int, fill: Colour) -> list[tuple[float, float]]:
+        xs = [k * wide / points for k in range(points + 1)]
+        tops = [(x, base - rng.uniform(0.15, 1) * rise) for x in xs]
+        draw.polygon([(0, high), *tops, (wide, high)], fill=fill)
+        return tops
+
+    sun_x, sun_y = rng.uniform(0.2, 0.8) * wide, rng.uniform(0.14, 0.34) * high
+    if land == "stars":
+        for _ in range(90):
+            disc(rng.uniform(0, wide), rng.uniform(0, horizon), rng.choice((0.6, 0.9, 1.5)),
+                 (235, 235, 255))  # fmt: skip
+        radius = rng.uniform(18, 34)
+        disc(sun_x, sun_y, radius, far)
+        disc(sun_x - radius * 0.25, sun_y - radius * 0.2, radius * 0.72, low)
+        if rng.random() < 0.6:
+            box = [sun_x - radius * 1.7, sun_y - radius * 0.4, sun_x + radius * 1.7,
+                   sun_y + radius * 0.4]  # fmt: skip
+            draw.arc(box, -20, 200, fill=pale, width=3)
+        ridge(horizon, 14, 6, far)
+        draw.rectangle([0, horizon, wide, high], fill=near)
+        for _ in range(7):
+            x, y = rng.uniform(0, wide), rng.uniform(horizon + 8, high)
+            r = rng.uniform(5, 16)
+            draw.ellipse([x - r, y - r * 0.35, x + r, y + r * 0.35], fill=far)
+        return
+    if land == "forest":
+        for layer, fill in ((0.16, far), (0.06, near)):
+            for _ in range(13):
+                x, tall = rng.uniform(-6, wide + 6), rng.uniform(46, 96)
+                base = horizon + layer * 60
+                for step in range(4):
+                    y, half = base - tall * step / 5, tall * (0.22 - 0.042 * step)
+                    draw.polygon([(x - half, y), (x + half, y), (x, y - tall * 0.4)], fill=fill)
+                draw.rectangle([x - 2, base, x + 2, base + 14], fill=fill)
+        draw.rectangle([0, horizon + 4, wide, high], fill=near)
+        for _ in range(40):
+            x, y = rng.uniform(0, wide), rng.uniform(horizon + 8, high)
+            draw.line([(x, y), (x + rng.uniform(-4, 4), y - rng.uniform(5, 11))], fill=far, width=2)
+        return
+    disc(sun_x, sun_y, rng.uniform(15, 26), pale)
+    if land == "desert":
+        for _ in range(2):
+            x, w, tall = rng.uniform(0, wide), rng.uniform(18, 44), rng.uniform(34, 74)
+            draw.polygon([(x - w * 1.4, horizon), (x - w, horizon - tall), (x + w, horizon - tall),
+                          (x + w * 1.4, horizon)], fill=far)  # fmt: skip
+        draw.rectangle([0, horizon, wide, high], fill=far)
+        for k in range(3):
+            y = horizon + 14 + 24 * k
+            draw.polygon([(0, high), (0, y + rng.uniform(-8, 8)), (wide * 0.4, y - 6),
+                          (wide, y + rng.uniform(-4, 14)), (wide, high)],
+                         fill=tuple(round(a + (b - a) * (k + 1) / 3) for a, b in zip(far, near, strict=True)))  # fmt: skip
+        for _ in range(rng.randint(1, 3)):
+            x, y, s = rng.choice((0.1, 0.22, 0.8, 0.92)) * wide, horizon + 12, rng.uniform(16, 26)
+            draw.line([(x, y), (x, y - 2 * s)], fill=ink, width=7)
+            draw.line([(x, y - s), (x - s * 0.6, y - s), (x - s * 0.6, y - 1.6 * s)], fill=ink, width=5)
+            draw.line([(x, y - 0.7 * s), (x + s * 0.6, y - 0.7 * s), (x + s * 0.6, y - 1.4 * s)],
+                      fill=ink, width=5)  # fmt: skip
+    elif land == "city":
+        for fill, step, tallest in ((far, 17, 120), (near, 23, 74)):
+            x = -rng.uniform(0, 12)
+            while x < wide:
+                w, tall = rng.uniform(0.7, 1.2) * step, rng.uniform(0.35, 1) * tallest
+                draw.rectangle([x, horizon - tall, x + w, high], fill=fill)
+                if rng.random() < 0.3:
+                    draw.line([(x + w / 2, horizon - tall), (x + w / 2, horizon - tall - 16)],
+                              fill=fill, width=2)  # fmt: skip
+                for wx in range(round(x) + 4, round(x + w) - 4, 6):
+                    for wy in range(round(horizon - tall) + 5, round(horizon), 8):
+                        if rng.random() < 0.3:
+                            draw.rectangle([wx, wy, wx + 2, wy + 3], fill=(250, 214, 130))
+                x += w + 1
+        draw.rectangle([0, horizon + 3, wide, high], fill=near)
+        draw.line([(wide * 0.5, horizon + 8), (wide * 0.5, high)], fill=far, width=4)
+    elif land == "sea":
+        draw.rectangle([0, horizon, wide, high], fill=far)
+        for k in range(9):
+            y, phase = horizon + 4 + k * k * 1.1 + 4 * k, rng.uniform(0, 6)
+            crest = [(x, y + (1 + 0.5 * k) * math.sin(x / (7 + 2 * k) + phase))
+                     for x in range(0, wide + 4, 4)]  # fmt: skip
+            shade = tuple(round(a + (b - a) * k / 8) for a, b in zip(far, near, strict=True))
+            draw.polygon([(0, high), *crest, (wide, high)], fill=shade)
+            draw.line(crest, fill=tuple(min(255, c + 46) for c in shade), width=2)
+    else:  # snow
+        for base, rise, points, fill in ((horizon, 110, 4, far), (horizon + 4, 60, 6, sky)):
+            tops = ridge(base, rise, points, fill)
+            for (x0, y0), (x1, y1), (x2, y2) in zip(tops, tops[1:], tops[2:], strict=False):
+                if y1 < y0 and y1 < y2:
+                    draw.polygon([(x1, y1), (x1 + (x0 - x1) * 0.34, y1 + (y0 - y1) * 0.34),
+                                  (x1, y1 + 9), (x1 + (x2 - x1) * 0.34, y1 + (y2 - y1) * 0.34)],
+                                 fill=(250, 252, 255))  # fmt: skip
+        draw.rectangle([0, horizon + 4, wide, high], fill=near)
+        for _ in range(36):
+            x, y = rng.uniform(0, wide), rng.uniform(0, high)
+            disc(x, y, rng.choice((1, 1.6, 2.2)), (255, 255, 255))
+
+
+def _light(pixels: Any, mood: str) -> Any:
+    """Exposure, contrast and saturation of a mood; (H, W, 3) floats in [0, 255]."""
+    gain, contrast, saturation, lift = {
+        "bright": (1.04, 1.0, 1.15, 10.0),
+        "tender": (1.0, 0.85, 0.9, 10.0),
+        "tense": (0.95, 1.2, 1.05, -4.0),
+        "bleak": (0.85, 1.05, 0.7, -2.0),
+    }[mood]
+    grey = pixels.mean(-1, keepdims=True)
+    pixels = grey + saturation * (pixels - grey)
+    return ((pixels - 128) * contrast + 128) * gain + lift
+
+
+def _brushwork(pixels: Any, mood: str, noise: Any) -> Any:
+    """A texture per mood, all of it wide enough to outlast a reduction to 64 x 96 pixels."""
+    import numpy as np
+    from PIL import Image
+
+    high, wide = pixels.shape[:2]
+    y, x = np.mgrid[:high, :wide].astype(np.float32)
+    phase = noise.uniform(0, math.tau, 2)
+    if mood == "bright":  # halftone dots on a slanted screen
+        u, v = (x + y) / 13.0, (x - y) / 13.0
+        screen = np.cos(math.tau * u + phase[0]) * np.cos(math.tau * v + phase[1])
+        return pixels + 20 * np.clip(screen * 1.6 - 0.3, -0.2, 1)[..., None]
+    if mood == "tender":  # soft horizontal bands that wander
+        wander = 5 * np.sin(math.tau * x / wide * noise.uniform(0.6, 1.4) + phase[0])
+        return pixels + 11 * np.sin(math.tau * (y + wander) / 12 + phase[1])[..., None]
+    if mood == "tense":  # slanting rain
+        slant = (x * 1.0 + y * 0.32) / 11
+        strength = 0.5 + 0.5 * np.sin(y / 23 + phase[0] + np.floor(slant) * 2.4)
+        return pixels + 20 * (np.cos(math.tau * slant + phase[1]) * strength)[..., None]
+    grain = noise.normal(0, 1, (high // 4, wide // 4))  # coarse grain, smoothed
+    grain = np.asarray(
+        Image.fromarray(grain.astype(np.float32)).resize((wide, high), Image.Resampling.BICUBIC)
+    )
+    return pixels + 14 * grain[..., None]
+
+
+def _print(pixels: Any, technique: str, noise: Any) -> Any:
+    """The printing technique: colour, line and edge of the whole sheet."""
+    import numpy as np
+
+    high, wide = pixels.shape[:2]
+    y, x = np.mgrid[:high, :wide].astype(np.float32)
+    grey = pixels.mean(-1, keepdims=True)
+    if technique == "newsreel":  # black and white, scan lines, perforated edges
+        out = grey + 15 * np.sign(np.sin(math.tau * y / 8))[..., None]
+        out = np.repeat(out + noise.normal(0, 7, grey.shape), 3, -1)
+        edge = (x < 20) | (x >= wide - 20)
+        hole = edge & (np.abs(np.minimum(x, wide - 1 - x) - 9) < 6) & (y % 24 > 11)
+        out[edge] = 18
+        out[hole] = 232
+        return out
+    if technique == "engraving":  # sepia, hatched where dark and cross-hatched where darker
+        tone = np.clip(grey[..., 0] / 255, 0, 1)
+        first, second = (0.5 + 0.5 * np.sin(math.tau * (x + s * y) / 10) for s in (1, -1))
+        ink = np.clip(3 * (first - 1.35 * tone), 0, 1)  # lines swell where it is dark
+        ink = np.maximum(ink, np.clip(3 * (second - 2.2 * tone), 0, 1))
+        paper, black = np.array([240.0, 220.0, 178.0]), np.array([58.0, 36.0, 22.0])
+        return paper + ink[..., None] * (black - paper)
+    if technique == "cel":  # flat poster colours inside black outlines
+        flat = np.round((pixels - 128) * 1.5 / 64) * 64 + 140
+        smooth = (grey + np.roll(grey, 1, 0) + np.roll(grey, 1, 1))[..., 0] / 3
+        slope = np.abs(np.roll(smooth, 2, 0) - smooth) + np.abs(np.roll(smooth, 2, 1) - smooth)
+        flat[slope > 34] = 16
+        return flat
+    centre = ((x / wide - 0.5) ** 2 + (y / high - 0.5) ** 2)[..., None]
+    return pixels * (1.08 - 0.5 * centre) + noise.normal(0, 4, pixels.shape)
+
+
+def _lettering(image: Any, title: str, story: Story, accent: Colour, rng: random.Random) -> None:
+    from PIL import ImageDraw, ImageFont
+
+    wide, high = image.size
+    draw = ImageDraw.Draw(image)
+    words, lines = title.upper().split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 12 and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    longest = max(map(len, lines))
+    size = min(30, round(wide * 1.42 / max(longest, 6)))
+    font = ImageFont.load_default(size)
+    at_top = rng.random() < 0.45
+    colour = (250, 246, 232) if story.print != "engraving" else (60, 36, 20)
+    shade = (12, 10, 14) if story.print != "engraving" else (240, 220, 180)
+    y = 12 if at_top else high - 26 - len(lines) * size
+    for line in lines:
+        left, _, right, _ = draw.textbbox((0, 0), line, font=font)
+        draw.text(((wide - right + left) / 2, y), line, font=font, fill=colour,
+                  stroke_width=2, stroke_fill=shade)  # fmt: skip
+        y += size
+    for k in range(2):  # the billing block, too small to read
+        y, x = high - 14 + 6 * k, wide * 0.24
+        while x < wide * 0.76:
+            w = rng.uniform(4, 14)
+            draw.rectangle([x, y, x + w, y + 2], fill=colour)
+            x += w + 3

@@ -1,0 +1,121 @@
+"""What decides a run's results: sizes, optimisers and schedules, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+from ssnas_core.errors import InputError
+from ssnas_core.objectives import Contrastive
+from ssnas_core.preparation import PrepareConfig
+from ssnas_core.search.bilevel import BilevelConfig
+from ssnas_core.search.random import RandomConfig
+from ssnas_core.spaces.fusion import FusionConfig
+from ssnas_core.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All sizes, optimisers and schedules of a run."""
+
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    search: BilevelConfig = field(default_factory=BilevelConfig)
+    random: RandomConfig = field(default_factory=RandomConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+
+
+RECIPES: dict[str, Recipe] = {
+    # Chosen on dev parts of the generated sample and of real posters and plots.
+    "two-core": Recipe(
+        prepare=PrepareConfig(),
+        fusion=FusionConfig(channels=128, length=4, dropout=0.5),
+        search=BilevelConfig(arch_learning_rate=1e-2),
+        pretrain=TrainConfig(epochs=20, batch_size=128),
+        finetune=TrainConfig(
+            epochs=20, min_steps=600, batch_size=64, learning_rate=3e-3, weight_decay=0.3
+        ),
+    ),
+    # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
+    "bm-nas": Recipe(
+        prepare=PrepareConfig(image="vgg19", length=16),
+        pretrain=TrainConfig(epochs=20, batch_size=96),
+        finetune=TrainConfig(epochs=20, min_steps=300, batch_size=96),
+    ),
+}
+"""Named recipes; `dataclasses.replace` varies one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: what is searched, how, and what is then compared.
+
+    Args:
+        data: raw archive or folder.
+        seed: decides the search, the labelled parts and every initial weight;
+            the stored features have a seed of their own in the recipe.
+        label_ratio: the ratios r of labels, in train and dev.
+        objective, strategy: two of the three axes; the space is the fusion space.
+        backbones: kept frozen behind the feature store, or trained along in
+            pretraining and fine-tuning.
+        inherit: start pretraining from the supernet's weights.
+        recipe: sizes and schedules.
+    """
+
+    data: Path
+    seed: int = 0
+    label_ratio: tuple[float, ...] = (0.1, 1.0)
+    objective: Literal["contrastive", "supervised"] = "contrastive"
+    strategy: Literal["bilevel", "random"] = "bilevel"
+    backbones: Literal["frozen", "trained"] = "frozen"
+    inherit: bool = False
+    recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
+
+    def __post_init__(self) -> None:
+        if not self.label_ratio or len(set(self.label_ratio)) < len(self.label_ratio):
+            raise InputError(
+                f"expected label ratios, each once, got {list(self.label_ratio)}; as 0.1 1.0."
+            )
+        bad = [r for r in self.label_ratio if not 0 < r <= 1]
+        if bad:
+            raise InputError(f"a label ratio must be in (0, 1], got {bad[0]}; as 0.1.")
+        if self.seed < 0:
+            raise InputError(f"a seed must be a whole number >= 0, got {self.seed}.")
+        if self.objective == "supervised" and len(self.label_ratio) > 1:
+            raise InputError(
+                "a supervised search uses labels, so every label ratio needs a search of its "
+                f"own, got {len(self.label_ratio)} ratios; give one --label-ratio per run."
+            )
+        if self.inherit and self.strategy != "bilevel":
+            raise InputError("only a bilevel search has weights to inherit; drop --inherit.")
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as JSON values; `data` as an absolute path."""
+        return {**dataclasses.asdict(self), "data": str(Path(self.data).resolve())}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration that `plain` gave, e.g. read from a run's config.json.
+
+        Raises:
+            InputError: fields missing, unknown or of another type.
+        """
+        try:
+            return _rebuild(cls, {name: values[name] for name in get_type_hints(cls)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a run configuration ({error!r}); make the run anew.") from error
+
+
+def _rebuild(kind: Any, value: Any) -> Any:
+    """A dataclass from `dataclasses.asdict` after JSON: tuples and paths come back as such."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        return kind(**{name: _rebuild(hints[name], item) for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    return Path(value) if kind is Path else value
