@@ -71,7 +71,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(plain, temporary)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

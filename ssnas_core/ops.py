@@ -1,4 +1,4 @@
-"""Primitive fusion operators: maps of two (N, L, C) inputs to one (BM-NAS, arXiv:2104.09379, sec. 3.3).
+"""Primitive fusion operators: two (N, L, C) inputs to one (BM-NAS, arXiv:2104.09379).
 
 The maths is in functions; the modules only hold weights. `Zero` has no code:
 it adds nothing to a relaxed sum and is never derived.

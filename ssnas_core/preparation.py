@@ -281,7 +281,8 @@ def _ready(
         backbone.fit([texts[row] for row in train.tolist()])
     if (config.text if is_text else config.image) in ("small", "maxout"):
         kind = dataset.kinds[modality]
-        alone = RawInputs({modality: inputs.columns[modality]}, {modality: kind}, inputs.fingerprint)
+        column = {modality: inputs.columns[modality]}
+        alone = RawInputs(column, {modality: kind}, inputs.fingerprint)
         live = LiveInputs(
             alone, {modality: backbone}, home / "inputs", views=config.views, seed=config.seed
         )

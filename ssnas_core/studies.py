@@ -34,7 +34,7 @@ from ssnas_core.recipes import Recipe, RunConfig
 from ssnas_core.runs import RunFolder, pick_device
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.search.random import random_search
-from ssnas_core.spaces.fusion import FusionSpace
+from ssnas_core.spaces.fusion import FusionNetwork, FusionSpace
 from ssnas_core.training import fit, predict, restore, seeded
 
 METHODS = ("text only", "image only", "late concat", "random", "found", "found, pretrained")
@@ -105,7 +105,17 @@ class Run:
         return FusionSpace(self.prepared.store.channels, self.recipe.fusion)
 
     def part(self, ratio: float) -> LabelledPart:
-        """The samples whose labels may be used at `ratio`."""
+        """The samples whose labels may be used at `ratio`.
+
+        Raises:
+            InputError: nothing would be left, or a supervised search has
+                already used the labels of another ratio.
+        """
+        if self.config.objective == "supervised" and ratio != self.config.label_ratio[0]:
+            raise InputError(
+                f"this run's search used the labels of r = {self.config.label_ratio[0]:g}, so "
+                f"it cannot be scored at r = {ratio:g}; search anew for that ratio."
+            )
         return labelled_part(self.prepared.dataset, ratio, self.config.seed)
 
     def labels(self) -> Tensor:
@@ -193,12 +203,18 @@ class Run:
             threshold chosen on the labelled dev part.
         """
         cell = self._cell(method, ratio)
-        if (cell / "train.json").exists():
-            return cell
-        prepared, recipe, seed = self.prepared, self.recipe, self.config.seed
         part = self.part(ratio)
-        pretrained = self.pretrain() if method == "found, pretrained" else None
         genotype = self._genotype_of(method)
+        if (cell / "train.json").exists():
+            trained = read_json(cell / "train.json")["genotype"]
+            if trained != (genotype and str(genotype)):
+                raise InputError(
+                    f"{cell} was trained as {trained}, the run's genotype is now {genotype}; "
+                    "delete that folder, or restore genotype.json."
+                )
+            return cell
+        recipe, seed = self.recipe, self.config.seed
+        pretrained = self.pretrain() if method == "found, pretrained" else None
         labels = self.labels()
         objective = Supervised(labels=labels)
         source = self._source()
@@ -256,7 +272,8 @@ class Run:
         with self.folder.stage("evaluate"):
             genotype = self._genotype_of(method)
             model = self._model(method, genotype, Supervised(labels=labels))
-            restore({"model": load_tensors(cell / "model.safetensors")}, {"model": model}, str(cell))
+            weights = load_tensors(cell / "model.safetensors")
+            restore({"model": weights}, {"model": model}, str(cell))
             test = prepared.indices("test")
             self.folder.append("test_reads.jsonl", {"cell": cell.name, "samples": len(test)})
             probs = predict(model.to(self.device), self._source(), test).sigmoid().numpy()
@@ -307,7 +324,7 @@ class Run:
                 return self.space.sample(generator)
         return None
 
-    def _network(self, method: str, genotype: Genotype | None) -> nn.Module:
+    def _network(self, method: str, genotype: Genotype | None) -> FusionNetwork | LateConcat:
         """A method's network on stored features, with fresh weights and its `width`."""
         if genotype is not None:
             return self.space.build(genotype)

@@ -136,7 +136,8 @@ def fit(
 def predict(model: nn.Module, source: Source, indices: Tensor, batch_size: int = 256) -> Tensor:
     """Logits (n, K) of the clean samples `indices`, on the CPU; the model is left in eval mode."""
     model.eval()
-    return torch.cat([model(source.clean(rows)).float().cpu() for rows in indices.split(batch_size)])
+    parts = indices.split(batch_size)
+    return torch.cat([model(source.clean(rows)).float().cpu() for rows in parts])
 
 
 def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -197,8 +198,9 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         saved["history"] = json.loads(saved["history"])
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise InputError(f"{path} is not a usable checkpoint ({error}); delete it.") from error
+    except Exception as error:  # torch raises many kinds for a broken file, with long advice
+        kind = type(error).__name__
+        raise InputError(f"{path} is not a usable checkpoint ({kind}); delete it.") from error
     return saved
 
 
@@ -211,7 +213,7 @@ def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> 
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"{source} is a checkpoint of another model ({str(error).splitlines()[0]}); "
             "delete it or use another run folder."

@@ -23,33 +23,33 @@ WIDTH, HEIGHT = 96, 144
 SCALE = 2
 QUALITY = 60
 
-# Sky above, sky at the horizon, far ground, near ground, ink, accent; two skies each.
-PALETTES: dict[str, tuple[tuple[Colour, ...], ...]] = {
+# Two skies per land. Sky above, sky at the horizon, far ground, near ground, ink, accent.
+PALETTES = {
     "desert": (
-        ((205, 92, 48), (252, 206, 128), (186, 98, 54), (120, 56, 34), (52, 24, 20), (246, 238, 200)),
-        ((236, 150, 70), (250, 226, 160), (204, 120, 66), (140, 70, 40), (60, 28, 20), (190, 44, 34)),
+        "cd5c30 fcce80 ba6236 783822 341814 f6eec8",
+        "ec9646 fae2a0 cc7842 8c4628 3c1c14 be2c22",
     ),
     "city": (
-        ((46, 40, 92), (226, 122, 128), (74, 58, 106), (34, 28, 54), (20, 16, 34), (252, 206, 96)),
-        ((88, 74, 120), (240, 178, 150), (96, 78, 118), (48, 40, 66), (26, 20, 40), (250, 96, 110)),
+        "2e285c e27a80 4a3a6a 221c36 141022 fcce60",
+        "584a78 f0b296 604e76 302842 1a1428 fa606e",
     ),
     "sea": (
-        ((46, 130, 158), (206, 232, 214), (50, 124, 142), (20, 74, 98), (10, 40, 58), (246, 120, 84)),
-        ((80, 170, 180), (240, 236, 204), (60, 140, 150), (24, 86, 110), (12, 46, 62), (244, 190, 80)),
+        "2e829e cee8d6 327c8e 144a62 0a283a f67854",
+        "50aab4 f0eccc 3c8c96 18566e 0c2e3e f4be50",
     ),
     "forest": (
-        ((98, 148, 96), (226, 232, 168), (84, 128, 78), (34, 72, 46), (16, 38, 28), (246, 206, 92)),
-        ((140, 170, 110), (240, 236, 190), (96, 134, 76), (44, 80, 44), (20, 42, 26), (226, 92, 60)),
+        "629460 e2e8a8 54804e 22482e 10261c f6ce5c",
+        "8caa6e f0ecbe 60864c 2c502c 142a1a e25c3c",
     ),
     "snow": (
-        ((120, 158, 200), (240, 242, 246), (170, 192, 216), (228, 234, 242), (34, 48, 74), (206, 56, 62)),
-        ((156, 184, 216), (250, 240, 236), (184, 200, 222), (236, 240, 246), (40, 52, 80), (236, 150, 60)),
+        "789ec8 f0f2f6 aac0d8 e4eaf2 22304a ce383e",
+        "9cb8d8 faf0ec b8c8de ecf0f6 283450 ec963c",
     ),
     "stars": (
-        ((16, 16, 56), (146, 96, 186), (96, 78, 148), (48, 42, 88), (8, 8, 24), (110, 226, 220)),
-        ((18, 22, 72), (96, 128, 208), (80, 98, 160), (38, 46, 90), (8, 10, 28), (250, 150, 210)),
+        "101038 9260ba 604e94 302a58 080818 6ee2dc",
+        "121648 6080d0 5062a0 262e5a 080a1c fa96d2",
     ),
-}  # fmt: skip
+}
 
 
 def paint(story: Story, title: str, rng: random.Random) -> bytes:
@@ -58,18 +58,19 @@ def paint(story: Story, title: str, rng: random.Random) -> bytes:
     from PIL import Image, ImageDraw
 
     wide, high = WIDTH * SCALE, HEIGHT * SCALE
-    sky, low, far, near, ink, accent = rng.choice(PALETTES[story.land])
+    colours = [_rgb(code) for code in rng.choice(PALETTES[story.land]).split()]
+    sky, low, far, near, ink, accent = colours
     noise = np.random.default_rng(rng.getrandbits(32))
 
     rows = np.linspace(0, 1, high)[:, None, None]
     image = Image.fromarray(
-        np.broadcast_to(
-            np.array(sky) * (1 - rows) + np.array(low) * rows, (high, wide, 3)
-        ).astype(np.uint8)
+        np.broadcast_to(np.array(sky) * (1 - rows) + np.array(low) * rows, (high, wide, 3)).astype(
+            np.uint8
+        )
     )
     draw = ImageDraw.Draw(image)
     horizon = rng.uniform(0.72, 0.77) * high
-    _landscape(draw, story.land, horizon, (sky, low, far, near, ink, accent), rng)
+    _landscape(draw, story.land, horizon, colours, rng)
 
     height = rng.uniform(0.5, 0.57) * high
     foot = (rng.uniform(0.45, 0.55) * wide, horizon + rng.uniform(0.0, 0.05) * high)
@@ -87,12 +88,22 @@ def paint(story: Story, title: str, rng: random.Random) -> bytes:
     return out.getvalue()
 
 
+def _rgb(code: str) -> Colour:
+    red, green, blue = bytes.fromhex(code)
+    return red, green, blue
+
+
+def _mix(first: Colour, second: Colour, part: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
 def _landscape(
-    draw: Any, land: str, horizon: float, palette: tuple[Colour, ...], rng: random.Random
+    draw: Any, land: str, horizon: float, palette: list[Colour], rng: random.Random
 ) -> None:
     sky, low, far, near, ink, accent = palette
     wide, high = WIDTH * SCALE, HEIGHT * SCALE
-    pale = tuple(round(0.45 * c + 0.55 * 255) for c in low)
+    pale = _mix(low, (255, 255, 255), 0.55)
 
     def disc(x: float, y: float, r: float, fill: Any) -> None:
         draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
@@ -145,13 +156,18 @@ def _landscape(
         draw.rectangle([0, horizon, wide, high], fill=far)
         for k in range(3):
             y = horizon + 14 + 24 * k
-            draw.polygon([(0, high), (0, y + rng.uniform(-8, 8)), (wide * 0.4, y - 6),
-                          (wide, y + rng.uniform(-4, 14)), (wide, high)],
-                         fill=tuple(round(a + (b - a) * (k + 1) / 3) for a, b in zip(far, near, strict=True)))  # fmt: skip
+            dune = [
+                (0, y + rng.uniform(-8, 8)),
+                (wide * 0.4, y - 6),
+                (wide, y + rng.uniform(-4, 14)),
+            ]
+            draw.polygon([(0, high), *dune, (wide, high)], fill=_mix(far, near, (k + 1) / 3))
         for _ in range(rng.randint(1, 3)):
             x, y, s = rng.choice((0.1, 0.22, 0.8, 0.92)) * wide, horizon + 12, rng.uniform(16, 26)
             draw.line([(x, y), (x, y - 2 * s)], fill=ink, width=7)
-            draw.line([(x, y - s), (x - s * 0.6, y - s), (x - s * 0.6, y - 1.6 * s)], fill=ink, width=5)
+            draw.line(
+                [(x, y - s), (x - s * 0.6, y - s), (x - s * 0.6, y - 1.6 * s)], fill=ink, width=5
+            )
             draw.line([(x, y - 0.7 * s), (x + s * 0.6, y - 0.7 * s), (x + s * 0.6, y - 1.4 * s)],
                       fill=ink, width=5)  # fmt: skip
     elif land == "city":
@@ -176,9 +192,9 @@ def _landscape(
             y, phase = horizon + 4 + k * k * 1.1 + 4 * k, rng.uniform(0, 6)
             crest = [(x, y + (1 + 0.5 * k) * math.sin(x / (7 + 2 * k) + phase))
                      for x in range(0, wide + 4, 4)]  # fmt: skip
-            shade = tuple(round(a + (b - a) * k / 8) for a, b in zip(far, near, strict=True))
+            shade = _mix(far, near, k / 8)
             draw.polygon([(0, high), *crest, (wide, high)], fill=shade)
-            draw.line(crest, fill=tuple(min(255, c + 46) for c in shade), width=2)
+            draw.line(crest, fill=_mix(shade, (255, 255, 255), 0.25), width=2)
     else:  # snow
         for base, rise, points, fill in ((horizon, 110, 4, far), (horizon + 4, 60, 6, sky)):
             tops = ridge(base, rise, points, fill)

@@ -206,7 +206,8 @@ class FusionSpace:
         scores = torch.full((self.config.cells, len(self.pairs[-1])), -torch.inf)
         for cell, pairs in enumerate(self.pairs):
             names = self.predecessors(cell)
-            log_p = pair_scores(logits[f"alpha_{cell}"].detach().cpu(), pairs).log_softmax(0).tolist()
+            alpha = logits[f"alpha_{cell}"].detach().cpu()
+            log_p = pair_scores(alpha, pairs).log_softmax(0).tolist()
             for (first, second), value in zip(pairs, log_p, strict=True):
                 column = columns.setdefault((names[first], names[second]), len(columns))
                 scores[cell, column] = value

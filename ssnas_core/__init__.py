@@ -1,0 +1,92 @@
+"""Self-supervised neural architecture search for multimodal networks.
+
+Names are imported when first used, so that `import ssnas_core` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ssnas_core.backbones import image_backbone as image_backbone
+    from ssnas_core.backbones import text_backbone as text_backbone
+    from ssnas_core.datasets.mmimdb import read_mmimdb as read_mmimdb
+    from ssnas_core.datasets.records import Dataset as Dataset
+    from ssnas_core.datasets.records import Record as Record
+    from ssnas_core.datasets.sample import generate_sample as generate_sample
+    from ssnas_core.datasets.sample import sample_archive as sample_archive
+    from ssnas_core.datasets.splits import labelled_part as labelled_part
+    from ssnas_core.errors import InputError as InputError
+    from ssnas_core.features import FeatureStore as FeatureStore
+    from ssnas_core.genotype import Genotype as Genotype
+    from ssnas_core.genotype import SearchResult as SearchResult
+    from ssnas_core.objectives import Contrastive as Contrastive
+    from ssnas_core.objectives import Supervised as Supervised
+    from ssnas_core.objectives import nt_xent as nt_xent
+    from ssnas_core.plots import draw_genotype as draw_genotype
+    from ssnas_core.plots import plot_history as plot_history
+    from ssnas_core.plots import plot_scores as plot_scores
+    from ssnas_core.preparation import PrepareConfig as PrepareConfig
+    from ssnas_core.preparation import prepare as prepare
+    from ssnas_core.recipes import RECIPES as RECIPES
+    from ssnas_core.recipes import RunConfig as RunConfig
+    from ssnas_core.search.bilevel import BilevelConfig as BilevelConfig
+    from ssnas_core.search.bilevel import bilevel as bilevel
+    from ssnas_core.search.random import RandomConfig as RandomConfig
+    from ssnas_core.search.random import random_search as random_search
+    from ssnas_core.spaces.fusion import FusionConfig as FusionConfig
+    from ssnas_core.spaces.fusion import FusionSpace as FusionSpace
+    from ssnas_core.studies import Run as Run
+    from ssnas_core.training import TrainConfig as TrainConfig
+    from ssnas_core.training import fit as fit
+    from ssnas_core.training import predict as predict
+
+_HOME = {
+    "Dataset": "datasets.records",
+    "Record": "datasets.records",
+    "read_mmimdb": "datasets.mmimdb",
+    "generate_sample": "datasets.sample",
+    "sample_archive": "datasets.sample",
+    "labelled_part": "datasets.splits",
+    "image_backbone": "backbones",
+    "text_backbone": "backbones",
+    "FeatureStore": "features",
+    "PrepareConfig": "preparation",
+    "prepare": "preparation",
+    "Genotype": "genotype",
+    "SearchResult": "genotype",
+    "FusionConfig": "spaces.fusion",
+    "FusionSpace": "spaces.fusion",
+    "Contrastive": "objectives",
+    "Supervised": "objectives",
+    "nt_xent": "objectives",
+    "BilevelConfig": "search.bilevel",
+    "bilevel": "search.bilevel",
+    "RandomConfig": "search.random",
+    "random_search": "search.random",
+    "TrainConfig": "training",
+    "fit": "training",
+    "predict": "training",
+    "RECIPES": "recipes",
+    "RunConfig": "recipes",
+    "Run": "studies",
+    "draw_genotype": "plots",
+    "plot_history": "plots",
+    "plot_scores": "plots",
+    "InputError": "errors",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
