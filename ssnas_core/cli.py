@@ -152,7 +152,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for noisy in ("httpx", "huggingface_hub", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        result, text = run_command(command)
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints where it downloads from
+            result, text = run_command(command)
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -332,7 +333,16 @@ def _read(path: Path) -> Any:
 
 
 def _one_line(boxed: str) -> str:
-    """What is wrong, from tyro's framed message: its text up to the first rule."""
-    rows = [row.strip(" │╭╮╰╯─\n") for row in re.split(r"\n\W*─{9,}\W*\n", boxed)[0].splitlines()]
-    title, *words = [row for row in rows if row]
-    return f"{title.lower()}: {' '.join(words)} (see ssnas --help)"
+    """What is wrong, from tyro's framed message: its text, and what it says to look at."""
+    parts = [
+        [row.strip("│╭╮╰╯─") for row in part.splitlines()]
+        for part in re.split(r"\n\W*─{9,}\W*\n", boxed)
+    ]
+    # deep inside stands what an option means, which --help says too
+    title, *words = [row.strip() for row in parts[0] if row.strip() and row[:8].strip()]
+    text, *more = (" ".join(" ".join(rows).split()) for rows in (words, *parts[1:]))
+    if not text.lower().startswith(title.lower()):
+        text = f"{title.lower()}: {text}"
+    told = [text, *(part for part in more if part.startswith("Available subcommands"))]
+    usage = re.findall(r"ssnas[a-z ]* --help", " ".join(more)) or ["ssnas --help"]
+    return f"{'; '.join(told)} (see {usage[-1]})"

@@ -86,8 +86,10 @@ def plot_history(
     panels = [figure.add_subplot(rows, columns, 1 + place) for place in range(1 + len(vectors))]
 
     for place, (key, text) in enumerate((("train_loss", "weights"), ("arch_loss", "architecture"))):
-        if key in entries[0]:
-            _line(panels[0], epochs, [entry[key] for entry in entries], place, text)
+        known = [entry for entry in entries if key in entry]  # the start has no loss yet
+        if known:
+            xs = [entry["epoch"] for entry in known]
+            _line(panels[0], xs, [entry[key] for entry in known], place, text)
     _dress(panels[0], title="loss", legend=True)
     for panel, name in zip(panels[1:], vectors, strict=True):
         paths = np.stack([_softmax(entry["logits"][name]) for entry in entries])

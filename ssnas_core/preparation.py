@@ -8,6 +8,7 @@ archive is not needed again.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ssnas_core.backbones import Backbone, TextBackbone, image_backbone, text_backbone
 from ssnas_core.datasets.mmimdb import read_mmimdb
-from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.errors import InputError
 from ssnas_core.features import (
     FeatureStore,
@@ -57,10 +58,10 @@ class PrepareConfig:
     views: int = 8
     length: int = 4
     image_training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, batch_size=256, learning_rate=2e-3)
+        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
     )
     text_training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, batch_size=256, learning_rate=1e-3)
+        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
     )
     contrastive: Contrastive = field(default_factory=Contrastive)
     seed: int = 0
@@ -70,6 +71,10 @@ class PrepareConfig:
         if self.views < 2:
             raise InputError(
                 f"contrastive learning needs at least 2 stored views, got {self.views}."
+            )
+        if self.length < 1 or math.isqrt(self.length) ** 2 != self.length:
+            raise InputError(
+                f"length must be a square number (1, 4, 9, 16, ...), got {self.length}."
             )
 
 
@@ -97,8 +102,7 @@ class Prepared:
         """The backbones that made the features, by modality."""
         backbones = _fresh_backbones(self.dataset, self.config)
         for modality, backbone in backbones.items():
-            file = self.folder / f"{modality}.pt"
-            backbone.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            _load_backbone(self.folder / f"{modality}.pt", backbone)
         return backbones
 
     def taps(self) -> Taps:
@@ -123,13 +127,20 @@ class Prepared:
             seed=self.config.seed,
         )
 
+    def counts(self) -> dict[str, Any]:
+        """Name of the data, records per split, and the records left out with the reasons."""
+        return {
+            "name": self.dataset.name,
+            **{split: len(self.dataset.indices(split)) for split in SPLITS},
+            "skipped": len(self.dataset.skipped),
+            "skipped_records": dict(self.dataset.skipped),
+        }
+
     def describe(self) -> dict[str, Any]:
         """What was prepared, in plain values."""
         return {
             "folder": str(self.folder),
-            "data": self.dataset.name,
-            **{split: len(self.dataset.indices(split)) for split in ("train", "dev", "test")},
-            "skipped": len(self.dataset.skipped),
+            **self.counts(),
             "features": {
                 name: [self.store.positions[name], channels]
                 for name, channels in self.store.channels.items()
@@ -175,9 +186,8 @@ def prepare(
     """
     config = config or PrepareConfig()
     folder = Path(folder)
-    dataset = read_mmimdb(
-        Path(data), unpack_to=folder / "raw", strict=config.strict, progress=progress
-    )
+    raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
+    dataset = read_mmimdb(Path(data), unpack_to=raw, strict=config.strict, progress=progress)
     home = folder / f"prepared-{content_key(dataset.fingerprint(), dataclasses.asdict(config))}"
     home.mkdir(parents=True, exist_ok=True)
     backbones = _fresh_backbones(dataset, config)
@@ -272,7 +282,7 @@ def _ready(
     """Fit a backbone, and train it by SimCLR if it came without weights; once, kept in `home`."""
     file = home / f"{modality}.pt"
     if file.exists():
-        backbone.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        _load_backbone(file, backbone)
         return
     train = torch.from_numpy(dataset.indices("train"))
     is_text = isinstance(backbone, TextBackbone)
@@ -305,6 +315,16 @@ def _ready(
         checkpoint.unlink(missing_ok=True)
     with atomic_path(file) as temporary:
         torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, temporary)
+
+
+def _load_backbone(file: Path, backbone: Backbone) -> None:
+    try:
+        backbone.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a broken file, with long advice
+        raise InputError(
+            f"{file} is not a usable backbone ({type(error).__name__}); delete {file.parent} "
+            "to prepare anew."
+        ) from error
 
 
 def _on_disk(array: np.ndarray, folder: Path, modality: str) -> str:

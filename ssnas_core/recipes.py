@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssnas_core.errors import InputError
 from ssnas_core.objectives import Contrastive
@@ -19,7 +19,11 @@ from ssnas_core.training import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All sizes, optimisers and schedules of a run."""
+    """All sizes, optimisers and schedules of a run.
+
+    `fusion.dropout` is that of the search and of pretraining; fine-tuning on
+    few labels takes `finetune_dropout`.
+    """
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -28,18 +32,20 @@ class Recipe:
     random: RandomConfig = field(default_factory=RandomConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
+    finetune_dropout: float = 0.1
 
 
 RECIPES: dict[str, Recipe] = {
     # Chosen on dev parts of the generated sample and of real posters and plots.
     "two-core": Recipe(
         prepare=PrepareConfig(),
-        fusion=FusionConfig(channels=128, length=4, dropout=0.5),
+        fusion=FusionConfig(channels=128, length=4, dropout=0.1),
         search=BilevelConfig(arch_learning_rate=1e-2),
         pretrain=TrainConfig(epochs=20, batch_size=128),
         finetune=TrainConfig(
-            epochs=20, min_steps=600, batch_size=64, learning_rate=3e-3, weight_decay=0.3
+            epochs=20, min_steps=300, batch_size=64, learning_rate=3e-3, weight_decay=0.3
         ),
+        finetune_dropout=0.5,
     ),
     # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
     "bm-nas": Recipe(
@@ -81,6 +87,11 @@ class RunConfig:
             raise InputError(
                 f"expected label ratios, each once, got {list(self.label_ratio)}; as 0.1 1.0."
             )
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                expected = " or ".join(get_args(hint))
+                raise InputError(f"{name} must be {expected}, got {value!r}.")
         bad = [r for r in self.label_ratio if not 0 < r <= 1]
         if bad:
             raise InputError(f"a label ratio must be in (0, 1], got {bad[0]}; as 0.1.")
@@ -107,7 +118,7 @@ class RunConfig:
         """
         try:
             return _rebuild(cls, {name: values[name] for name in get_type_hints(cls)})
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a run configuration ({error!r}); make the run anew.") from error
 
 

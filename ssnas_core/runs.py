@@ -8,6 +8,7 @@ configuration.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ import torch
 
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the run folder's layout."""
@@ -41,7 +44,7 @@ class RunFolder:
         wanted = {"format": FORMAT, **json.loads(json.dumps(config))}
         file = self.path / "config.json"
         if file.exists():
-            found = read_json(file)
+            found = self.config_of(self.path)
             differing = [key for key in wanted if found.get(key) != wanted[key]]
             if differing:
                 key = differing[0]
@@ -50,9 +53,14 @@ class RunFolder:
                     f"{_short(wanted[key])}; give the same options to resume it, or another --out."
                 )
             if found.get("threads") != torch.get_num_threads():
-                # sums in another order: equal in value, no longer bit for bit
+                log.warning(
+                    "this run began with %s threads and goes on with %d: what is computed now is "
+                    "equal up to rounding, not bit for bit",
+                    found.get("threads"),
+                    torch.get_num_threads(),
+                )
                 write_json(file, {**found, "threads_changed_to": torch.get_num_threads()})
-        elif self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        elif self.path.is_file() or (self.path.is_dir() and any(_visible(self.path))):
             raise InputError(
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
             )
@@ -79,11 +87,15 @@ class RunFolder:
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add one JSON line to the log `name` in the folder."""
-        with (self.path / name).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
+        with (self.path / name).open("ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # a kill cut the last line short
+                    file.write(b"\n")
+            file.write(json.dumps(entry).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The entries of the log `name`; a last line cut short by a kill is left out."""
+        """The entries of the log `name`; a line cut short by a kill is left out."""
         file = self.path / name
         if not file.exists():
             return []
@@ -163,6 +175,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot use device {name!r} ({reason}); use cpu or auto.") from error
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Entries that are no temporary file, as a kill leaves behind."""
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ cell (method x label ratio x seed) leaves its own files, which are its result.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from ssnas_core.recipes import Recipe, RunConfig
 from ssnas_core.runs import RunFolder, pick_device
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.search.random import random_search
-from ssnas_core.spaces.fusion import FusionNetwork, FusionSpace
+from ssnas_core.spaces.fusion import FusionConfig, FusionNetwork, FusionSpace
 from ssnas_core.training import fit, predict, restore, seeded
 
 METHODS = ("text only", "image only", "late concat", "random", "found", "found, pretrained")
@@ -81,22 +82,28 @@ class Run:
         """Features of the data; computed at the first use, ever."""
         if self._prepared is None:
             note, records = self.folder / "prepared.json", self.folder / "dataset.json"
-            home = self.store / read_json(note)["folder"] if note.exists() else None
-            if home is not None and home.is_dir():
-                store = FeatureStore.open(home / "features")
-                dataset = load_dataset(records)
-                self._prepared = Prepared(home, dataset, store, self.recipe.prepare)
-            else:
+            name = read_json(note)["folder"] if note.exists() else None
+            if name is None or not (self.store / name).is_dir():
                 with self.folder.stage("prepare"):
-                    self._prepared = prepare(
+                    made = prepare(
                         self.config.data,
                         self.store,
                         self.recipe.prepare,
                         device=self.device,
                         progress=self.progress,
                     )
-                save_dataset(self._prepared.dataset, records)
-                write_json(note, {"folder": self._prepared.folder.name})
+                if name is None:
+                    name = made.folder.name
+                    save_dataset(made.dataset, records)
+                    write_json(note, {"folder": name})
+                elif name != made.folder.name:
+                    raise InputError(
+                        f"{self.config.data} is no longer the data that {self.folder.path} began "
+                        "with; restore it, or give another --out."
+                    )
+            home = self.store / name
+            store = FeatureStore.open(home / "features")
+            self._prepared = Prepared(home, load_dataset(records), store, self.recipe.prepare)
         return self._prepared
 
     @property
@@ -166,12 +173,13 @@ class Run:
     def pretrain(self) -> dict[str, Tensor]:
         """Contrastive pretraining of the found network on all of train, without labels."""
         file = self.folder / "checkpoint" / "pretrained.safetensors"
+        genotype, seed = self.search(), self.config.seed
         if file.exists():
+            trained = read_json(self.folder / "pretrain.json")["genotype"]
+            _same_genotype(trained, genotype, file)
             return load_tensors(file)
-        genotype = self.search()
-        seed = self.config.seed
         with self.folder.stage("pretrain"), seeded(seed, 10):
-            network = self._network("found", genotype)
+            network = self._network("found", genotype, self.recipe.fusion)
             if self.config.inherit:
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 network = self.space.inherit(genotype, supernet)
@@ -189,7 +197,8 @@ class Run:
                 checkpoint=checkpoint,
                 progress="pretrain" if self.progress else None,
             )
-            write_json(self.folder / "pretrain.json", history)
+            note = {"genotype": str(genotype), "history": history}
+            write_json(self.folder / "pretrain.json", note)
             state = {name: value.cpu() for name, value in encoder.state_dict().items()}
             save_tensors(file, state)
             checkpoint.unlink(missing_ok=True)
@@ -206,12 +215,7 @@ class Run:
         part = self.part(ratio)
         genotype = self._genotype_of(method)
         if (cell / "train.json").exists():
-            trained = read_json(cell / "train.json")["genotype"]
-            if trained != (genotype and str(genotype)):
-                raise InputError(
-                    f"{cell} was trained as {trained}, the run's genotype is now {genotype}; "
-                    "delete that folder, or restore genotype.json."
-                )
+            _same_genotype(read_json(cell / "train.json")["genotype"], genotype, cell)
             return cell
         recipe, seed = self.recipe, self.config.seed
         pretrained = self.pretrain() if method == "found, pretrained" else None
@@ -302,19 +306,15 @@ class Run:
             for method in METHODS
         ]
         result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
-        result["data"] = {
-            "name": self.prepared.dataset.name,
-            **{split: len(self.prepared.indices(split)) for split in ("train", "dev", "test")},
-            "skipped": len(self.prepared.dataset.skipped),
-        }
+        result["data"] = self.prepared.counts()
         write_json(file, result)
         return result
 
     def _cell(self, method: str, ratio: float) -> Path:
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}.")
-        name = f"{method.replace(', ', '-').replace(' ', '-')}_r{ratio:g}"
-        return self.folder / "cells" / name
+        kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
+        return self.folder / "cells" / f"{kind}_r{r.removesuffix('.0')}"
 
     def _genotype_of(self, method: str) -> Genotype | None:
         if method.startswith("found"):
@@ -324,17 +324,19 @@ class Run:
                 return self.space.sample(generator)
         return None
 
-    def _network(self, method: str, genotype: Genotype | None) -> FusionNetwork | LateConcat:
+    def _network(
+        self, method: str, genotype: Genotype | None, config: FusionConfig
+    ) -> FusionNetwork | LateConcat:
         """A method's network on stored features, with fresh weights and its `width`."""
         if genotype is not None:
-            return self.space.build(genotype)
+            return FusionSpace(self.prepared.store.channels, config).build(genotype)
         store = self.prepared.store
         kept = {
             name: channels
             for name, channels in store.channels.items()
             if method == "late concat" or modality_of(name) == method.split()[0]
         }
-        return LateConcat(kept, self.recipe.fusion, store.positions)
+        return LateConcat(kept, config, store.positions)
 
     def _encoder(self, network: nn.Module) -> nn.Module:
         """The network alone on stored features, or behind the backbones that it trains along."""
@@ -343,7 +345,8 @@ class Run:
         return nn.Sequential(self.prepared.taps(), network)
 
     def _model(self, method: str, genotype: Genotype | None, head: Objective) -> nn.Sequential:
-        network = self._network(method, genotype)
+        config = replace(self.recipe.fusion, dropout=self.recipe.finetune_dropout)
+        network = self._network(method, genotype, config)
         return nn.Sequential(self._encoder(network), head.head(network.width))
 
     def _source(self) -> Source:
@@ -356,3 +359,12 @@ class Run:
         figure = draw_genotype(genotype, self.space.features)
         with atomic_path(self.folder / "genotype.png") as temporary:
             figure.savefig(temporary, format="png", dpi=150)
+
+
+def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -> None:
+    """Refuse weights of another architecture than the run's present one."""
+    if trained != (None if genotype is None else str(genotype)):
+        raise InputError(
+            f"{what} was trained as {trained}, the run's genotype is now {genotype}; "
+            "delete it, or restore genotype.json."
+        )

@@ -120,7 +120,7 @@ def fit(
                     optimizer.step()
                     total += loss.detach().cpu()
                     bar.update()
-                entry = {"epoch": epoch, "loss": finite(total / steps, epoch)}
+                entry = {"epoch": epoch, "loss": finite(total / steps, epoch, model)}
                 if epoch == epochs - 1:
                     model.eval()
                     entry |= objective.report(model, source, indices[:256], generator)
@@ -134,10 +134,20 @@ def fit(
 
 @torch.inference_mode()
 def predict(model: nn.Module, source: Source, indices: Tensor, batch_size: int = 256) -> Tensor:
-    """Logits (n, K) of the clean samples `indices`, on the CPU; the model is left in eval mode."""
+    """Logits (n, K) of the clean samples `indices`, on the CPU; the model is left in eval mode.
+
+    Raises:
+        InputError: they are not finite.
+    """
     model.eval()
     parts = indices.split(batch_size)
-    return torch.cat([model(source.clean(rows)).float().cpu() for rows in parts])
+    logits = torch.cat([model(source.clean(rows)).float().cpu() for rows in parts])
+    if not bool(logits.isfinite().all()):
+        raise InputError(
+            "the model's outputs are NaN or infinite; lower the learning rate, or look for NaN in "
+            "the features."
+        )
+    return logits
 
 
 def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -163,16 +173,19 @@ def seeded(*seed: int) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(value + 1)
 
 
-def finite(loss: Tensor, epoch: int) -> float:
+def finite(loss: Tensor, epoch: int, model: nn.Module) -> float:
     """The mean loss of an epoch as a number.
 
     Raises:
-        InputError: it is NaN or infinite.
+        InputError: it is NaN or infinite, or the last step made the weights so.
     """
     value = float(loss)
-    if not math.isfinite(value):
+    what = "" if math.isfinite(value) else f"the loss became {value}"
+    if not what and not all(bool(p.isfinite().all()) for p in model.parameters()):
+        what = "the weights became NaN or infinite"
+    if what:
         raise InputError(
-            f"the loss became {value} in epoch {epoch}; lower the learning rate, or look for "
+            f"{what} in epoch {epoch}; lower the learning rate, or look for "
             "NaN in the features. The last whole epoch is kept."
         )
     return value

@@ -227,12 +227,7 @@ def _stages(model: nn.Module, size: tuple[int, int], channels_last: bool) -> lis
     finally:
         for hook in hooks:
             hook.remove()
-    trunk = [
-        (shape, name)
-        for index, (shape, name) in enumerate(seen)
-        if all(shape >= later for later, _ in seen[index + 1 :])
-    ]
-    return list(dict(trunk).values())  # of each resolution, the last to finish
+    return list(dict(seen).values())  # of each resolution, the last to finish
 
 
 def torchvision_backbone(

@@ -74,6 +74,7 @@ def paint(story: Story, title: str, rng: random.Random) -> bytes:
 
     height = rng.uniform(0.5, 0.57) * high
     foot = (rng.uniform(0.45, 0.55) * wide, horizon + rng.uniform(0.0, 0.05) * high)
+    _glow(image, foot[0], foot[1] - 0.55 * height, 0.62 * height, _mix(low, (255, 255, 255), 0.4))
     pen = Pen(draw, foot, height, ink, accent, flip=rng.random() < 0.5)
     DRAWINGS[story.emblem](pen, rng, story.land)
 
@@ -96,6 +97,15 @@ def _rgb(code: str) -> Colour:
 def _mix(first: Colour, second: Colour, part: float) -> Colour:
     red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
     return red, green, blue
+
+
+def _glow(image: Any, x: float, y: float, radius: float, colour: Colour) -> None:
+    """A haze behind the emblem, so that it stands out from any landscape."""
+    from PIL import Image
+
+    haze = Image.radial_gradient("L").point(lambda value: round(0.8 * max(0, 200 - value)))
+    haze = haze.resize((round(2 * radius), round(2 * radius)))
+    image.paste(colour, (round(x - radius), round(y - radius)), haze)
 
 
 def _landscape(
@@ -212,10 +222,10 @@ def _landscape(
 def _light(pixels: Any, mood: str) -> Any:
     """Exposure, contrast and saturation of a mood; (H, W, 3) floats in [0, 255]."""
     gain, contrast, saturation, lift = {
-        "bright": (1.04, 1.0, 1.15, 10.0),
-        "tender": (1.0, 0.85, 0.9, 10.0),
-        "tense": (0.95, 1.2, 1.05, -4.0),
-        "bleak": (0.85, 1.05, 0.7, -2.0),
+        "bright": (1.04, 1.0, 1.2, 16.0),
+        "tender": (1.0, 0.8, 0.9, 14.0),
+        "tense": (0.94, 1.25, 1.05, -8.0),
+        "bleak": (0.78, 1.05, 0.6, 0.0),
     }[mood]
     grey = pixels.mean(-1, keepdims=True)
     pixels = grey + saturation * (pixels - grey)
@@ -233,19 +243,19 @@ def _brushwork(pixels: Any, mood: str, noise: Any) -> Any:
     if mood == "bright":  # halftone dots on a slanted screen
         u, v = (x + y) / 13.0, (x - y) / 13.0
         screen = np.cos(math.tau * u + phase[0]) * np.cos(math.tau * v + phase[1])
-        return pixels + 20 * np.clip(screen * 1.6 - 0.3, -0.2, 1)[..., None]
+        return pixels + 30 * np.clip(screen * 1.6 - 0.3, -0.2, 1)[..., None]
     if mood == "tender":  # soft horizontal bands that wander
         wander = 5 * np.sin(math.tau * x / wide * noise.uniform(0.6, 1.4) + phase[0])
-        return pixels + 11 * np.sin(math.tau * (y + wander) / 12 + phase[1])[..., None]
+        return pixels + 17 * np.sin(math.tau * (y + wander) / 12 + phase[1])[..., None]
     if mood == "tense":  # slanting rain
         slant = (x * 1.0 + y * 0.32) / 11
         strength = 0.5 + 0.5 * np.sin(y / 23 + phase[0] + np.floor(slant) * 2.4)
-        return pixels + 20 * (np.cos(math.tau * slant + phase[1]) * strength)[..., None]
+        return pixels + 32 * (np.cos(math.tau * slant + phase[1]) * strength)[..., None]
     grain = noise.normal(0, 1, (high // 4, wide // 4))  # coarse grain, smoothed
     grain = np.asarray(
         Image.fromarray(grain.astype(np.float32)).resize((wide, high), Image.Resampling.BICUBIC)
     )
-    return pixels + 14 * grain[..., None]
+    return pixels + 20 * grain[..., None]
 
 
 def _print(pixels: Any, technique: str, noise: Any) -> Any:
@@ -294,9 +304,11 @@ def _lettering(image: Any, title: str, story: Story, accent: Colour, rng: random
     size = min(30, round(wide * 1.42 / max(longest, 6)))
     font = ImageFont.load_default(size)
     at_top = rng.random() < 0.45
-    colour = (250, 246, 232) if story.print != "engraving" else (60, 36, 20)
-    shade = (12, 10, 14) if story.print != "engraving" else (240, 220, 180)
+    engraved = story.print == "engraving"
+    colour, shade = ("#3c2414", "#f0dcb4") if engraved else ("#faf6e8", "#0c0a0e")
     y = 12 if at_top else high - 26 - len(lines) * size
+    if engraved:  # hatching would swallow the letters: print them on a label
+        draw.rectangle([10, y - 3, wide - 10, y + len(lines) * size + 4], fill=shade)
     for line in lines:
         left, _, right, _ = draw.textbbox((0, 0), line, font=font)
         draw.text(((wide - right + left) / 2, y), line, font=font, fill=colour,

@@ -81,6 +81,11 @@ class BilevelConfig:
                 "a search needs epochs >= 1 and batch_size >= 2, got "
                 f"{self.epochs} and {self.batch_size}."
             )
+        if self.restart_epochs < 1 or self.restart_factor < 1:
+            raise InputError(
+                "restart_epochs and restart_factor must be >= 1, got "
+                f"{self.restart_epochs} and {self.restart_factor}."
+            )
 
 
 def bilevel(
@@ -181,7 +186,7 @@ def bilevel(
                         optimizer.step()
                         totals[level] += loss.detach().cpu()
                     bar.update()
-                means = [finite(total, epoch) for total in totals / steps]
+                means = [finite(total, epoch, model) for total in totals / steps]
                 model.eval()
                 report = objective.report(model, source, dev[:256], generator)
             history.append(
@@ -211,7 +216,7 @@ def warm_restarts(epoch: float, config: BilevelConfig) -> float:
 
 def _snapshot(space: GradientSpace, logits: dict[str, Tensor]) -> dict[str, Any]:
     return {
-        "logits": {name: value.detach().flatten().tolist() for name, value in logits.items()},
+        "logits": {name: value.detach().tolist() for name, value in logits.items()},
         "genotype": str(space.derive(logits)),
     }
 

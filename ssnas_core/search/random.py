@@ -16,7 +16,7 @@ from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, write_json
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.objectives import Objective, Source
-from ssnas_core.training import TrainConfig, fit, seeded
+from ssnas_core.training import TrainConfig, finite, fit, seeded
 
 
 class DrawableSpace(Protocol):
@@ -75,9 +75,13 @@ def random_search(
         drawn = [space.sample(generator) for _ in range(config.trials)]
     if config.trials == 1:
         return SearchResult(drawn[0], ({"trial": 0, "genotype": str(drawn[0])},))
+    if len(dev) < 2:
+        raise InputError(f"random search needs two dev samples, got {len(dev)}; raise the ratio.")
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = read_json(checkpoint)
+        if [trial["genotype"] for trial in history] != [str(g) for g in drawn[: len(history)]]:
+            raise InputError(f"{checkpoint} is of another search; delete it or use another folder.")
     for trial in range(len(history), config.trials):
         with seeded(seed, 1, trial):
             encoder = space.build(drawn[trial])
@@ -92,7 +96,7 @@ def random_search(
                 for rows in dev.split(size)
                 if len(rows) == size
             ]
-        loss = float(torch.stack(losses).mean())
+        loss = finite(torch.stack(losses).mean(), config.train.epochs, model)
         history.append({"trial": trial, "genotype": str(drawn[trial]), "dev_loss": loss})
         if checkpoint is not None:
             write_json(checkpoint, history)
