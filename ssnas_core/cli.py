@@ -334,13 +334,16 @@ def _read(path: Path) -> Any:
 
 def _one_line(boxed: str) -> str:
     """What is wrong, from tyro's framed message: its text, and what it says to look at."""
-    parts = [
-        [row.strip("│╭╮╰╯─") for row in part.splitlines()]
-        for part in re.split(r"\n\W*─{9,}\W*\n", boxed)
-    ]
-    # deep inside stands what an option means, which --help says too
-    title, *words = [row.strip() for row in parts[0] if row.strip() and row[:8].strip()]
-    text, *more = (" ".join(" ".join(rows).split()) for rows in (words, *parts[1:]))
+    groups: list[list[str]] = [[]]  # of rows, between rules; the frame may be ASCII
+    for row in boxed.splitlines():
+        row = row.strip("│╭╮╰╯─")
+        if not row.strip(" -─"):
+            groups.append([])
+        elif row[:8].strip():  # deep inside stands what an option means, which --help says too
+            groups[-1].append(row.strip())
+    shown = [group for group in groups if group]
+    title = shown[0].pop(0)
+    text, *more = (" ".join(group) for group in shown if group)
     if not text.lower().startswith(title.lower()):
         text = f"{title.lower()}: {text}"
     told = [text, *(part for part in more if part.startswith("Available subcommands"))]

@@ -40,7 +40,7 @@ def test_config_that_changes_nothing_returns_the_input(images):
 
 
 def test_zero_strengths_and_whole_crops_leave_images_as_they_are(images):
-    """Through the arithmetic: the flip is possible but never drawn, the jitter on but of no strength."""
+    """Through the arithmetic: a flip that is never drawn, a jitter of no strength."""
     config = ImageAugment(
         min_area=1, max_stretch=1, flip=1e-12, jitter=1, brightness=1e-12, contrast=0,
         saturation=0, hue=0, greyscale=0,
@@ -52,7 +52,7 @@ def test_views_stay_in_range_and_shape_and_follow_the_generator(images):
     config = ImageAugment()
     first = augment_images(images, config, generator(1))
     assert first.shape == images.shape
-    assert 0 <= first.min() and first.max() <= 1
+    assert first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, augment_images(images, config, generator(1)))
     assert not torch.equal(first, augment_images(images, config, generator(2)))
 

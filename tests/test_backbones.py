@@ -28,11 +28,20 @@ from ssnas_core.errors import InputError
 PLOTS = [
     "A detective hunts a killer through the rainy city.",
     "Two friends travel to the sea and laugh at the rain.",
-    "The killer hides in the city while the detective sleeps.",
+    "The killer hides in the city, the killer of a queen, while the detective sleeps.",
     "A young queen rules the kingdom and fights a war.",
-    "The war ends and the kingdom crowns another queen.",
-    "Friends laugh and sing while they travel by train.",
+    "The war ends and the young kingdom crowns another.",
+    "Friends laugh and laugh through the war while they travel by sea.",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors are quicker on one thread, above all where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +74,6 @@ def test_small_net_follows_torch_seed_and_fingerprints_its_weights(tmp_path):
     assert built(1).fingerprint() == built(1).fingerprint() != built(2).fingerprint()
     loaded = saved_and_loaded(built(1), built(2), tmp_path)
     assert loaded.fingerprint() == built(1).fingerprint()
-    assert SmallConvNet((32, 32), (4, 8)).load_state_dict(built(1).state_dict())
     resized = SmallConvNet((32, 32), (4, 8))
     resized.load_state_dict(built(1).state_dict())
     assert resized.fingerprint() != built(1).fingerprint()  # same weights, other input
@@ -85,18 +93,17 @@ def test_every_weight_of_the_small_net_is_trained():
 
 
 def test_vgg19_taps_are_features_20_26_33_36_of_a_normalised_image():
-    from torchvision import models
-
-    torch.manual_seed(0)
-    reference = models.vgg19(weights=None).features.eval()
     torch.manual_seed(0)
     net = vgg19(size=(64, 32)).eval()
+    layers = [layer for part in net.trunk.children() for layer in part]  # torchvision's `features`
+    kinds = Counter(type(layer).__name__ for layer in layers)
+    assert kinds == {"Conv2d": 16, "ReLU": 16, "MaxPool2d": 5}
     images = torch.rand(1, 3, 64, 32)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
     with torch.inference_mode():
         taps = net(images)
         state, expected = (images - mean) / std, []
-        for number, layer in enumerate(reference):
+        for number, layer in enumerate(layers):
             state = layer(state)
             if number in (20, 26, 33, 36):
                 expected.append(state.clone())
@@ -250,6 +257,7 @@ def test_text_vectors_are_the_svd_of_tfidf_written_as_loops(fitted):
                 weights[row, column] = (1 + math.log(document[word])) * idf
         weights[row] /= np.linalg.norm(weights[row])
     left, values, _ = np.linalg.svd(weights, full_matrices=False)
+    assert max(max(document.values()) for document in documents) > 1 and values[4] > 0.1
     projected = left[:, :4] * values[:4]
     projected *= 2 / np.linalg.norm(projected, axis=1, keepdims=True)  # length sqrt(4)
     got = fitted.vectorize(PLOTS).double().numpy()
@@ -361,7 +369,7 @@ def test_transformer_fingerprint_depends_on_length_not_on_loading(minilm):
 
 
 def test_transformer_that_is_not_at_hand_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for missing in (str(tmp_path / "nothing"), str(tmp_path), "no-such/encoder"):
         with pytest.raises(InputError, match="expected a transformers model folder or name, got"):
             text_backbone(f"transformers:{missing}")

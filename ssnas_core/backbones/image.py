@@ -69,7 +69,7 @@ class SmallConvNet(ImageBackbone):
             _Block(inputs, outputs, deep=depth >= len(widths) - 2)
             for depth, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False))
         )
-        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.to(memory_format=torch.channels_last)  # one CPU thread: equal to the default
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, ~H / 2^(tap+1), ~W / 2^(tap+1))."""

@@ -103,7 +103,7 @@ def _glow(image: Any, x: float, y: float, radius: float, colour: Colour) -> None
     """A haze behind the emblem, so that it stands out from any landscape."""
     from PIL import Image
 
-    haze = Image.radial_gradient("L").point(lambda value: round(0.8 * max(0, 200 - value)))
+    haze = Image.radial_gradient("L").point([round(0.8 * max(0, 200 - v)) for v in range(256)])
     haze = haze.resize((round(2 * radius), round(2 * radius)))
     image.paste(colour, (round(x - radius), round(y - radius)), haze)
 
@@ -301,7 +301,8 @@ def _lettering(image: Any, title: str, story: Story, accent: Colour, rng: random
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     longest = max(map(len, lines))
-    size = min(30, round(wide * 1.42 / max(longest, 6)))
+    room = 0.74 if story.print == "newsreel" else 1.0  # between the perforations
+    size = min(30, round(room * wide * 1.42 / max(longest, 6)), 66 // len(lines))
     font = ImageFont.load_default(size)
     at_top = rng.random() < 0.45
     engraved = story.print == "engraving"

@@ -83,7 +83,7 @@ class Taps(nn.Module):
         self.length = length
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """"<modality>_<tap>" -> (n, P, C) float32."""
+        """Features "<modality>_<tap>" -> (n, P, C) float32."""
         return {
             f"{modality}_{tap}": pooled(value, self.length)
             for modality, backbone in self.backbones.items()
@@ -129,7 +129,7 @@ class _Extractor:
             ]
 
     def __call__(self, rows: slice) -> dict[str, Tensor]:
-        """ "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows, on the CPU."""
+        """Features "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows, on the CPU."""
         features: dict[str, list[Tensor]] = {}
         for modality, kind in self.inputs.kinds.items():
             backbone = self.backbones[modality]
