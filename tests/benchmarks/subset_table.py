@@ -58,7 +58,7 @@ def sanity_line(run: Run, ratio: float) -> dict[str, Any]:
     for strength in GRID:
         probs = np.tile(truth.mean(0), (len(labels), 1))  # for genres without both answers
         for genre in np.flatnonzero(truth.any(0) & ~truth.all(0)):
-            model = LogisticRegression(C=strength, max_iter=500)
+            model = LogisticRegression(C=strength, solver="liblinear", random_state=0)
             model.fit(rows[part.train], truth[:, genre])
             probs[:, genre] = model.predict_proba(rows)[:, 1]
         threshold = choose_threshold(probs[part.dev], labels[part.dev])

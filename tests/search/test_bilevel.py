@@ -1,0 +1,403 @@
+"""Bilevel search: two levels that keep apart, published schedules, bit-identical resuming."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, Node
+from ssnas_core.objectives import Contrastive, Supervised
+from ssnas_core.search.bilevel import BilevelConfig, bilevel, warm_restarts
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+
+SAMPLES = 40
+TRAIN, DEV = torch.arange(20), torch.arange(20, SAMPLES)
+LABELS = torch.arange(SAMPLES) % 4
+SMALL = BilevelConfig(epochs=3, batch_size=8, arch_learning_rate=0.01)  # 2 steps an epoch
+FEATURES = ("image_0", "image_1", "text_0", "text_1")
+
+OBJECTIVES = {
+    "contrastive": Contrastive(hidden=8, out=4),
+    "supervised": Supervised(labels=LABELS, classes=4),
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request):
+    return OBJECTIVES[request.param]
+
+
+@pytest.fixture
+def space():
+    channels = dict.fromkeys(FEATURES, 4)
+    return FusionSpace(channels, FusionConfig(channels=4, length=2, cells=2, dropout=0.2))
+
+
+@pytest.fixture
+def source(memory_source):
+    generator = torch.Generator().manual_seed(0)
+    draw = {name: torch.randn(SAMPLES, 2, 4, generator=generator) for name in FEATURES}
+    return memory_source(draw, noise=0.3)
+
+
+def search(space, source, objective, config=SMALL, train=TRAIN, dev=DEV, **options):
+    return bilevel(space, source, objective, train=train, dev=dev, config=config, **options)
+
+
+def same(first, second) -> bool:
+    """Whether two results are equal bit for bit."""
+    assert first.state.keys() == second.state.keys()
+    equal = all(torch.equal(first.state[name], second.state[name]) for name in first.state)
+    return equal and first.genotype == second.genotype and first.history == second.history
+
+
+# --- two levels
+
+
+class Watched:
+    """An objective that writes down, at each loss, its rows and every parameter's value."""
+
+    def __init__(self, objective) -> None:
+        self.objective = objective
+        self.head, self.report = objective.head, objective.report
+        self.rows: list[set[int]] = []
+        self.parameters: list[dict[str, Tensor]] = []
+
+    def loss(self, model, source, indices, generator):
+        self.rows.append(set(indices.tolist()))
+        self.parameters.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        return self.objective.loss(model, source, indices, generator)
+
+
+def test_each_step_moves_its_own_level_alone(space, source, objective):
+    watched = Watched(objective)
+    search(space, source, watched)
+    assert len(watched.parameters) == 3 * 2 * 2  # epochs x steps x levels
+    for number, before in enumerate(watched.parameters[:-1]):
+        after = watched.parameters[number + 1]
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        logits = {name for name in before if ".logits." in name}
+        if number % 2 == 0:  # the weight step
+            assert moved and not moved & logits
+            assert watched.rows[number] <= set(TRAIN.tolist())
+        else:  # the architecture step
+            assert moved == logits
+            assert watched.rows[number] <= set(DEV.tolist())
+
+
+def test_weights_learn_from_train_and_logits_from_dev():
+    """A loss that wants another option, and another weight, on train than on dev."""
+
+    class TwoFaced(Options):
+        def loss(self, model, source, indices, generator):
+            on_dev = bool((indices >= 20).all())
+            wanted = self.payoff if on_dev else self.payoff.flip(0)
+            weight = model[0].weight - (5.0 if on_dev else 1.0)
+            return -(model[0].logits["choice"].softmax(0) * wanted).sum() + weight.square().sum()
+
+    config = BilevelConfig(epochs=40, batch_size=10, arch_learning_rate=0.05, learning_rate=0.05)
+    result = search(ThreeOptions(), None, TwoFaced(), config)
+    assert result.genotype.nodes[0].operator == "option_2"  # the best on dev, the worst on train
+    assert float(result.state["weight"]) == pytest.approx(1, abs=0.1)
+
+
+# --- what is found
+
+
+def planted(memory_source, pair: tuple[str, str], seed: int):
+    """Two bits, one in each feature of `pair`; everything else is drawn afresh in every view."""
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.randint(2, (256, 2), generator=generator)
+    labels = bits[:, 0] * 2 + bits[:, 1]
+    features = {}
+    for name in FEATURES:
+        features[name] = torch.randn(256, 1, 4, generator=generator)
+    for bit, name in enumerate(pair):
+        features[name][:, 0, 0] = 4.0 * bits[:, bit] - 2
+    return memory_source(features, noise=0.3, fresh=set(FEATURES) - set(pair)), labels
+
+
+@pytest.mark.parametrize("kind", ["supervised", "contrastive"])
+@pytest.mark.parametrize(
+    ("pair", "seed"), [(("image_1", "text_0"), 0), (("image_0", "text_1"), 1), (FEATURES[2:], 2)]
+)
+def test_the_one_informative_pair_of_features_is_found(memory_source, kind, pair, seed):
+    source, labels = planted(memory_source, pair, seed)
+    objective = {
+        "supervised": Supervised(labels=labels, classes=4),
+        "contrastive": Contrastive(hidden=16, out=8),
+    }[kind]
+    space = FusionSpace(
+        dict.fromkeys(FEATURES, 4), FusionConfig(channels=8, length=1, cells=1, dropout=0.0)
+    )
+    config = BilevelConfig(epochs=15, batch_size=64, arch_learning_rate=0.03, learning_rate=0.01)
+    halves = torch.arange(128), torch.arange(128, 256)
+    result = bilevel(
+        space, source, objective, train=halves[0], dev=halves[1], config=config, seed=seed
+    )
+    assert set(result.genotype.nodes[0].inputs) == set(pair)
+    # by a clear margin over every other feature, and from a start that knew nothing
+    alpha = dict(zip(FEATURES, result.history[-1]["logits"]["alpha_0"], strict=True))
+    others = [value for name, value in alpha.items() if name not in pair]
+    assert min(alpha[name] for name in pair) > max(others) + 0.3
+    assert max(map(abs, result.history[0]["logits"]["alpha_0"])) < 0.01
+
+
+def test_permuting_all_labels_changes_nothing_in_a_contrastive_search(space, source):
+    permuted = LABELS[torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(7))]
+    results = {}
+    for kind in OBJECTIVES:
+        for name, labels in (("true", LABELS), ("permuted", permuted)):
+            source.labels = labels  # within reach, as in a data set
+            chosen = {
+                "contrastive": Contrastive(hidden=8, out=4),
+                "supervised": Supervised(labels=labels, classes=4),
+            }[kind]
+            results[kind, name] = search(space, source, chosen)
+    assert same(results["contrastive", "true"], results["contrastive", "permuted"])
+    assert not same(results["supervised", "true"], results["supervised", "permuted"])
+
+
+# --- determinism
+
+
+def test_search_is_decided_by_its_seed_and_leaves_the_callers_randomness_alone(
+    space, source, objective
+):
+    results = []
+    for seed, outside in ((1, 10), (1, 11), (2, 10)):
+        torch.manual_seed(outside)
+        state = torch.get_rng_state()
+        results.append(search(space, source, objective, seed=seed))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert same(results[0], results[1]) and not same(results[0], results[2])
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_search_killed_at_any_step_resumes_bit_identical(
+    space, source, objective, killed, tmp_path, after
+):
+    whole = search(space, source, objective, seed=5)
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        search(space, source, killed(objective, after), seed=5, checkpoint=path)
+    assert path.exists() == (after >= 4)
+    torch.manual_seed(after)  # another process
+    counted = killed(objective)
+    assert same(search(space, source, counted, seed=5, checkpoint=path), whole)
+    assert counted.losses == 12 - after // 4 * 4  # whole epochs are not searched again
+
+
+def test_finished_search_is_returned_without_a_step(space, source, objective, killed, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    whole = search(space, source, objective, seed=5, checkpoint=path)
+    dead = killed(objective, after=0)
+    assert same(search(space, source, dead, seed=5, checkpoint=path), whole)
+
+
+def test_checkpoint_of_another_space_is_refused(space, source, objective, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    search(space, source, objective, checkpoint=path)
+    other = FusionSpace(dict.fromkeys(FEATURES[:3], 4), space.config)
+    with pytest.raises(InputError, match="checkpoint of another model .*; delete it or use"):
+        search(other, source, objective, checkpoint=path)
+
+
+# --- schedules and optimisers
+
+
+@pytest.mark.parametrize(("period", "factor"), [(1, 2), (3, 1), (2, 3)])
+def test_learning_rate_is_torchs_cosine_annealing_with_warm_restarts(period, factor):
+    config = BilevelConfig(
+        learning_rate=0.2, min_learning_rate=0.01, restart_epochs=period, restart_factor=factor
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    schedule = CosineAnnealingWarmRestarts(optimizer, period, factor, eta_min=0.01)
+    for step in range(7 * 15):
+        optimizer.step()
+        schedule.step(step / 7)
+        assert warm_restarts(step / 7, config) == pytest.approx(schedule.get_last_lr()[0])
+
+
+def test_rate_restarts_at_epochs_0_1_3_and_7_and_falls_to_the_minimum_before():
+    config = BilevelConfig()
+    restarts = [warm_restarts(epoch, config) for epoch in (0, 1, 3, 7)]
+    assert restarts == [1e-3] * 4
+    assert warm_restarts(7 - 1e-9, config) == pytest.approx(1e-6)
+
+
+@pytest.fixture
+def steps():
+    """Every optimiser step of the test: its optimiser's class and settings."""
+    seen: list[tuple[type, dict]] = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append((type(optimizer), dict(optimizer.param_groups[0])))
+    )
+    yield seen
+    hook.remove()
+
+
+def test_steps_alternate_between_the_published_optimisers(space, source, objective, steps):
+    """BM-NAS, Table 8."""
+    search(space, source, objective, BilevelConfig(epochs=4, batch_size=10))
+    assert len(steps) == 4 * 2 * 2
+    assert {kind for kind, _ in steps} == {torch.optim.Adam}
+    for number, (_, group) in enumerate(steps):
+        settings = (group["betas"], group["weight_decay"])
+        if number % 2 == 0:
+            assert settings == ((0.9, 0.999), 1e-4)
+            wanted = warm_restarts(number / 4, BilevelConfig())  # 2 steps of each level an epoch
+            assert group["lr"] == pytest.approx(wanted)
+        else:
+            assert settings == ((0.5, 0.999), 1e-3)
+            assert group["lr"] == 3e-4
+
+
+def test_default_search_is_as_long_and_as_wide_as_published():
+    config = BilevelConfig()
+    assert (config.epochs, config.batch_size) == (12, 96)
+
+
+# --- what is returned
+
+
+def test_history_holds_every_logit_every_loss_and_the_genotype_of_each_epoch(
+    space, source, objective
+):
+    result = search(space, source, objective)
+    assert [entry["epoch"] for entry in result.history] == [0, 1, 2, 3]
+    shapes = {name: p.shape for name, p in space.supernet().logits.items()}
+    for entry in result.history:
+        logits = {name: torch.tensor(values) for name, values in entry["logits"].items()}
+        assert {name: value.shape for name, value in logits.items()} == shapes
+        assert entry["genotype"] == str(space.derive(logits))
+    losses = [(e["train_loss"], e["arch_loss"]) for e in result.history[1:]]
+    assert len({loss for pair in losses for loss in pair}) == 6
+    if isinstance(objective, Contrastive):
+        assert all("effective_rank" in entry for entry in result.history[1:])
+    assert json.loads(json.dumps(result.history)) == list(result.history)
+    assert result.history[-1]["genotype"] == str(result.genotype)
+
+
+def test_state_is_the_searched_supernet_and_its_weights_can_be_inherited(space, source, objective):
+    result = search(space, source, objective)
+    net = space.supernet()
+    net.load_state_dict(result.state)
+    assert space.derive(net.logits) == result.genotype
+    network = space.inherit(result.genotype, result.state).eval()
+    assert network(source.clean(DEV)).shape == (20, space.width)
+    for name, value in result.history[-1]["logits"].items():
+        assert result.state[f"logits.{name}"].tolist() == value
+
+
+def test_epoch_losses_are_the_mean_over_its_steps(space, source, objective):
+    losses = []
+
+    class Spy:
+        head, report = objective.head, objective.report
+
+        def loss(self, *args):
+            losses.append(objective.loss(*args))
+            return losses[-1]
+
+    result = search(space, source, Spy())
+    for epoch, entry in enumerate(result.history[1:]):
+        values = [float(loss.detach()) for loss in losses[4 * epoch : 4 * epoch + 4]]
+        assert entry["train_loss"] == pytest.approx((values[0] + values[2]) / 2)
+        assert entry["arch_loss"] == pytest.approx((values[1] + values[3]) / 2)
+
+
+# --- a strategy knows neither space nor objective
+
+
+class ThreeOptions:
+    """No more than what the protocol asks of a space."""
+
+    width = 1
+
+    def supernet(self) -> nn.Module:
+        net = nn.Module()
+        net.logits = nn.ParameterDict({"choice": nn.Parameter(0.01 * torch.randn(3))})
+        net.weight = nn.Parameter(torch.zeros(1))
+        return net
+
+    def derive(self, logits) -> Genotype:
+        best = int(logits["choice"].argmax())
+        return Genotype("options", (Node("only", f"option_{best}", ()),))
+
+
+class Options:
+    """A loss that is lowest for the option of the largest payoff; it reads no source."""
+
+    payoff = torch.tensor([0.0, 1.0, 2.0])
+
+    def head(self, width: int) -> nn.Module:
+        return nn.Identity()
+
+    def loss(self, model, source, indices, generator):
+        supernet = model[0]
+        choice = (supernet.logits["choice"].softmax(0) * self.payoff).sum()
+        return (supernet.weight - 1).square().sum() - choice
+
+    def report(self, model, source, indices, generator):
+        return {"seen": float(len(indices))}
+
+
+def test_any_supernet_with_named_logits_and_any_loss_can_be_searched(tmp_path):
+    config = BilevelConfig(epochs=40, batch_size=10, arch_learning_rate=0.05)
+    result = search(ThreeOptions(), None, Options(), config, checkpoint=tmp_path / "c.pt")
+    assert result.genotype == Genotype("options", (Node("only", "option_2", ()),))
+    assert result.history[-1]["seen"] == 20
+    assert result.state.keys() == {"logits.choice", "weight"}
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(("train", "dev"), [(1, 20), (20, 1), (20, 0), (0, 20)])
+def test_parts_of_fewer_than_two_samples_are_refused(space, source, objective, train, dev):
+    wanted = f"two samples in each part, got {train} train and {dev} dev; raise the label ratio"
+    with pytest.raises(InputError, match=wanted):
+        search(space, source, objective, train=TRAIN[:train], dev=DEV[:dev])
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_loss_that_is_not_finite_is_refused_and_the_last_whole_epoch_kept(
+    space, source, objective, killed, tmp_path, level
+):
+    class Breaking:
+        head, report = objective.head, objective.report
+        calls = 0
+
+        def loss(self, *args):
+            self.calls += 1
+            broken = self.calls == 7 + level
+            return objective.loss(*args) * (float("nan") if broken else 1)
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(InputError, match="(loss became nan|weights became NaN.*) in epoch 2"):
+        search(space, source, Breaking(), seed=5, checkpoint=path)
+    whole = search(space, source, objective, seed=5)
+    counted = killed(objective)
+    assert same(search(space, source, counted, seed=5, checkpoint=path), whole)
+    assert counted.losses == 8  # epochs 2 and 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs >= 1 and batch_size >= 2, got 0 and 96"),
+        ({"batch_size": 1}, "got 12 and 1"),
+        ({"restart_epochs": 0}, "must be >= 1, got 0 and 2"),  # would never end
+        ({"restart_factor": 0}, "must be >= 1, got 1 and 0"),
+    ],
+)
+def test_settings_that_cannot_search_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        BilevelConfig(**change)

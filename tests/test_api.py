@@ -1,0 +1,91 @@
+"""`from ssnas_core import ...`: every name is there, documented, and costs nothing before use."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ssnas_core
+
+ROOT = Path(__file__).parents[1]
+SLOW = ("torch", "torchvision", "sklearn", "scipy", "transformers", "matplotlib", "PIL", "tqdm")
+
+
+def declared_for_types() -> dict[str, str]:
+    """Name -> module (within the package) of the imports under `if TYPE_CHECKING:`."""
+    tree = ast.parse(Path(ssnas_core.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    found = {}
+    for line in block.body:
+        assert isinstance(line, ast.ImportFrom) and line.module is not None
+        (alias,) = line.names
+        assert alias.asname == alias.name  # `as` itself: a type checker's sign of a re-export
+        found[alias.name] = line.module.removeprefix("ssnas_core.")
+    return found
+
+
+@pytest.mark.parametrize("name", ssnas_core.__all__)
+def test_public_name_is_there_and_documented(name):
+    value = getattr(ssnas_core, name)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        assert value.__doc__ and not value.__doc__.startswith(f"{name}("), name  # not a made one
+        assert value.__module__.startswith("ssnas_core.")
+
+
+def test_type_checkers_see_the_names_that_are_imported_when_used():
+    assert declared_for_types() == ssnas_core._HOME
+
+
+def test_names_are_listed_and_no_other_is_made_up():
+    assert set(ssnas_core.__all__) == {"__version__", *ssnas_core._HOME}
+    assert len(set(ssnas_core.__all__)) == len(ssnas_core.__all__)
+    assert dir(ssnas_core) == sorted(ssnas_core.__all__)
+    with pytest.raises(AttributeError, match="module 'ssnas_core' has no attribute 'nonsense'"):
+        ssnas_core.nonsense  # noqa: B018
+    for name, module in ssnas_core._HOME.items():
+        home = importlib.import_module(f"ssnas_core.{module}")
+        assert getattr(ssnas_core, name) is getattr(home, name)
+
+
+def test_version_is_the_projects():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ssnas_core.__version__ == project["version"]
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_the_package_or_asking_for_help_imports_nothing_slow():
+    program = f"""
+import json, sys
+def slow():
+    return sorted(set(sys.modules) & set({SLOW!r}))
+import ssnas_core
+found = [slow()]
+from ssnas_core.cli import main
+for arguments in (["--help"], ["run", "--help"], ["run", "--sed", "1"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        found.append(slow())
+print(json.dumps(found), file=sys.stderr)
+"""
+    told = run(program)
+    assert json.loads(told.stderr.splitlines()[-1]) == [[], [], [], []], told.stderr
+
+
+def test_names_of_the_readme_are_public():
+    used = re.findall(r"from ssnas_core import ([\w, ]+)", (ROOT / "README.md").read_text())
+    names = {name.strip() for line in used for name in line.split(",")}
+    assert names <= set(ssnas_core.__all__)

@@ -1,0 +1,333 @@
+"""Losses against loops and closed forms; what is logged shows collapse and the shortcut."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+from ssnas_core.objectives import (
+    Contrastive,
+    OnDevice,
+    Supervised,
+    alignment,
+    effective_rank,
+    match_rate,
+    modality_of,
+    nt_xent,
+    uniformity,
+)
+
+N, D = 5, 3
+
+
+def rows(count: int = 1, samples: int = N, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(samples, D, generator=generator) for _ in range(count)]
+
+
+def algorithm_1(first: Tensor, second: Tensor, tau: float) -> float:
+    """SimCLR's Algorithm 1, line by line: z[2k] and z[2k + 1] are the views of sample k."""
+    z = [row.tolist() for pair in zip(first, second, strict=True) for row in pair]
+
+    def s(i: int, j: int) -> float:
+        dot = sum(a * b for a, b in zip(z[i], z[j], strict=True))
+        return dot / (math.hypot(*z[i]) * math.hypot(*z[j]))
+
+    def ell(i: int, j: int) -> float:
+        others = sum(math.exp(s(i, k) / tau) for k in range(len(z)) if k != i)
+        return -math.log(math.exp(s(i, j) / tau) / others)
+
+    total = 0.0
+    for k in range(len(first)):
+        total += ell(2 * k, 2 * k + 1) + ell(2 * k + 1, 2 * k)
+    return total / (2 * len(first))
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("samples", [2, 3, 7])
+def test_nt_xent_matches_algorithm_1_written_as_loops(samples, tau):
+    first, second = rows(2, samples, seed=samples)
+    found = nt_xent(first, second, temperature=tau)
+    assert float(found) == pytest.approx(algorithm_1(first, second, tau), rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 64])
+def test_nt_xent_of_equal_rows_is_log_of_2n_minus_1(samples):
+    same = torch.tensor([[0.3, -0.1, 2.0]]).repeat(samples, 1)
+    assert float(nt_xent(same, same)) == pytest.approx(math.log(2 * samples - 1), rel=1e-6)
+
+
+def test_nt_xent_of_coinciding_views_of_orthogonal_samples_has_its_closed_form():
+    views, tau = torch.eye(4), 0.2
+    wanted = math.log1p((2 * 4 - 2) * math.exp(-1 / tau))
+    assert float(nt_xent(views, views, temperature=tau)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_nt_xent_ignores_scale_order_of_views_and_order_of_samples():
+    first, second = rows(2)
+    loss = float(nt_xent(first, second))
+    scales = torch.tensor([[0.01], [3.0], [1.0], [50.0], [0.5]])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert float(nt_xent(first * scales, second / scales)) == pytest.approx(loss, rel=1e-5)
+    assert float(nt_xent(second, first)) == pytest.approx(loss, rel=1e-6)
+    assert float(nt_xent(first[order], second[order])) == pytest.approx(loss, rel=1e-6)
+    # ... but which rows are views of one sample matters
+    assert abs(float(nt_xent(first, second[order])) - loss) > 1e-2
+
+
+def test_nt_xent_of_half_precision_is_computed_in_single():
+    first, second = rows(2)
+    halves = first.bfloat16(), second.bfloat16()
+    found = nt_xent(*halves, temperature=0.05)
+    assert found.dtype == torch.float32
+    wanted = algorithm_1(halves[0].double(), halves[1].double(), 0.05)
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "got"),
+    [
+        ((4, 3), (5, 3), r"got \(4, 3\) and \(5, 3\)"),
+        ((4, 3), (4, 2), r"got \(4, 3\) and \(4, 2\)"),
+        ((1, 3), (1, 3), r"N >= 2, got \(1, 3\)"),
+        ((4,), (4,), r"got \(4,\)"),
+        ((2, 4, 3), (2, 4, 3), r"two \(N, D\) batches"),
+    ],
+)
+def test_nt_xent_refuses_batches_that_are_no_pairs_of_rows(first, second, got):
+    with pytest.raises(InputError, match=got):
+        nt_xent(torch.ones(first), torch.ones(second))
+
+
+@pytest.mark.parametrize("tau", [0.0, -0.5, float("nan")])
+def test_nt_xent_refuses_a_temperature_that_is_not_positive(tau):
+    with pytest.raises(InputError, match=f"temperature must be > 0, got {tau}"):
+        nt_xent(*rows(2), temperature=tau)
+
+
+def test_alignment_is_0_of_same_2_of_orthogonal_and_4_of_opposite_views():
+    (first,) = rows()
+    assert float(alignment(first, 3 * first)) == pytest.approx(0, abs=1e-6)
+    assert float(alignment(first, -first)) == pytest.approx(4)
+    assert float(alignment(torch.eye(3), torch.eye(3).roll(1, 0))) == pytest.approx(2)
+
+
+def test_uniformity_has_its_closed_forms():
+    (first,) = rows()
+    same = torch.full((6, 3), 0.1)
+    assert float(uniformity(same)) == pytest.approx(0, abs=1e-6)
+    assert float(uniformity(torch.eye(5))) == pytest.approx(-4)  # all squared distances are 2
+    assert float(uniformity(torch.tensor([[1.0, 0.0], [-7.0, 0.0]]))) == pytest.approx(-8)
+    unit = [row / row.norm() for row in first]
+    pairs = [(a - b).square().sum() for i, a in enumerate(unit) for b in unit[:i]]
+    wanted = math.log(sum(math.exp(-2 * float(d)) for d in pairs) / len(pairs))
+    assert float(uniformity(first)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_effective_rank_counts_directions_that_are_used_alike():
+    axes = torch.cat((torch.eye(4), -torch.eye(4)))
+    assert float(effective_rank(axes)) == pytest.approx(4, rel=1e-5)
+    assert float(effective_rank(axes[:, :2])) == pytest.approx(2, rel=1e-5)
+    line = torch.linspace(-1, 1, 9)[:, None] * torch.tensor([[1.0, 2.0, 3.0]])
+    assert float(effective_rank(line)) == pytest.approx(1, rel=1e-4)
+
+
+def test_effective_rank_is_exp_of_the_entropy_of_singular_values():
+    rows = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # 3 to 1
+    wanted = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert float(effective_rank(rows)) == pytest.approx(wanted, rel=1e-5)
+    assert float(effective_rank(100 * rows + 7)) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("samples", [3, 7, 64])
+@pytest.mark.parametrize("value", [0.1, -1234.5, 1e-4])
+def test_effective_rank_of_equal_rows_is_0(samples, value):
+    # 0.1 has no exact mean over 7 rows: what rounding leaves is no direction
+    row = torch.tensor([[value, 1.0, 0.3, -0.7]])
+    assert float(effective_rank(row.repeat(samples, 1))) == 0
+
+
+def test_match_rate_is_1_of_own_0_of_foreign_and_1_over_n_of_equal_rows():
+    (first,) = rows()
+    assert float(match_rate(first, 2 * first)) == 1
+    assert float(match_rate(torch.eye(4), torch.eye(4).roll(1, 0))) == 0
+    assert float(match_rate(torch.ones(8, 2), torch.ones(8, 2))) == pytest.approx(1 / 8)
+
+
+def test_modality_is_a_features_name_without_its_depth():
+    names = ["image_2", "text_0", "image", "my_text_10", "text_a", "_3"]
+    assert [modality_of(name) for name in names] == [
+        "image", "text", "image", "my_text", "text_a", "_3",
+    ]  # fmt: skip
+
+
+class Reader(nn.Module):
+    """A model that reads some features only, as they are."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return torch.cat([features[name].flatten(1) for name in self.names], 1)
+
+
+class Constant(nn.Module):
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return torch.tensor([[0.1, 1.0, 0.3]]).repeat(len(features["text_0"]), 1)
+
+
+@pytest.fixture
+def source(memory_source):
+    generator = torch.Generator().manual_seed(3)
+    names = ("image_0", "image_1", "text_0")
+    return memory_source({n: torch.randn(64, 2, 4, generator=generator) for n in names})
+
+
+def report(model: nn.Module, source, objective: Contrastive | None = None) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    return (objective or Contrastive()).report(model, source, torch.arange(64), generator)
+
+
+@pytest.mark.parametrize(
+    ("used", "other", "feature"), [("image", "text", "image_1"), ("text", "image", "text_0")]
+)
+def test_report_shows_that_one_modality_alone_does_the_matching(source, used, other, feature):
+    figures = report(Reader(feature), source)
+    assert figures["match"] > 0.95
+    assert figures[f"match_without_{other}"] == figures["match"]
+    assert figures[f"match_without_{used}"] < 0.1  # chance is 1/64
+
+
+def test_report_shows_that_both_modalities_take_part(source):
+    figures = report(Reader("image_0", "text_0"), source)
+    assert figures["match"] > 0.95
+    assert figures["match_without_image"] < 0.8 and figures["match_without_text"] < 0.8
+
+
+def test_report_shows_collapse(source):
+    figures = report(Constant(), source)
+    assert figures == {
+        "alignment": 0,
+        "uniformity": pytest.approx(0, abs=1e-5),
+        "effective_rank": 0,
+        "match": 1 / 64,
+        "match_without_image": 1 / 64,
+        "match_without_text": 1 / 64,
+    }
+
+
+def test_report_of_one_modality_has_nothing_to_leave_out(source):
+    del source.features["text_0"]
+    figures = report(Reader("image_0", "image_1"), source)
+    assert figures.keys() == {"alignment", "uniformity", "effective_rank", "match"}
+    assert figures["alignment"] < 0.1 and figures["uniformity"] < -2
+    assert 10 < figures["effective_rank"] <= 16
+
+
+class Spy(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 3)
+        self.seen: list[dict[str, Tensor]] = []
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        self.seen.append(features)
+        return self.linear(features["text_0"].flatten(1))
+
+
+def test_contrastive_loss_is_nt_xent_of_two_joint_views_in_one_forward_pass(source):
+    spy, indices = Spy(8), torch.tensor([5, 2, 9])
+    loss = Contrastive(temperature=0.7).loss(spy, source, indices, torch.Generator().manual_seed(4))
+    first, second = source.augmented(indices, torch.Generator().manual_seed(4), 2)
+    (seen,) = spy.seen  # so that batch norm sees both views
+    for name in source.features:
+        assert torch.equal(seen[name], torch.cat((first[name], second[name])))
+    assert not torch.equal(first["text_0"], second["text_0"])
+    wanted = algorithm_1(spy(first).double(), spy(second).double(), 0.7)
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    loss.backward()
+    assert spy.linear.weight.grad is not None and bool(spy.linear.weight.grad.any())
+
+
+def test_projection_head_is_an_mlp_with_one_hidden_layer():
+    head = Contrastive(hidden=7, out=2).head(11)
+    assert [tuple(p.shape) for p in head.parameters()] == [(7, 11), (7,), (2, 7), (2,)]
+    assert float(head(torch.randn(4, 11)).sum()) != float(head[2](head[0](torch.ones(4, 11))).sum())
+
+
+def supervised_loss(objective: Supervised, source, indices: Tensor) -> tuple[float, list, Spy]:
+    torch.manual_seed(0)
+    spy = Spy(8)
+    loss = objective.loss(spy, source, indices, torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        logits = spy.linear(spy.seen[0]["text_0"].flatten(1)).double().tolist()
+    return float(loss), logits, spy
+
+
+def test_several_labels_are_scored_by_the_mean_binary_cross_entropy(source):
+    labels = (torch.rand(64, 3, generator=torch.Generator().manual_seed(0)) > 0.5).to(torch.uint8)
+    indices = torch.tensor([40, 3, 17, 8])
+    loss, logits, _ = supervised_loss(Supervised(labels=labels), source, indices)
+    total = 0.0
+    for n, index in enumerate(indices.tolist()):
+        for k in range(3):
+            p = 1 / (1 + math.exp(-logits[n][k]))
+            total -= math.log(p) if labels[index, k] else math.log(1 - p)
+    assert loss == pytest.approx(total / (4 * 3), rel=1e-5)
+
+
+def test_one_label_is_scored_by_the_mean_cross_entropy(source):
+    labels = torch.arange(64) % 3
+    indices = torch.tensor([40, 3, 17, 8])
+    loss, logits, _ = supervised_loss(Supervised(labels=labels, classes=3), source, indices)
+    total = 0.0
+    for n, index in enumerate(indices.tolist()):
+        total -= logits[n][index % 3] - math.log(sum(math.exp(v) for v in logits[n]))
+    assert loss == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_supervised_loss_reads_one_augmented_view_or_the_clean_one(source):
+    labels, indices = torch.zeros(64, 3), torch.tensor([40, 3])
+    (view,) = source.augmented(indices, torch.Generator().manual_seed(4), 1)
+    for augment, wanted in ((True, view), (False, source.clean(indices))):
+        objective = Supervised(labels=labels, augment=augment)
+        _, _, spy = supervised_loss(objective, source, indices)
+        assert torch.equal(spy.seen[0]["text_0"], wanted["text_0"])
+
+
+def test_supervised_head_is_linear_with_one_output_per_class():
+    several = Supervised(labels=torch.zeros(4, 23)).head(11)
+    one = Supervised(labels=torch.zeros(4), classes=10).head(11)
+    assert [tuple(p.shape) for p in several.parameters()] == [(23, 11), (23,)]
+    assert [tuple(p.shape) for p in one.parameters()] == [(10, 11), (10,)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "got"),
+    [((4,), 0, r"\(4,\) with classes=0"), ((4,), 1, "classes=1"), ((4, 3, 2), 3, r"\(4, 3, 2\)")],
+)
+def test_labels_of_another_shape_are_refused(shape, classes, got):
+    with pytest.raises(InputError, match=got):
+        Supervised(labels=torch.zeros(shape), classes=classes)
+
+
+def test_inputs_are_drawn_as_before_and_moved_to_the_device(source):
+    indices = torch.tensor([1, 5, 2])
+    plain = OnDevice(source, "cpu")
+    seeds = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    for found, wanted in zip(
+        [plain.clean(indices), *plain.augmented(indices, seeds[0], 3)],
+        [source.clean(indices), *source.augmented(indices, seeds[1], 3)],
+        strict=True,
+    ):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    moved = OnDevice(source, "meta")
+    drawn = [moved.clean(indices), *moved.augmented(indices, torch.Generator(), 3)]
+    assert len(drawn) == 4
+    assert {value.device.type for view in drawn for value in view.values()} == {"meta"}

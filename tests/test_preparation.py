@@ -1,0 +1,365 @@
+"""Preparation: computed once, from train inputs alone, without a label, whatever interrupts it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from ssnas_core import inputs, preparation
+from ssnas_core.backbones import MaxoutMLP
+from ssnas_core.datasets.mmimdb import read_mmimdb
+from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.errors import InputError
+from ssnas_core.features import FeatureStore, extract
+from ssnas_core.preparation import PrepareConfig, load_dataset, prepare, save_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TAPS = ["image_0", "image_1", "image_2", "image_3", "text_0", "text_1", "text_2"]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_recipe):
+    return tiny_recipe.prepare
+
+
+@pytest.fixture
+def prepared(tiny_data, tiny_store, config):
+    return prepare(tiny_data, tiny_store, config)
+
+
+def folders(store):
+    return sorted(path.name for path in store.glob("prepared-*"))
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """From here on nothing may be decoded, fitted, trained or extracted."""
+
+    def refuse(*_, **__):
+        raise StoppedError
+
+    monkeypatch.setattr(preparation, "fit", refuse)
+    monkeypatch.setattr(MaxoutMLP, "fit", refuse)
+    monkeypatch.setattr(extract._Extractor, "__call__", refuse)
+    monkeypatch.setattr(inputs, "decode_image", refuse)
+
+
+# --- what is made
+
+
+def test_preparation_gives_features_of_every_movie_and_view(prepared, tiny_store):
+    assert prepared.folder.parent == tiny_store
+    told = prepared.describe()
+    counts = {"train": 36, "dev": 12, "test": 12, "skipped": 0, "skipped_records": {}}
+    assert {"name": "mmimdb", **counts}.items() <= told.items()
+    assert told["features"]["image_3"] == [4, 256] and told["features"]["text_0"] == [1, 300]
+    assert list(prepared.store.channels) == TAPS
+    assert len(prepared.store) == 60 and told["views"] == prepared.store.views == 2
+    assert [prepared.dataset.records[row].id for row in prepared.indices("dev")] == [
+        f"m{number}" for number in range(36, 48)
+    ]
+    json.dumps(told)
+
+
+def test_backbones_were_trained_and_come_back_as_they_made_the_store(prepared, config):
+    fresh = preparation._fresh_backbones(prepared.dataset, config)
+    for name, backbone in prepared.backbones().items():
+        trained, started = backbone.state_dict(), fresh[name].state_dict()
+        moved = {key for key in started if not torch.equal(trained[key], started[key])}
+        weights = {key for key in started if key.endswith("weight")}
+        assert weights and weights <= moved
+        history = json.loads((prepared.folder / f"{name}-training.json").read_text())
+        assert np.isfinite(history[-1]["loss"]) and "alignment" in history[-1]
+
+
+def test_live_inputs_through_the_taps_give_what_the_store_holds(prepared):
+    rows = torch.arange(60)
+    with torch.inference_mode():
+        live = prepared.taps().eval()(prepared.live().clean(rows))
+    stored = prepared.store.clean(rows)
+    assert list(live) == list(stored) == TAPS
+    for name, value in live.items():
+        torch.testing.assert_close(value, stored[name], rtol=1e-3, atol=1e-3)
+    assert max(float(value.std()) for value in stored.values()) > 0.1  # nor are both zero
+
+
+def test_live_inputs_are_augmented_anew_and_texts_from_the_configured_views(prepared):
+    live = prepared.live()
+    assert live.views == 2
+    first, second = live.augmented(torch.arange(8), torch.Generator().manual_seed(0), 2)
+    clean = live.clean(torch.arange(8))
+    assert not torch.equal(first["image"], second["image"])
+    assert not torch.equal(first["image"], clean["image"])
+
+
+# --- computed once
+
+
+def test_second_preparation_computes_nothing(
+    tiny_data, tiny_store, tmp_path, config, prepared, idle
+):
+    before = {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*.npy")}
+    again = prepare(tiny_data, tiny_store, config)
+    assert again.folder == prepared.folder
+    assert {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*.npy")} == before
+    assert len(before) > len(TAPS)
+    with pytest.raises(InputError, match="60 that cannot be decoded"):  # a first one would
+        prepare(tiny_data, tmp_path, config)
+
+
+def test_labels_are_no_part_of_what_a_preparation_is_made_from(
+    movies, tmp_path, tiny_store, config, prepared, idle
+):
+    data = movies.folder(tmp_path / "permuted", movies.permuted())
+    again = prepare(data, tiny_store, config)
+    assert again.folder == prepared.folder
+    assert (again.dataset.labels() != prepared.dataset.labels()).any()
+
+
+def test_archive_and_its_unpacked_folder_are_the_same_data(
+    movies, tmp_path, tiny_store, config, prepared, idle
+):
+    archive = movies.archive(tmp_path / "mmimdb.tar.gz")
+    assert prepare(archive, tiny_store, config).folder == prepared.folder
+
+
+def test_archives_that_share_a_store_leave_each_others_files_alone(movies, tmp_path, config, idle):
+    archives = [
+        movies.archive(tmp_path / "one.tar.gz"),
+        movies.archive(tmp_path / "two.tar.gz", movies.permuted()),
+    ]
+    for archive in archives:
+        with pytest.raises(InputError, match="expected 60 images, got 60"):  # idle
+            prepare(archive, tmp_path / "store", config)
+    assert len(list((tmp_path / "store").glob("raw*/dataset/*.jpeg"))) == 120
+
+
+def other_poster(movies, number):
+    return {**movies.files, movies.poster(number): movies.paint(random.Random(-1))}
+
+
+def other_plot(movies, number):
+    document = {**json.loads(movies.files[movies.json(number)]), "plot": ["a ship in love"]}
+    return {**movies.files, movies.json(number): json.dumps(document).encode()}
+
+
+def other_split(movies):
+    split = {**movies.split, "dev": [*movies.split["dev"], *movies.split["test"][:1]]}
+    split["test"] = movies.split["test"][1:]
+    return {**movies.files, "split.json": json.dumps(split).encode()}
+
+
+def test_other_data_or_configuration_goes_to_another_folder(movies, tmp_path, config, monkeypatch):
+    def stop(*_, **__):
+        raise StoppedError
+
+    monkeypatch.setattr(preparation, "prepare_inputs", stop)
+    once = dataclasses.replace(config.text_training, epochs=2)
+    simclr = dataclasses.replace(config.contrastive, temperature=0.3)
+    cases = [
+        (movies.files, {}),
+        (other_poster(movies, 50), {}),
+        (other_plot(movies, 50), {}),
+        (other_split(movies), {}),
+        *((movies.files, {name: value}) for name, value in {
+            "views": 3, "length": 9, "seed": 1, "pretrained": False,
+            "text_training": once, "image_training": once, "contrastive": simclr,
+        }.items()),
+    ]  # fmt: skip
+    for number, (files, change) in enumerate(cases):
+        data = movies.folder(tmp_path / f"data-{number}", files)
+        with pytest.raises(StoppedError):
+            prepare(data, tmp_path / "store", dataclasses.replace(config, **change))
+    assert len(folders(tmp_path / "store")) == len(cases)
+
+
+# --- from train inputs alone
+
+
+def test_backbones_do_not_depend_on_dev_and_test_inputs(movies, tmp_path, config, prepared, tree):
+    files = dict(movies.files)
+    for number in range(36, 60):
+        files |= {name: other_poster(movies, number)[name] for name in [movies.poster(number)]}
+        files |= {name: other_plot(movies, number)[name] for name in [movies.json(number)]}
+    other = prepare(movies.folder(tmp_path / "other", files), tmp_path / "store", config)
+    assert other.folder.name != prepared.folder.name
+    assert tree(other.folder, "*.pt") == tree(prepared.folder, "*.pt")
+    rows = prepared.indices("train")
+    here, there = prepared.store.clean(rows), other.store.clean(rows)
+    assert all(torch.equal(here[name], there[name]) for name in TAPS)
+    rows = prepared.indices("test")
+    assert not torch.equal(prepared.store.clean(rows)["text_0"], other.store.clean(rows)["text_0"])
+
+
+# --- interrupted
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_preparation_killed_at_any_write_resumes_to_the_same_features(
+    tiny_data, tmp_path, config, prepared, kill_at_write, tree, after
+):
+    kills = 0
+    while kills < 30:
+        kill_at_write(kills + 1, after)  # each session gets one write further than the last
+        try:
+            resumed = prepare(tiny_data, tmp_path, config)
+        except KeyboardInterrupt:
+            kills += 1
+        else:
+            break
+    assert 3 <= kills < 30
+    kill_at_write(0, False)
+    assert resumed.folder.name == prepared.folder.name
+    found, wanted = tree(resumed.folder), tree(prepared.folder)
+    assert {name for name in wanted if not name.startswith("inputs/text")} <= set(found)
+    assert [name for name in wanted if name in found and found[name] != wanted[name]] == []
+    assert "features/image_3.npy" in wanted and "text.pt" in wanted
+
+
+# --- bad records
+
+
+def test_posters_that_cannot_be_decoded_are_skipped_counted_and_named(movies, tmp_path, config):
+    files = dict(movies.files)
+    files[movies.poster(3)] = b"not an image"
+    files[movies.poster(40)] = files[movies.poster(40)][:300]
+    del files[movies.poster(50)]
+    data = movies.folder(tmp_path / "data", files)
+    made = prepare(data, tmp_path / "store", config)
+    told = made.describe()
+    assert (told["train"], told["dev"], told["test"], told["skipped"]) == (35, 11, 11, 3)
+    assert set(told["skipped_records"]) == {"m03", "m40", "m50"}
+    assert told["skipped_records"]["m50"] == "poster missing"
+    assert "UnidentifiedImageError" in told["skipped_records"]["m03"]
+    assert len(made.store) == len(made.dataset) == 57
+    again = prepare(data, tmp_path / "store", config)
+    assert again.dataset.skipped == made.dataset.skipped and len(again.store) == 57
+    with torch.inference_mode():
+        rows = torch.arange(57)
+        live = made.taps().eval()(made.live().clean(rows))
+    for name, value in made.store.clean(rows).items():  # rows stay with their movies
+        torch.testing.assert_close(live[name], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (b"not an image", "expected 60 images, got 1 that cannot be decoded .first: m03, Unid"),
+        (b"", "record 'm03': poster empty"),
+    ],
+)
+def test_strict_preparation_refuses_a_bad_poster(movies, tmp_path, config, broken, message):
+    data = movies.folder(tmp_path / "data", {**movies.files, movies.poster(3): broken})
+    strict = dataclasses.replace(config, strict=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match=message):
+            prepare(data, tmp_path / "store", strict)
+
+
+def test_rows_of_several_image_modalities_stay_together_where_one_is_bad(
+    movies, tmp_path, config, monkeypatch
+):
+    data = movies.folder(tmp_path / "data")
+    (data / "dataset" / "bad.jpeg").write_bytes(b"not an image")
+    plain = read_mmimdb(data)
+    posters = plain.column("image")
+    records = tuple(
+        Record(
+            record.id,
+            {"image": posters[row], "still": posters[row - 1], "text": record.inputs["text"]},
+            record.labels,
+            record.split,
+        )
+        for row, record in enumerate(plain.records)
+    )
+    records[5].inputs["still"] = data / "dataset" / "bad.jpeg"  # type: ignore[index]
+    kinds = {"image": "image", "still": "image", "text": "text"}
+    both = Dataset("made", kinds, plain.classes, records)
+    monkeypatch.setattr(preparation, "read_mmimdb", lambda *_, **__: both)
+    made = prepare(data, tmp_path / "store", config)
+    assert [record.id for record in made.dataset.records] == [
+        record.id for record in records if record.id != "m05"
+    ]
+    live = made.live().clean(torch.arange(59))
+    assert torch.equal(live["still"][10], live["image"][9])
+    with torch.inference_mode():
+        taps = made.taps().eval()(live)
+    for name, value in made.store.clean(torch.arange(59)).items():
+        torch.testing.assert_close(taps[name], value, rtol=1e-3, atol=1e-3)
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "resnet"}, "expected an image backbone 'small', 'vgg19' or .* got 'resnet'"),
+        ({"image": "torchvision:resnet1"}, "expected a torchvision classification model, got"),
+        ({"text": "bert"}, "expected a text backbone 'maxout' or .* got 'bert'"),
+    ],
+)
+def test_unknown_backbone_is_refused(tiny_data, tmp_path, config, change, message):
+    with pytest.raises(InputError, match=message):
+        prepare(tiny_data, tmp_path, dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"weights"])
+def test_broken_backbone_file_is_refused_in_one_line(tiny_data, tmp_path, config, idle, content):
+    with pytest.raises(InputError):  # idle: only the folder is made
+        prepare(tiny_data, tmp_path, config)
+    (home,) = tmp_path.glob("prepared-*")
+    (home / "image.pt").write_bytes(content)
+    backbone = preparation.image_backbone("small")
+    with pytest.raises(InputError, match=r"image\.pt is not a usable backbone .*; delete") as told:
+        preparation._load_backbone(home / "image.pt", backbone)
+    assert "\n" not in str(told.value)
+
+
+# --- records on disk
+
+
+def test_records_survive_being_saved(prepared, tmp_path):
+    dataset = dataclasses.replace(prepared.dataset, skipped={"m99": "plot is empty", "é": "x"})
+    save_dataset(dataset, tmp_path / "dataset.json")
+    again = load_dataset(tmp_path / "dataset.json")
+    assert again == dataset
+    assert again.fingerprint() == prepared.dataset.fingerprint()
+    assert isinstance(again.records[0].labels, tuple)
+
+
+BROKEN: Mapping[str, str] = {
+    "a list": "[]",
+    "no records": "{}",
+    "records of another kind": '{"kinds": {}, "records": [1]}',
+    "a record without its split": '{"kinds": {"text": "text"}, "records": '
+    '[{"id": "a", "inputs": {"text": "x"}, "labels": []}]}',
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_file_that_holds_no_records_is_refused(tmp_path, case):
+    (tmp_path / "dataset.json").write_text(BROKEN[case])
+    with pytest.raises(InputError, match=r"dataset\.json does not hold records .*; delete it"):
+        load_dataset(tmp_path / "dataset.json")
+
+
+@pytest.mark.parametrize("views", [-1, 0, 1])
+def test_too_few_views_for_a_pair_are_refused(views):
+    with pytest.raises(InputError, match=f"at least 2 stored views, got {views}"):
+        PrepareConfig(views=views)
+
+
+def test_store_of_a_preparation_opens_by_itself(prepared):
+    assert FeatureStore.open(prepared.folder / "features").key == prepared.store.key
