@@ -172,11 +172,12 @@ def tiny_recipe() -> Any:
     from ssnas_core.training import TrainConfig
 
     simclr = Contrastive(hidden=8, out=4)
+    whole = TrainConfig(epochs=2, batch_size=36, learning_rate=0.01)
     once = TrainConfig(epochs=1, batch_size=18, learning_rate=0.01)
     twice = TrainConfig(epochs=2, batch_size=12, learning_rate=0.01)
     return Recipe(
         prepare=PrepareConfig(
-            views=2, length=4, image_training=once, text_training=once, contrastive=simclr
+            views=2, length=4, image_training=whole, text_training=whole, contrastive=simclr
         ),
         fusion=FusionConfig(channels=8, length=4),
         contrastive=simclr,

@@ -17,7 +17,7 @@ import json
 import random
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssnas_core.errors import InputError
@@ -147,11 +147,10 @@ def draw_story(rng: random.Random) -> Story:
 
 def genres_of(story: Story) -> tuple[str, ...]:
     """The genres that follow from a story, without label noise, in MM-IMDB's order."""
-    factors = asdict(story)
     found = dict.fromkeys(
         genre
         for genre, needs in RULES
-        if all(factors[factor] in allowed.split() for factor, allowed in needs.items())
+        if all(getattr(story, factor) in allowed.split() for factor, allowed in needs.items())
     )
     if "Documentary" in found:
         found = dict.fromkeys(genre for genre in found if genre not in NOT_IN_DOCUMENTARIES)

@@ -31,12 +31,12 @@ from torch import Tensor
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
 from ssnas_core.ops import ORDERED, PRIMITIVES
+from ssnas_core.spaces._fusion_forms import canonical, step_options
 from ssnas_core.spaces._fusion_nets import (
     Cell,
     FusionConfig,
     FusionNetwork,
     FusionSupernet,
-    Pair,
     Stem,
     Step,
     ordered_pairs,
@@ -94,18 +94,19 @@ class FusionSpace:
                 pair = self.pairs[cell][draw(self.pairs[cell])]
                 steps = []
                 for step in range(self.config.steps):
-                    options = _step_options(step)
+                    options = step_options(step)
                     steps.append(options[draw(options)])
                 cells.append((pair, tuple(steps)))
-            if self._order(cells) == list(range(len(cells))) and self._distinct(cells):
+            if self._distinct(cells) and canonical(cells).cells == cells:
                 return self._genotype(cells)
 
     def genotypes(self) -> Iterator[Genotype]:
         """Every genotype of the space, each once, in canonical form."""
-        steps = list(itertools.product(*(_step_options(s) for s in range(self.config.steps))))
+        steps = list(itertools.product(*(step_options(s) for s in range(self.config.steps))))
         choices = (itertools.product(pairs, steps) for pairs in self.pairs)
-        for cells in itertools.product(*choices):
-            if self._distinct(cells) and self._order(cells) == list(range(len(cells))):
+        for chosen in itertools.product(*choices):
+            cells = list(chosen)
+            if self._distinct(cells) and canonical(cells).cells == cells:
                 yield self._genotype(cells)
 
     def supernet(self) -> FusionSupernet:
@@ -127,8 +128,7 @@ class FusionSpace:
 
     def derive(self, logits: Mapping[str, Tensor]) -> Genotype:
         """The most probable genotype under `logits` (as `FusionSupernet.logits()` names them)."""
-        cells = self._argmax(logits)
-        return self._genotype(_reorder(cells, self._order(cells)))
+        return self._genotype(canonical(self._argmax(logits)).cells)
 
     def inherit(self, genotype: Genotype, state: Mapping[str, Tensor]) -> FusionNetwork:
         """The derived network with the weights of the supernet that it was derived from.
@@ -143,10 +143,11 @@ class FusionSpace:
         prefix = "logits."
         logits = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         cells = self._argmax(logits)
-        order = self._order(cells)
-        if self._genotype(_reorder(cells, order)) != genotype:
+        form = canonical(cells)
+        derived = self._genotype(form.cells)
+        if derived != genotype:
             raise InputError(
-                f"the supernet derives {self._genotype(_reorder(cells, order))}, not {genotype}; "
+                f"the supernet derives {derived}, not {genotype}; "
                 "inherit weights from the search that found the genotype."
             )
         network = self.build(genotype)
@@ -156,16 +157,20 @@ class FusionSpace:
             if source[0] != "cells":
                 weights[name] = state[name]
                 continue
-            old = order[int(source[1])]
-            source[1] = str(old)
+            cell = int(source[1])
+            source[1] = str(form.order[cell])
             if source[2] != "steps":
-                weights[name] = state[".".join(source)]
+                weight = state[".".join(source)]
+                if name.endswith("project.weight"):  # its columns are in blocks, one per step
+                    blocks = weight.chunk(self.config.steps, 1)
+                    weight = torch.cat([blocks[old] for old in form.steps[cell]], 1)
+                weights[name] = weight
                 continue
-            pair, steps = cells[old]
-            operator, states = steps[int(source[3])]
-            source[4] = operator  # the supernet holds every operator of a step by its name
+            step = int(source[3])
+            source[3] = str(form.steps[cell][step])
+            source[4] = form.cells[cell][1][step][0]  # the supernet holds operators by name
             weight = state[".".join(source)]
-            if source[-1] == "weight" and states == (0, 1) and _reversed(pair, old, order):
+            if source[-1] == "weight" and (cell, step) in form.turned:
                 weight = weight.roll(weight.shape[1] // 2, 1)  # W [x; y] now meets [y; x]
             weights[name] = weight
         network.load_state_dict(weights)
@@ -233,25 +238,6 @@ class FusionSpace:
         }
         return len(named) == len(cells)
 
-    def _order(self, cells: Sequence[Cell]) -> list[int]:
-        """The canonical order of cells: each after its inputs, ties by what they are.
-
-        Cells that do not feed each other may stand in either order and compute
-        the same embedding up to the order of its blocks.
-        """
-        order: list[int] = []
-        while len(order) < len(cells):
-            ready = []
-            for cell, (pair, _) in enumerate(cells):
-                inputs = [member for member in pair if member < cell]  # earlier cells
-                if cell not in order and all(member in order for member in inputs):
-                    key = sorted(
-                        (0, order.index(m)) if m < cell else (1, m - cell) for m in pair
-                    )
-                    ready.append((key, cell))
-            order.append(min(ready)[1])
-        return order
-
     def _genotype(self, cells: Sequence[Cell]) -> Genotype:
         nodes = []
         for cell, (pair, steps) in enumerate(cells):
@@ -285,37 +271,36 @@ class FusionSpace:
         for cell in range(self.config.cells):
             nodes = genotype.nodes[cell * per_cell : cell * per_cell + self.config.steps]
             names = self.predecessors(cell)
-            try:
-                members = sorted(names.index(name) for name in nodes[0].inputs)
-                states = [names[member] for member in members]
-                steps = []
-                for node in nodes:
-                    first, second = (states.index(name) for name in node.inputs)
-                    steps.append((node.operator, (first, second)))
-                    states.append(node.name)
-                if any(step not in _step_options(s) for s, step in enumerate(steps)):
-                    raise ValueError("unknown operator, or inputs not in canonical order")
-                cells.append(((members[0], members[1]), tuple(steps)))
-            except ValueError as error:
-                raise InputError(f"{genotype} {wrong}, at cell_{cell}: {error}.") from error
-        canonical = _reorder(cells, self._order(cells))
-        if self._genotype(canonical) != genotype:
-            raise InputError(
-                f"{genotype} is not in canonical form; write {self._genotype(canonical)}."
-            )
+            cells.append(self._cell(genotype, nodes, names, f"{wrong}, at cell_{cell}"))
+        form = self._genotype(canonical(cells).cells)
+        if form != genotype:
+            raise InputError(f"{genotype} is not in canonical form; write {form}.")
         if not self._distinct(cells):
             raise InputError(f"{genotype} {wrong}: two cells share the same pair of inputs.")
         return cells
 
-
-def _step_options(step: int) -> list[Step]:
-    """Every derivable step over `2 + step` states; unordered primitives take sorted pairs."""
-    states = range(2 + step)
-    options: list[Step] = []
-    for operator in PRIMITIVES[1:]:
-        choose = itertools.permutations if operator in ORDERED else itertools.combinations
-        options += [(operator, pair) for pair in choose(states, 2)]
-    return options
+    @staticmethod
+    def _cell(genotype: Genotype, nodes: Sequence[Node], names: Sequence[str], wrong: str) -> Cell:
+        """The choices behind the steps of one cell."""
+        inputs = nodes[0].inputs
+        states = sorted({name for name in inputs if name in names}, key=names.index)
+        pair = [names.index(name) for name in states]
+        steps: list[Step] = []
+        for node in nodes:
+            chosen = [states.index(name) for name in node.inputs if name in states]
+            if (
+                node.operator not in PRIMITIVES[1:]
+                or len(node.inputs) != 2
+                or len(set(chosen)) != 2
+            ):
+                known = ", ".join(states if len(states) > 1 else names)
+                raise InputError(
+                    f"{genotype} {wrong}: expected {', '.join(PRIMITIVES[1:])} of two different "
+                    f"inputs among {known}; got {node}."
+                )
+            steps.append((node.operator, (chosen[0], chosen[1])))
+            states.append(node.name)
+        return (pair[0], pair[1]), tuple(steps)
 
 
 def _best_step(beta: Tensor, gamma: Tensor) -> Step:
@@ -324,30 +309,5 @@ def _best_step(beta: Tensor, gamma: Tensor) -> Step:
     table = ordered_pairs(beta.detach())
     if operator not in ORDERED:
         table = (table + table.T).triu(1)
-    return operator, divmod(int(table.argmax()), table.shape[1])  # type: ignore[return-value]
-
-
-def _reorder(cells: Sequence[Cell], order: Sequence[int]) -> list[Cell]:
-    """`cells` in `order`, with the references between them renumbered."""
-    place = {old: new for new, old in enumerate(order)}
-    result: list[Cell] = []
-    for new, old in enumerate(order):
-        pair, steps = cells[old]
-        # earlier cells are numbered first, features after them
-        members = [place[m] if m < old else m - old + new for m in pair]
-        if _reversed(pair, old, order):
-            members.reverse()
-            steps = tuple((operator, _swap(operator, states)) for operator, states in steps)
-        result.append(((members[0], members[1]), steps))
-    return result
-
-
-def _reversed(pair: Pair, cell: int, order: Sequence[int]) -> bool:
-    """Whether both of `cell`'s inputs are earlier cells that `order` makes change places."""
-    return pair[1] < cell and order.index(pair[0]) > order.index(pair[1])
-
-
-def _swap(operator: str, states: Pair) -> Pair:
-    """A step's states after the cell's inputs x and y (states 0 and 1) changed places."""
-    first, second = ({0: 1, 1: 0}.get(state, state) for state in states)
-    return (first, second) if operator in ORDERED or first < second else (second, first)
+    first, second = divmod(int(table.argmax()), table.shape[1])
+    return operator, (first, second)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ssnas_core.datasets import sample
 from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
 from ssnas_core.errors import InputError
 
+CARD = Path(__file__).parents[2] / "data" / "README.md"
 STORY = sample.Story(
     theme="journey",
     turn="chase",
@@ -64,6 +65,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_corpus(tmp_
         for name, seed in (("a.tar.gz", 3), ("somewhere-else.tar.gz", 3), ("c.tar.gz", 4))
     ]
     assert files[0] == files[1]
+    assert files[0][4:8] == bytes(4)  # gzip's own time stamp, which would tell the second
     assert files[0] != files[2]
 
 
@@ -225,7 +227,7 @@ def test_neither_modality_alone_decides_the_labels(stories):
 
     def best_weighted_f1(*factors: str) -> float:
         """Of the best predictor that sees `factors`, at its best single threshold."""
-        keys = [tuple(asdict(story)[factor] for factor in factors) for story in stories]
+        keys = [tuple(getattr(story, factor) for factor in factors) for story in stories]
         number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
         rows = np.array([number[key] for key in keys])
         sums = np.zeros((len(number), len(GENRES)))
@@ -261,6 +263,31 @@ def test_every_rule_speaks_of_factors_and_values_that_exist():
             assert set(allowed.split()) <= set(sample.FACTORS[factor]), (genre, factor)
     for factor, chances in sample.FACTORS.items():
         assert sum(chances.values()) == pytest.approx(1), factor
+
+
+def test_the_card_tells_the_rules_and_counts_that_hold(bundled, movies):
+    card = CARD.read_text()
+    by_genre: dict[str, list[str]] = {}
+    for genre, needs in sample.RULES:
+        told = "; ".join(f"{factor}: {', '.join(v.split())}" for factor, v in needs.items())
+        by_genre.setdefault(genre, []).append(told)
+    for genre, alternatives in by_genre.items():
+        assert f"| {genre} | {' *or* '.join(alternatives)} |" in card
+    split = json.loads(bundled["mmimdb/split.json"])
+    for genre in GENRES:
+        counts = [sum(genre in movies[name]["genres"] for name in split[part]) for part in split]
+        assert f"| {genre} | {' | '.join(map(str, [*counts, sum(counts)]))} |" in card
+
+
+def test_the_card_quotes_what_the_committed_enumeration_says():
+    benchmark = Path(__file__).parents[1] / "benchmarks" / "sample_enumeration.py"
+    done = subprocess.run(
+        [sys.executable, benchmark, "--read", CARD.with_name("sample-enumeration.csv")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("\n") > 8 and done.stdout in CARD.read_text()
 
 
 def test_too_few_movies_for_three_splits_are_refused(tmp_path):
