@@ -35,6 +35,4 @@ class LateConcat(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, width) of features (N, P, C_in) by name."""
-        return torch.cat(
-            [stem(features[name]).flatten(1) for name, stem in self.stems.items()], 1
-        )
+        return torch.cat([stem(features[name]).flatten(1) for name, stem in self.stems.items()], 1)

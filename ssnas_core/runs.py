@@ -163,7 +163,7 @@ class PeakMemory:
 
 
 def pick_device(name: str) -> torch.device:
-    """"cpu", "cuda" or another of torch's devices; "auto" is a GPU where there is one.
+    """ "cpu", "cuda" or another of torch's devices; "auto" is a GPU where there is one.
 
     Raises:
         InputError: an unknown name, or a device that this machine lacks.

@@ -301,9 +301,7 @@ class Run:
             self.part(ratio)  # nothing is computed for a ratio that leaves no labels
         genotype = self.search()
         cells = [
-            self.evaluate(method, ratio)
-            for ratio in self.config.label_ratio
-            for method in METHODS
+            self.evaluate(method, ratio) for ratio in self.config.label_ratio for method in METHODS
         ]
         result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
         result["data"] = self.prepared.counts()

@@ -238,7 +238,7 @@ def test_run_killed_in_any_step_resumes_bit_identical(source, objective, killed,
     history = fit(whole, source, objective, INDICES, SMALL, seed=5)
 
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(killed.Kill):
         dying = killed(objective, after=after)
         fit(network(objective), source, dying, INDICES, SMALL, seed=5, checkpoint=path)
     assert path.exists() == (after >= 3)
@@ -255,7 +255,7 @@ def test_run_killed_twice_resumes_bit_identical(source, objective, killed, tmp_p
     whole = network(objective)
     history = fit(whole, source, objective, INDICES, SMALL, seed=5)
     for after in (4, 4):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(killed.Kill):
             fit(
                 network(objective), source, killed(objective, after), INDICES, SMALL,
                 seed=5, checkpoint=tmp_path / "checkpoint.pt",
