@@ -165,7 +165,7 @@ def test_other_data_or_configuration_goes_to_another_folder(movies, tmp_path, co
         raise StoppedError
 
     monkeypatch.setattr(preparation, "prepare_inputs", stop)
-    once = dataclasses.replace(config.text_training, epochs=2)
+    thrice = dataclasses.replace(config.text_training, epochs=3)
     simclr = dataclasses.replace(config.contrastive, temperature=0.3)
     cases = [
         (movies.files, {}),
@@ -174,7 +174,7 @@ def test_other_data_or_configuration_goes_to_another_folder(movies, tmp_path, co
         (other_split(movies), {}),
         *((movies.files, {name: value}) for name, value in {
             "views": 3, "length": 9, "seed": 1, "pretrained": False,
-            "text_training": once, "image_training": once, "contrastive": simclr,
+            "text_training": thrice, "image_training": thrice, "contrastive": simclr,
         }.items()),
     ]  # fmt: skip
     for number, (files, change) in enumerate(cases):

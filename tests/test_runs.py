@@ -14,7 +14,7 @@ import torch
 from ssnas_core.errors import InputError
 from ssnas_core.runs import FORMAT, PeakMemory, RunFolder, pick_device
 
-CONFIG = {"data": "/movies", "seed": 0, "ratios": (0.1, 1.0)}
+CONFIG = {"data": "/movies", "seed": 0, "ratios": (0.1, 1.0), "recipe": {"fit": {"epochs": 3}}}
 MISSING = not Path("/proc/self/status").exists()
 
 
@@ -45,6 +45,9 @@ def test_same_configuration_opens_the_folder_again_and_changes_nothing(folder):
         ({"seed": 1}, r"a run with seed=0, not 1; give the same options .* or another --out\.$"),
         ({"ratios": (0.1,)}, r"ratios=\[0\.1, 1\.0\], not \[0\.1\]"),
         ({"more": "x" * 100}, r'more=null, not "x{56}\.\.\.;'),
+        ({"recipe": {"fit": {"epochs": 4}}}, r"a run with recipe\.fit\.epochs=3, not 4;"),
+        ({"recipe": {"fit": {}}}, r"recipe\.fit\.epochs=3, not null;"),
+        ({"recipe": {"fit": {"epochs": 3}, "b": 1}}, r"recipe\.b=null, not 1;"),
     ],
 )
 def test_folder_of_another_configuration_is_refused_by_what_differs(folder, change, message):
@@ -130,7 +133,7 @@ def test_stage_is_timed_even_when_it_fails(folder):
     search, train = folder.lines("timings.jsonl")
     assert (search["stage"], train["stage"]) == ("search", "train")
     assert 0.05 <= search["seconds"] < 5
-    assert train["seconds"] < search["seconds"]
+    assert 0 <= train["seconds"] < 5
     assert MISSING or search["peak_anonymous_mb"] > 10
 
 
@@ -150,7 +153,9 @@ def test_peak_memory_sees_an_allocation_that_is_gone_at_the_end():
         time.sleep(0.03)
     with PeakMemory() as memory:
         block = np.ones(200 * 10**6, dtype=np.uint8)
-        time.sleep(0.1)
+        patience = time.monotonic() + 5  # on a busy machine the watcher may have to wait
+        while (memory.peak_mb or 0) < (before.peak_mb or 0) + 190 and time.monotonic() < patience:
+            time.sleep(0.02)
         del block
         time.sleep(0.03)
     assert before.peak_mb is not None and memory.peak_mb is not None

@@ -228,8 +228,7 @@ def _fill(sentences: list[str], words: Mapping[str, str]) -> str:
         text = text.replace("{second}", "{other}", 1)
     if "{hero}" not in text:
         text = text.replace("{first}", "{hero}", 1)
-    text = text.format_map(dict(words))
-    return re.sub(r"(^|[.!?] )([a-z])", lambda found: found[1] + found[2].upper(), text)
+    return text.format_map(dict(words))
 
 
 def _title(story: Story, words: Mapping[str, str], rng: random.Random) -> str:

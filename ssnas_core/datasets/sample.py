@@ -5,8 +5,8 @@ plot (theme, turn, length), four by the poster, faintly echoed in plots (land, m
 print, emblem); `RULES` says which genre follows from which factors. Most genres
 need both modalities: "a long journey" is a Western under a desert sky and
 Sci-Fi under a starry one. Land, mood and print are palette and texture, which
-shallow features keep; the emblem is a shape, which needs depth. No movie here
-exists; data/README.md is the corpus's card.
+shallow features show already; the emblem is a shape, which needs depth. No
+movie here exists; data/README.md is the corpus's card.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def generate_sample(path: Path, *, movies: int = 1200, seed: int = 0) -> Path:
     """Write a generated corpus as a `.tar.gz` in MM-IMDB's layout.
 
     The same arguments give the same bytes (with one version of Pillow, whose
-    JPEG encoder and font the posters pass through). About 40 ms a movie.
+    JPEG encoder and font the posters pass through). About 10 ms a movie.
 
     Args:
         path: the archive to write; its folder is created.
