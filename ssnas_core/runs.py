@@ -45,12 +45,12 @@ class RunFolder:
         file = self.path / "config.json"
         if file.exists():
             found = self.config_of(self.path)
-            differing = [key for key in wanted if found.get(key) != wanted[key]]
-            if differing:
-                key = differing[0]
+            differing = _difference({key: found.get(key) for key in wanted}, wanted)
+            if differing is not None:
+                name, old, new = differing
                 raise InputError(
-                    f"{self.path} holds a run with {key}={_short(found.get(key))}, not "
-                    f"{_short(wanted[key])}; give the same options to resume it, or another --out."
+                    f"{self.path} holds a run with {name}={_short(old)}, not {_short(new)}; "
+                    "give the same options to resume it, or another --out."
                 )
             if found.get("threads") != torch.get_num_threads():
                 log.warning(
@@ -180,6 +180,17 @@ def pick_device(name: str) -> torch.device:
 def _visible(folder: Path) -> list[Path]:
     """Entries that are no temporary file, as a kill leaves behind."""
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+
+
+def _difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name of the first setting in which two configurations differ, and both values."""
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return None if found == wanted else (name, found, wanted)
+    parts = (
+        _difference(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+        for key in {**wanted, **found}
+    )
+    return next((part for part in parts if part is not None), None)
 
 
 def _short(value: Any) -> str:
