@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -150,6 +151,14 @@ class Movies:
                 archive.addfile(member, io.BytesIO(content))
         path.write_bytes(gzip.compress(buffer.getvalue(), 1, mtime=0))
         return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Tests kill processes, not machines: what is written need not reach the disk at once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -369,8 +369,8 @@ from pathlib import Path
 from typing import Any, Callable
 from ssnas_core.recipes import RunConfig
 from ssnas_core.studies import Run
-#A
-#B
+import matplotlib.backends.backend_agg, networkx, PIL.Image, scipy.optimize  # once for all
+import sklearn.decomposition, sklearn.feature_extraction.text
 
 {inspect.getsource(die_inside)}
 
@@ -396,7 +396,7 @@ def test_run_killed_by_the_system_in_every_stage_resumes_to_the_same_bytes(
     root = Path(studies.__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     told = subprocess.run(
-        [*command, *places], env=environment, capture_output=True, text=True, timeout=300
+        [*command, *places], env=environment, capture_output=True, text=True, timeout=590
     )
     assert told.stdout.split() == [str(-signal.SIGKILL)] * len(places), told.stderr
     assert not (out / "metrics.json").exists()

@@ -137,7 +137,7 @@ class Dataset:
         """Hash (BLAKE2b, 32 hex digits) of what can be learnt from without labels.
 
         Covers modalities, ids, splits, texts and the *content* of image files
-        (read here, in chunks); labels, paths and skipped records do not count.
+        (read here, in chunks, once); labels, paths and skipped records do not count.
 
         Raises:
             InputError: an image file cannot be read.
