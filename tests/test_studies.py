@@ -369,7 +369,7 @@ from pathlib import Path
 from typing import Any, Callable
 from ssnas_core.recipes import RunConfig
 from ssnas_core.studies import Run
-import matplotlib.backends.backend_agg, networkx, PIL.Image, scipy.optimize  # once for all
+import matplotlib.backends.backend_agg, networkx, torch._dynamo  # once for all
 import sklearn.decomposition, sklearn.feature_extraction.text
 
 {inspect.getsource(die_inside)}

@@ -141,6 +141,22 @@ def test_an_epochs_batches_are_whole_disjoint_and_in_random_order():
     assert torch.cat(drawn[0]).tolist() != torch.cat(drawn[1]).tolist()
 
 
+def test_every_epoch_has_an_order_views_and_dropout_of_its_own(source, objective):
+    seen = []
+
+    class Spy:
+        head, report = objective.head, objective.report
+
+        def loss(self, model, source, indices, generator):
+            drawn = torch.get_rng_state(), generator.get_state()
+            seen.append((tuple(indices.tolist()), *(tuple(s.tolist()) for s in drawn)))
+            return objective.loss(model, source, indices, generator)
+
+    fit(network(objective), source, Spy(), INDICES, SMALL, seed=0)
+    for rows_or_state in zip(*seen, strict=True):
+        assert len(set(rows_or_state)) == 9
+
+
 @pytest.mark.parametrize(
     ("epochs", "min_steps", "batch", "wanted"),
     [(2, 0, 8, 2), (2, 6, 8, 2), (2, 7, 8, 3), (2, 20, 8, 7), (5, 3, 8, 5), (1, 4, 1000, 4)],

@@ -91,6 +91,21 @@ def test_each_step_moves_its_own_level_alone(space, source, objective):
             assert watched.rows[number] <= set(DEV.tolist())
 
 
+def test_every_epoch_has_an_order_and_views_of_its_own(space, source, objective):
+    seen = []
+
+    class Spy:
+        head, report = objective.head, objective.report
+
+        def loss(self, model, source, indices, generator):
+            seen.append((tuple(indices.tolist()), tuple(generator.get_state().tolist())))
+            return objective.loss(model, source, indices, generator)
+
+    search(space, source, Spy())
+    for rows_or_state in zip(*seen, strict=True):
+        assert len(set(rows_or_state)) == 12
+
+
 def test_weights_learn_from_train_and_logits_from_dev():
     """A loss that wants another option, and another weight, on train than on dev."""
 
