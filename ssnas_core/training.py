@@ -70,7 +70,7 @@ def fit(
 
     Args:
         model: encoder and head, on the device to train on.
-        source: where views come from; its tensors are moved to the model's device.
+        source: where views come from, on the model's device (`objectives.OnDevice`).
         objective: gives the loss.
         indices: (n,) sample numbers, n >= 2.
         config: optimiser and schedule.
@@ -83,7 +83,7 @@ def fit(
 
     Raises:
         InputError: fewer than two samples, a loss that is not finite, or a
-            checkpoint of another run.
+            checkpoint of another model. (Of another seed or schedule it is not told apart.)
     """
     from tqdm.auto import tqdm
 

@@ -111,7 +111,7 @@ def bilevel(
             a supervised objective, the labelled ones.
         config: optimisers and schedules.
         seed: decides initial weights and logits, sample order, views, dropout.
-        device: where the supernet lives.
+        device: where the supernet lives; `source` must give tensors there (`objectives.OnDevice`).
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar; none without it.
 
