@@ -1,6 +1,6 @@
 """Views of a sample: augmented images and texts (SimCLR, arXiv:2002.05709, sec. 3 and appendix A).
 
-Chance and change are kept apart. `image_draws` and `text_draws` turn a
+Chance and change are kept apart. `image_draws` and `seed_draws` turn a
 generator into one row of chance per sample; `apply_image` and `apply_text`
 are pure functions of a sample and its row. So a table drawn once for a whole
 data set gives the same views whatever the batch size, and a store can resume.
@@ -84,11 +84,23 @@ class TextAugment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArrayAugment:
+    """Channel dropout: each channel of a standardised array becomes 0, its mean, with this
+    probability, at all positions alike."""
+
+    drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_range(self, ("drop",), 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JointAugment:
     """How a view of a multimodal sample is made: each modality augmented on its own."""
 
     image: ImageAugment = ImageAugment()
     text: TextAugment = TextAugment()
+    array: ArrayAugment = ArrayAugment()
 
 
 DEFAULT_AUGMENT = JointAugment()
@@ -99,8 +111,8 @@ def image_draws(count: int, generator: Generator) -> Tensor:
     return torch.rand(count, _DRAWS, generator=generator, device=generator.device)
 
 
-def text_draws(count: int, generator: Generator) -> Tensor:
-    """The chance in `count` augmented texts: (count,) int64 seeds, one per text."""
+def seed_draws(count: int, generator: Generator) -> Tensor:
+    """The chance in `count` augmented texts or arrays: (count,) int64 seeds, one for each."""
     device = generator.device
     return torch.randint(2**62, (count,), generator=generator, dtype=torch.int64, device=device)
 
@@ -203,7 +215,7 @@ def augment_images(images: Tensor, config: ImageAugment, generator: Generator) -
 
 
 def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list[str]:
-    """Drop words from each text by its own seed in `draws` (N,) int64 (see `text_draws`).
+    """Drop words from each text by its own seed in `draws` (N,) int64 (see `seed_draws`).
 
     A text of at least one word keeps at least one; a text without words is
     returned as it is. Words are what white space separates.
@@ -211,7 +223,7 @@ def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list
     if len(draws) != len(texts):
         raise InputError(
             f"augmenting {len(texts)} texts needs as many draws, got {len(draws)}; "
-            "use text_draws(len(texts), generator)."
+            "use seed_draws(len(texts), generator)."
         )
     if config.drop == 0:
         return list(texts)
@@ -228,4 +240,48 @@ def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list
 
 def augment_texts(texts: Sequence[str], config: TextAugment, generator: Generator) -> list[str]:
     """Word dropout, drawn per text (EDA's random deletion, arXiv:1901.11196)."""
-    return apply_text(texts, config, text_draws(len(texts), generator))
+    return apply_text(texts, config, seed_draws(len(texts), generator))
+
+
+def apply_array(values: Tensor, config: ArrayAugment, draws: Tensor) -> Tensor:
+    """Zero channels of each array by its own seed in `draws` (N,) int64 (see `seed_draws`).
+
+    Args:
+        values: (N, C) or (N, P, C) float, standardised: 0 is a channel's mean.
+        config: how many.
+        draws: (N,) int64.
+
+    Returns:
+        The same shape; `values` itself where `config` changes nothing.
+
+    Raises:
+        InputError: another number of draws.
+    """
+    if draws.shape != (len(values),):
+        raise InputError(
+            f"augmenting {len(values)} arrays needs as many draws, got {tuple(draws.shape)}; "
+            "use seed_draws(len(values), generator)."
+        )
+    if config.drop == 0:
+        return values
+    channels = torch.arange(values.shape[-1], device=values.device)
+    kept = _uniform(draws.to(values.device)[:, None], channels) >= config.drop
+    return values * (kept if values.ndim == 2 else kept[:, None]).to(values.dtype)
+
+
+def _uniform(seeds: Tensor, places: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1), float64, that depend on seed and place alone.
+
+    SplitMix64's finaliser (Steele et al. 2014) on counters, so that a row needs no
+    generator of its own; int64 arithmetic wraps as unsigned arithmetic does.
+    """
+    state = seeds + (places + 1) * -7046029254386353131  # 2^64 over the golden ratio
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        state = (state ^ _shifted(state, shift)) * factor
+    state = state ^ _shifted(state, 31)
+    return _shifted(state, 11).double() / 2**53
+
+
+def _shifted(state: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""What backbones are given: images decoded once, and texts.
+"""What backbones are given: images decoded once, texts, and arrays.
 
 Rows keep the order of the dataset's records. A record whose image cannot be
 decoded has no row: the rows are those of `dataset.without(bad)`, in its order.
@@ -50,8 +50,12 @@ def draws_generator(seed: int, *place: int) -> Generator:
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def decode_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file as uint8 (3, H, W): RGB, scaled to cover `size`, centre cropped.
+def decode_image(value: Any, size: tuple[int, int]) -> np.ndarray:
+    """An image as uint8 (3, H, W): RGB, scaled to cover `size`, centre cropped.
+
+    Args:
+        value: path of an image file, uint8 (3, H, W) RGB, or a `StoredImage`.
+        size: (H, W).
 
     Raises:
         OSError, ValueError, SyntaxError: not an image, truncated, or too large.
@@ -59,7 +63,16 @@ def decode_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image, ImageOps
 
     height, width = size
-    with Image.open(path) as image:
+    if not isinstance(value, Path):
+        pixels = value if isinstance(value, np.ndarray) else value.load()
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+            raise ValueError(f"{pixels.dtype} {pixels.shape} is no uint8 (3, H, W) image")
+        if pixels.shape[1:] == size:
+            return pixels
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        return np.asarray(fitted).transpose(2, 0, 1)
+    with Image.open(value) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         image.draft("RGB", (width, height))  # JPEG: decode at the smallest scale that covers
@@ -82,7 +95,7 @@ def decode_images(
     is used again while the dataset and the size stay the same.
 
     Args:
-        dataset: records whose `inputs[modality]` is the path of an image file.
+        dataset: records whose `inputs[modality]` is an image.
         modality: the modality's name.
         size: (H, W).
         path: the .npy file to write; the bad ids go beside it, into a .json.
@@ -161,11 +174,11 @@ def _refuse_bad(bad: Mapping[str, str], total: int, strict: bool) -> None:
 
 @dataclass(frozen=True)
 class RawInputs:
-    """One row of raw input per record: uint8 images (N, 3, H, W), lists of texts.
+    """One row of raw input per record: uint8 images (N, 3, H, W), texts, float32 arrays.
 
     Attributes:
         columns: modality -> its rows, in the order of the dataset's records.
-        kinds: modality -> "image" or "text", in the order of the modalities.
+        kinds: modality -> "image", "text" or "array", in the order of the modalities.
         fingerprint: of the dataset the rows were read from.
     """
 
@@ -203,7 +216,8 @@ def prepare_inputs(
     Args:
         dataset: the records.
         backbones: modality -> backbone, of the modality's kind.
-        folder: of this dataset, for its decoded images: <modality>-<H>x<W>.npy.
+        folder: of this dataset, for its decoded images, <modality>-<H>x<W>.npy, and
+            its arrays, <modality>-array.npy.
         strict: whether one bad image is an error.
         progress: whether to show bars.
 
@@ -231,6 +245,11 @@ def prepare_inputs(
         columns[modality] = columns[modality] if all(rows) else columns[modality][rows]
     for modality in dataset.kinds.keys() - bad.keys():
         columns[modality] = kept.column(modality)
+        if dataset.kinds[modality] == "array":
+            path = Path(folder) / f"{modality}-array.npy"
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, np.stack(columns[modality]))
+            columns[modality] = np.load(path, mmap_mode="r")
     return kept, RawInputs(columns, dict(kept.kinds), kept.fingerprint())
 
 

@@ -10,14 +10,16 @@ import torch
 
 from ssnas_core.augment import (
     LUMA,
+    ArrayAugment,
     ImageAugment,
     TextAugment,
+    apply_array,
     apply_image,
     apply_text,
     augment_images,
     augment_texts,
     image_draws,
-    text_draws,
+    seed_draws,
 )
 from ssnas_core.errors import InputError
 
@@ -170,7 +172,7 @@ def test_draws_of_another_length_are_refused(images):
     with pytest.raises(InputError, match=r"needs draws \(12, 11\), got \(11, 11\)"):
         apply_image(images, ImageAugment(), image_draws(11, generator()))
     with pytest.raises(InputError, match="2 texts needs as many draws, got 3"):
-        apply_text(["a", "b"], TextAugment(), text_draws(3, generator()))
+        apply_text(["a", "b"], TextAugment(), seed_draws(3, generator()))
 
 
 @pytest.mark.parametrize(
@@ -213,3 +215,35 @@ def test_same_text_gets_different_views_that_follow_the_generator():
     assert first == augment_texts(texts, TextAugment(), generator(3))
     assert first != augment_texts(texts, TextAugment(), generator(4))
     assert Counter(first).most_common(1)[0][1] < 10
+
+
+# --- arrays
+
+
+def test_array_loses_whole_channels_at_the_configured_rate():
+    values = torch.ones(400, 3, 50)
+    view = apply_array(values, ArrayAugment(drop=0.3), seed_draws(400, generator()))
+    assert set(view.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(view[:, 0], view[:, 1]) and torch.equal(view[:, 0], view[:, 2])
+    assert abs(float(view.mean()) - 0.7) < 0.01  # 20,000 channels: 3 standard errors
+    per_channel = view[:, 0].mean(0)
+    assert float(per_channel.min()) > 0.58 and float(per_channel.max()) < 0.82
+    assert len(view[:, 0].unique(dim=0)) == 400
+
+
+def test_view_of_an_array_depends_on_its_seed_alone():
+    values, draws = torch.randn(20, 9), seed_draws(20, generator())
+    whole = apply_array(values, ArrayAugment(), draws)
+    assert torch.equal(apply_array(values[7:9], ArrayAugment(), draws[7:9]), whole[7:9])
+    neighbours = torch.arange(20)  # seeds that differ in one bit
+    masks = apply_array(torch.ones(20, 64), ArrayAugment(drop=0.5), neighbours)
+    assert float(torch.corrcoef(masks).fill_diagonal_(0).abs().max()) < 0.6
+    assert apply_array(values, ArrayAugment(drop=0), draws) is values
+    assert torch.equal(apply_array(values, ArrayAugment(drop=1), draws), torch.zeros(20, 9))
+
+
+def test_array_draws_of_another_length_and_impossible_rates_are_refused():
+    with pytest.raises(InputError, match="augmenting 3 arrays needs as many draws, got"):
+        apply_array(torch.zeros(3, 2), ArrayAugment(), seed_draws(2, generator()))
+    with pytest.raises(InputError, match=r"ArrayAugment\.drop must be in \[0, 1\], got 1\.5"):
+        ArrayAugment(drop=1.5)

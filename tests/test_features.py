@@ -23,7 +23,7 @@ from ssnas_core.augment import (
     apply_image,
     apply_text,
     image_draws,
-    text_draws,
+    seed_draws,
 )
 from ssnas_core.backbones import MaxoutMLP, SmallConvNet
 from ssnas_core.datasets.records import Dataset, Record
@@ -38,6 +38,7 @@ from ssnas_core.features import (
     prepare_inputs,
     store_key,
 )
+from ssnas_core.features.store import draw_views
 from ssnas_core.inputs import draws_generator
 
 SIZE = (16, 12)
@@ -297,7 +298,7 @@ def direct_features(backbones, inputs: RawInputs, seed: int, view: int) -> dict[
         draws = image_draws(len(inputs), draws_generator(seed, 0, view - 1))
         images = apply_image(images, ImageAugment(), draws)
         texts = apply_text(
-            texts, TextAugment(), text_draws(len(inputs), draws_generator(seed, 1, view - 1))
+            texts, TextAugment(), seed_draws(len(inputs), draws_generator(seed, 1, view - 1))
         )
     nets = {name: backbone.eval() for name, backbone in backbones.items()}
     with torch.inference_mode():
@@ -379,6 +380,36 @@ def test_drawn_views_are_uniform_over_ordered_pairs_and_follow_the_generator(sto
 def test_more_views_than_stored_are_drawn_with_repetition(store):
     views = store.augmented(torch.arange(40), torch.Generator().manual_seed(0), count=5)
     assert len(views) == 5 and all(view["image_0"].shape == (40, 4, 4) for view in views)
+
+
+def test_enough_stored_views_are_drawn_as_ever():
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    wanted = torch.rand(50, 4, generator=generators[0]).argsort(1)[:, :2] + 1
+    assert torch.equal(draw_views(50, 4, 2, generators[1]), wanted)
+    assert torch.equal(*(generator.get_state() for generator in generators))
+
+
+def test_single_stored_view_is_paired_with_the_clean_one_in_random_order(backbones, tmp_path):
+    pairs = draw_views(4000, 1, 2, torch.Generator().manual_seed(0))
+    assert set(map(tuple, pairs.tolist())) == {(0, 1), (1, 0)}
+    assert abs(int(pairs[:, 0].sum()) - 2000) < 160  # 5 standard deviations
+    assert torch.equal(draw_views(9, 1, 1, torch.Generator()), torch.ones(9, 1, dtype=torch.int64))
+    store = extract_features(made_inputs(5), backbones, tmp_path / "s", views=1, length=1)
+    first, second = store.augmented(torch.arange(5), torch.Generator().manual_seed(0))
+    assert (first["image_0"] != second["image_0"]).any(1).all()
+    clean = store.clean(torch.arange(5))["image_0"]
+    for one, other, plain in zip(first["image_0"], second["image_0"], clean, strict=True):
+        assert torch.equal(one, plain) != torch.equal(other, plain)
+
+
+@pytest.mark.parametrize(("views", "count"), [(1, 2), (1, 3), (2, 3), (2, 4), (3, 8), (4, 5)])
+def test_too_few_stored_views_repeat_as_little_as_they_can(views, count):
+    drawn = draw_views(300, views, count, torch.Generator().manual_seed(0))
+    assert drawn.shape == (300, count)
+    for row in drawn.tolist():
+        counts = [row.count(view) for view in range(views + 1)]
+        assert max(counts) - min(counts) <= 1 and sum(counts) == count
+    assert len(set(map(tuple, drawn.tolist()))) > 1
 
 
 def test_store_of_clean_features_only_has_no_views_to_draw(backbones, tmp_path):

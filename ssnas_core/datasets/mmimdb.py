@@ -28,16 +28,10 @@ from typing import Any, cast
 
 from tqdm.auto import tqdm
 
+from ssnas_core.datasets._genres import GENRES
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, write_json
-
-GENRES = (
-    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
-    "Documentary", "Mystery", "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History",
-    "Music", "Animation", "Musical", "Western", "Sport", "Short", "Film-Noir",
-)  # fmt: skip
-"""The 23 classes in published order."""
 
 DROPPED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
 """Genres of the archive that are not part of the 23-genre task."""

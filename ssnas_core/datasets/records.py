@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ssnas_core.errors import InputError
 
 SPLITS = ("train", "dev", "test")
+KINDS = ("image", "text", "array")
+
+
+class StoredImage(Protocol):
+    """An image that lies somewhere else than in a file of its own, as in an HDF5 file.
+
+    It is small and can be pickled; `load` reads the pixels, uint8 (3, H, W) RGB,
+    and raises OSError or ValueError where it cannot.
+    """
+
+    def load(self) -> np.ndarray:
+        """The pixels, uint8 (3, H, W) RGB."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,9 @@ class Record:
 
     Args:
         id: unique name of the sample in its dataset.
-        inputs: modality name -> raw value: the path of an image file, or a str.
+        inputs: modality name -> raw value. An image is the path of its file, uint8
+            (3, H, W) RGB, or a `StoredImage`; a text is a str; an array is float32
+            (C,) or (P, C), P positions of C channels.
         labels: names of the classes it belongs to.
         split: `"train"`, `"dev"` or `"test"`.
     """
@@ -42,14 +57,19 @@ class Dataset:
 
     Args:
         name: what to call the source in reports.
-        kinds: modality -> `"image"` or `"text"`; its order is that of the modalities.
+        kinds: modality -> `"image"`, `"text"` or `"array"`; its order is that of the
+            modalities. A name is an identifier, and not "cell" or "late".
         classes: names of the K classes, in the order of the label columns.
         records: the N usable samples.
         skipped: id -> reason, of the samples left out.
+        single_label: each sample has exactly one label, and is scored by accuracy;
+            else any number of labels, scored by F1 at a threshold.
 
     Raises:
         InputError: an id occurs twice, or a record has an unknown split or
-            class, or other modalities than `kinds`.
+            class, other modalities than `kinds`, an array of another shape than
+            the others or with NaN, or another number of labels than one where
+            `single_label`.
     """
 
     name: str
@@ -57,8 +77,18 @@ class Dataset:
     classes: tuple[str, ...]
     records: tuple[Record, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    single_label: bool = False
 
     def __post_init__(self) -> None:
+        for modality, kind in self.kinds.items():
+            if kind not in KINDS or not modality.isidentifier() or modality in ("cell", "late"):
+                raise InputError(
+                    f"{self.name}: expected modalities named by identifiers, of a kind among "
+                    f"{', '.join(KINDS)}, got {modality!r}: {kind!r}; rename it."
+                )
+        arrays = [name for name, kind in self.kinds.items() if kind == "array"]
+        first = self.records[0].inputs if self.records else {}
+        shapes = {name: np.shape(first[name]) for name in arrays if name in first}
         ids: set[str] = set()
         for record in self.records:
             problem = None
@@ -71,6 +101,11 @@ class Dataset:
             elif not set(record.labels) <= set(self.classes):
                 unknown = sorted(set(record.labels) - set(self.classes))
                 problem = f"labels among the {len(self.classes)} classes, got {unknown}"
+            elif self.single_label and len(record.labels) != 1:
+                problem = f"exactly one label, got {list(record.labels)}"
+            else:
+                for name in arrays:
+                    problem = problem or _array_problem(name, record.inputs[name], shapes[name])
             if problem is not None:
                 raise InputError(
                     f"{self.name}: record {record.id!r} needs {problem}; mend or drop the record."
@@ -87,6 +122,11 @@ class Dataset:
         for row, record in zip(matrix, self.records, strict=True):
             row[[column[label] for label in record.labels]] = 1
         return matrix
+
+    def targets(self) -> np.ndarray:
+        """What `Supervised` learns: (N, K) uint8; for `single_label` class numbers, (N,) int64."""
+        labels = self.labels()
+        return labels.argmax(1).astype(np.int64) if self.single_label else labels
 
     def indices(self, split: str) -> np.ndarray:
         """Rows of one split, ascending int64.
@@ -131,13 +171,14 @@ class Dataset:
                     f"{self.name}: expected usable records in split {record.split!r}, but all "
                     f"are bad (e.g. {record.id}: {bad[record.id]}); restore the data."
                 )
-        return replace(self, records=kept, skipped={**self.skipped, **bad})
+        skipped = {**self.skipped, **bad}
+        return Dataset(self.name, self.kinds, self.classes, kept, skipped, self.single_label)
 
     def fingerprint(self) -> str:
         """Hash (BLAKE2b, 32 hex digits) of what can be learnt from without labels.
 
-        Covers modalities, ids, splits, texts and the *content* of image files
-        (read here, in chunks, once); labels, paths and skipped records do not count.
+        Covers modalities, ids, splits, texts, arrays and the *content* of images
+        (read here, one at a time, once); labels, paths and skipped records do not count.
 
         Raises:
             InputError: an image file cannot be read.
@@ -159,15 +200,33 @@ class Dataset:
             add(record.split.encode())
             for modality, kind in self.kinds.items():
                 value = record.inputs[modality]
-                add(_file_digest(value) if kind == "image" else value.encode())
+                add(value.encode() if kind == "text" else _digest(value))
         return digest.hexdigest()
 
 
-def _file_digest(path: Path) -> bytes:
+def _digest(value: Any) -> bytes:
+    """Hash of an image's file, or of the content of an image or array."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, hashlib.blake2b).digest()
+        if isinstance(value, Path):
+            with open(value, "rb") as file:
+                return hashlib.file_digest(file, hashlib.blake2b).digest()
+        content = value if isinstance(value, np.ndarray) else value.load()
+    except ValueError:  # damaged, as a file's content may be: decoding it tells and counts it
+        return b"damaged"
     except OSError as error:
+        reason = error.strerror or error
         raise InputError(
-            f"cannot read image {path} ({error.strerror}); restore it or read the dataset again."
+            f"cannot read image {value} ({reason}); restore it or read the dataset again."
         ) from error
+    told = f"{content.dtype.str} {content.shape}".encode()
+    return hashlib.blake2b(told + np.ascontiguousarray(content).tobytes()).digest()
+
+
+def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | None:
+    """What a record's array lacks, or None."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim not in (1, 2):
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value)
+        return f"a float32 array (C,) or (P, C) as {modality!r}, got {got}"
+    if value.shape != shape or value.size == 0:
+        return f"{modality!r} of the first record's shape {shape}, got {value.shape}"
+    return None if np.isfinite(value).all() else f"finite numbers in {modality!r}, got NaN or inf"

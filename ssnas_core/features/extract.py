@@ -24,12 +24,13 @@ from torch.nn import functional
 from ssnas_core.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
+    apply_array,
     apply_image,
     apply_text,
     image_draws,
-    text_draws,
+    seed_draws,
 )
-from ssnas_core.backbones.base import Backbone, TextBackbone
+from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.errors import InputError
 from ssnas_core.features.store import STORE_VERSION, FeatureStore, progress_path
 from ssnas_core.files import read_json, write_json
@@ -56,16 +57,18 @@ def store_key(
         "data": inputs.fingerprint,
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
         "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
-        "augment": repr(augment),
+        "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
     }
     return content_key(told, views, length, seed)
 
 
 def pooled(value: Tensor, length: int) -> Tensor:
-    """A tap as (n, P, C) float32: maps (n, C, H, W) pooled to L, texts (n, C, T) as they are."""
+    """A tap as (n, P, C) float32, P in {1, L}: maps (n, C, H, W) and rows (n, C, T) max pooled."""
     value = value.float()
     if value.ndim == 4:
         value = functional.adaptive_max_pool2d(value, math.isqrt(length)).flatten(2)
+    elif value.shape[2] not in (1, length):
+        value = functional.adaptive_max_pool1d(value, length)
     return value.transpose(1, 2)
 
 
@@ -123,7 +126,7 @@ class _Extractor:
         # drawn once for all rows, so a view depends on neither batch nor chunk nor resumption
         self.draws: dict[str, list[Tensor]] = {}
         for place, (modality, kind) in enumerate(inputs.kinds.items()):
-            draw = image_draws if kind == "image" else text_draws
+            draw = image_draws if kind == "image" else seed_draws
             self.draws[modality] = [
                 draw(len(inputs), draws_generator(seed, place, view)) for view in range(views)
             ]
@@ -141,15 +144,15 @@ class _Extractor:
                 raw = self.inputs.columns[modality][rows]
             for view in range(1 + self.views):
                 seen: Any = raw
-                if view:
-                    draws = self.draws[modality][view - 1][rows]
-                    seen = (
-                        apply_image(raw, self.augment.image, draws)
-                        if kind == "image"
-                        else apply_text(raw, self.augment.text, draws)
-                    )
-                if isinstance(backbone, TextBackbone):
+                draws = self.draws[modality][view - 1][rows] if view else None
+                if draws is not None and kind == "image":
+                    seen = apply_image(raw, self.augment.image, draws)
+                elif draws is not None and kind == "text":
+                    seen = apply_text(raw, self.augment.text, draws)
+                if isinstance(backbone, TextBackbone | ArrayBackbone):
                     seen = backbone.vectorize(seen).to(weight.device)
+                if draws is not None and kind == "array":
+                    seen = apply_array(seen, self.augment.array, draws)
                 for tap, value in backbone(seen).items():
                     if value.isnan().any():
                         raise InputError(

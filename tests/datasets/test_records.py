@@ -120,3 +120,88 @@ def test_fingerprint_names_an_image_that_is_gone(tmp_path):
     (tmp_path / "c.jpeg").unlink()
     with pytest.raises(InputError, match=r"cannot read image .*c\.jpeg .*restore it"):
         data.fingerprint()
+
+
+# --- arrays, stored images, single labels
+
+
+class Stored:
+    """An image that lies elsewhere."""
+
+    def __init__(self, pixels, problem=None):
+        self.pixels, self.problem = pixels, problem
+
+    def load(self):
+        if self.problem is not None:
+            raise self.problem
+        return self.pixels
+
+
+def sensors(*values, single_label=False, labels=("Drama",), pixels=None):
+    image = Stored(np.zeros((3, 4, 2), np.uint8) if pixels is None else pixels)
+    records = tuple(
+        Record(str(row), {"sound": value, "still": image}, labels, "train")
+        for row, value in enumerate(values)
+    )
+    kinds = {"sound": "array", "still": "image"}
+    return Dataset("toy", kinds, CLASSES, records, single_label=single_label)
+
+
+def test_arrays_of_one_shape_are_taken():
+    assert len(sensors(np.zeros(3, np.float32), np.ones(3, np.float32))) == 2
+    assert len(sensors(np.zeros((2, 3), np.float32))) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            [0.0, 1.0, 2.0],
+            r"a float32 array \(C,\) or \(P, C\) as 'sound', got <class 'list'>",
+        ),
+        (np.zeros(3), r"got float64 \(3,\)"),
+        (np.zeros((1, 1, 3), np.float32), r"got float32 \(1, 1, 3\)"),
+        (np.zeros(4, np.float32), r"'sound' of the first record's shape \(3,\), got \(4,\)"),
+        (np.array([0, np.nan, 0], np.float32), "finite numbers in 'sound', got NaN or inf"),
+    ],
+)
+def test_array_that_does_not_fit_the_others_is_refused(value, message):
+    with pytest.raises(InputError, match=f"record '1' .*{message}"):
+        sensors(np.zeros(3, np.float32), value)
+
+
+def test_single_labels_are_class_numbers_and_exactly_one():
+    data = sensors(np.zeros(3, np.float32), single_label=True, labels=("War",))
+    assert data.targets().tolist() == [2] and data.targets().dtype == np.int64
+    assert data.labels().tolist() == [[0, 0, 1]]
+    assert data.without({}).single_label
+    for labels in ((), ("War", "Drama")):
+        with pytest.raises(InputError, match="needs exactly one label, got"):
+            sensors(np.zeros(3, np.float32), single_label=True, labels=labels)
+    assert sensors(np.zeros(3, np.float32)).targets().tolist() == [[1, 0, 0]]
+
+
+def test_fingerprint_covers_arrays_and_stored_images():
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    prints = {
+        sensors(zero).fingerprint(),
+        sensors(one).fingerprint(),
+        sensors(zero.reshape(1, 3)).fingerprint(),
+        sensors(zero, pixels=np.ones((3, 4, 2), np.uint8)).fingerprint(),
+        sensors(zero, pixels=np.zeros((3, 2, 4), np.uint8)).fingerprint(),
+    }
+    assert len(prints) == 5
+    assert sensors(zero.copy()).fingerprint() in prints
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"sound": "wave"}, "of a kind among image, text, array, got 'sound': 'wave'"),
+        ({"my sound": "text"}, "named by identifiers"),
+        ({"late": "text"}, "got 'late': 'text'; rename it"),
+    ],
+)
+def test_kinds_and_names_that_would_be_misread_are_refused(kinds, message):
+    with pytest.raises(InputError, match=message):
+        Dataset("toy", kinds, CLASSES, ())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssnas_core.datasets.records import Dataset, Record
-from ssnas_core.datasets.splits import labelled_part, labelling_order
+from ssnas_core.datasets.splits import labelled_part, labelling_order, stratified_split
 from ssnas_core.errors import InputError
 
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.3, 0.7, 1)
@@ -152,3 +152,53 @@ def test_a_ratio_too_small_names_the_empty_split_and_a_ratio_that_works(sizes, s
 def test_a_split_without_records_is_named():
     with pytest.raises(InputError, match="in split 'dev', which has no records"):
         labelled_part(toy(dev=0), 0.5, seed=0)
+
+
+def shares_of(split):
+    return [split.count(part) for part in ("train", "dev", "test")]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(3, [1, 1, 1]), (4, [2, 1, 1]), (10, [7, 1, 2]), (15, [10, 2, 3]), (1000, [700, 100, 200])],
+)
+def test_stratified_split_has_the_promised_sizes(count, sizes):
+    assert shares_of(stratified_split(genre_like(count), 0)) == sizes
+
+
+def test_stratified_split_takes_other_shares_and_leaves_train_one_sample():
+    assert shares_of(stratified_split(genre_like(100), 0, (0.5, 0.4, 0.1))) == [50, 40, 10]
+    assert shares_of(stratified_split(genre_like(3), 0, (0.01, 0.01, 0.98))) == [1, 1, 1]
+    assert shares_of(stratified_split(genre_like(4), 0, (0.01, 0.495, 0.495))) == [1, 2, 1]
+
+
+def test_every_split_is_stratified_far_better_than_chance():
+    labels = genre_like(2000)
+    ours, chance = {"train": [], "dev": [], "test": []}, []
+    for seed in range(20):
+        split = np.array(stratified_split(labels, seed))
+        for part, found in ours.items():
+            rows = np.flatnonzero(split == part)
+            found.append(distance(labels, rows, len(rows)))
+        chance.append(distance(labels, np.random.default_rng(seed).permutation(2000), 200))
+    assert 0.9 < np.mean(chance) < 1.1
+    assert all(np.mean(found) < 0.75 for found in ours.values())
+
+
+def test_stratified_split_depends_on_seed_alone():
+    labels = genre_like(60)
+    assert stratified_split(labels, 5) == stratified_split(labels.copy(), 5)
+    assert stratified_split(labels, 5) != stratified_split(labels, 6)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.7, 0.3, 0), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1)])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(InputError, match="positive shares of train, dev and test that sum to 1"):
+        stratified_split(genre_like(10), 0, shares)
+
+
+def test_too_few_samples_and_other_seeds_are_refused():
+    with pytest.raises(InputError, match="at least 3 samples to split .*, got 2"):
+        stratified_split(genre_like(2), 0)
+    with pytest.raises(InputError, match="seed that is a whole number >= 0, got 0.5"):
+        stratified_split(genre_like(9), 0.5)

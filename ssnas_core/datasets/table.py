@@ -1,0 +1,348 @@
+"""A data set of one's own: a CSV file, and image files beside it.
+
+    id,image,text,labels,split
+    m1,posters/m1.jpg,"A sheriff rides in.",Western|Drama,train
+
+UTF-8, commas, one row per sample; quoted texts may hold line breaks.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ssnas_core.datasets._skips import Skips
+from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.datasets.splits import stratified_split
+from ssnas_core.errors import InputError
+
+MAX_TABLE_BYTES = 10**9
+"""A larger CSV file is refused: its texts are held in memory."""
+
+MAX_IMAGE_BYTES = 50 * 10**6
+"""A larger image is not decoded."""
+
+MAX_CLASSES = 1000
+"""More labels than this are taken for a wrong column."""
+
+_SPLITS = {"train": "train", "dev": "dev", "test": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "dev")
+
+
+def read_table(
+    path: Path,
+    *,
+    images: str | Sequence[str] | None = None,
+    texts: str | Sequence[str] | None = None,
+    labels: str | None = None,
+    id: str | None = None,
+    split: str | None = None,
+    single_label: bool | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    progress: bool = False,
+) -> Dataset:
+    """The samples of a CSV file, each with images, texts, labels and perhaps a split.
+
+    Columns are found by their names in the first row, whatever their case, or
+    named here. One image or text column makes the modality `"image"` or
+    `"text"`; of several, each makes one of the column's own name.
+
+    A record that cannot be used (an image missing, empty or outside of the CSV's
+    folder, no text, no label, an unknown split, an id that occurs twice, a row of
+    another length) is left out, and all of them are reported in one warning and in
+    `Dataset.skipped`. Empty rows do not count. Images are not decoded here. Classes
+    are sorted by name.
+
+    Args:
+        path: the CSV file, or a folder with exactly one.
+        images: columns of image files, as paths relative to the CSV's folder and
+            inside of it; else `image`, or `poster`, or all `image_...`.
+        texts: columns of texts; else `text`, or `plot`, or all `text_...`.
+        labels: column of labels, separated by `|`, or by `;` where there is no `|`;
+            else `labels`, or `genres`.
+        id: column of unique names; else `id`; without one, the row's number from 1.
+        split: column of train, dev (or val, valid, validation) and test; else
+            `split`; without one, a stratified 70/10/20 split by `seed`.
+        single_label: whether each sample has exactly one label; by default, whether
+            all usable records do.
+        seed: of the split, where the file has none.
+        strict: raise on the first unusable record instead.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: no CSV file, not UTF-8, malformed, without the columns, fewer
+            than two modalities or classes, a split without usable records, or, if
+            `strict`, any unusable record.
+    """
+    path = _csv_file(Path(path))
+    rows = _rows(path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    columns = _columns(path, header, images, texts, labels, id, split)
+    cells = [(line, row) for line, row in rows if any(cell.strip() for cell in row)]
+    ids = [_id(columns, number, row) for number, (_, row) in enumerate(cells, 1)]
+    count = Counter(ids)
+    skips = Skips(str(path), strict)
+    found: list[Record] = []
+    bar = tqdm(zip(ids, cells, strict=True), "reading table", len(ids), disable=not progress)
+    for name, (line, row) in bar:
+        try:
+            if name and count[name] > 1:
+                raise _BadRowError(f"its id occurs {count[name]} times")
+            found.append(_record(columns, path.parent, name, row, single_label))
+        except _BadRowError as bad:
+            skips.add(name or f"line {line}", str(bad), f", line {line}")
+
+    classes = sorted({label for record in found for label in record.labels})
+    if found and not 2 <= len(classes) <= MAX_CLASSES:
+        raise InputError(
+            f"{path}: expected 2 to {MAX_CLASSES} classes in column {header[columns.labels]!r}, "
+            f"got {len(classes)} (e.g. {classes[0][:40]!r}); name the right column by labels=."
+        )
+    if columns.split is None and found:
+        matrix = np.array([[name in one.labels for name in classes] for one in found])
+        drawn = stratified_split(matrix.astype(np.uint8), seed)
+        found = [replace(one, split=part) for one, part in zip(found, drawn, strict=True)]
+    skips.check(found)
+    single = all(len(one.labels) == 1 for one in found) if single_label is None else single_label
+    kinds = dict.fromkeys(columns.images.values(), "image")
+    kinds |= dict.fromkeys(columns.texts.values(), "text")
+    return Dataset(path.stem, kinds, tuple(classes), tuple(found), skips.reasons, single)
+
+
+class _BadRowError(Exception):
+    """A row that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where what stands; images and texts: column -> modality."""
+
+    header: Sequence[str]
+    images: Mapping[int, str]
+    texts: Mapping[int, str]
+    labels: int
+    id: int | None
+    split: int | None
+
+
+def _columns(
+    path: Path,
+    header: Sequence[str],
+    images: str | Sequence[str] | None,
+    texts: str | Sequence[str] | None,
+    labels: str | None,
+    id: str | None,
+    split: str | None,
+) -> _Columns:
+    image = _several(path, header, "images", images, ("image", "poster"), "image_")
+    text = _several(path, header, "texts", texts, ("text", "plot"), "text_")
+    if len(image) + len(text) < 2:
+        raise InputError(
+            f"{path}: expected at least two columns of images and texts, got {len(image)} and "
+            f"{len(text)}; name them by images=, texts=."
+        )
+    label = _one(path, header, "labels", labels, ("labels", "genres"))
+    if label is None:
+        raise _lacking(path, header, "labels", ("labels", "genres"))
+    modality: dict[int, str] = {}
+    for found, only in ((image, "image"), (text, "text")):
+        for column in found:
+            title = re.sub(r"\W", "_", header[column])
+            modality[column] = only if len(found) == 1 else title
+    if len(set(modality.values())) != len(image) + len(text):
+        raise InputError(
+            f"{path}: expected a column of its own for each modality, got "
+            f"{', '.join(modality.values())}; rename columns."
+        )
+    return _Columns(
+        header,
+        {column: modality[column] for column in image},
+        {column: modality[column] for column in text},
+        label,
+        _one(path, header, "id", id, ("id",)),
+        _one(path, header, "split", split, ("split",)),
+    )
+
+
+def _id(columns: _Columns, number: int, row: Sequence[str]) -> str:
+    """The name of a row, "" where it has none; `number` counts rows from 1."""
+    if len(row) != len(columns.header):
+        return ""
+    return str(number) if columns.id is None else row[columns.id].strip()
+
+
+def _record(
+    columns: _Columns, folder: Path, name: str, row: Sequence[str], single: bool | None
+) -> Record:
+    """A row's record, its split "" where the file has none."""
+    if len(row) != len(columns.header):
+        raise _BadRowError(f"{len(row)} cells, where the header has {len(columns.header)}")
+    if not name:
+        raise _BadRowError("no id")
+    inputs: dict[str, Path | str] = {}
+    for column, modality in columns.images.items():
+        inputs[modality] = _image(folder, row[column].strip())
+    for column, modality in columns.texts.items():
+        inputs[modality] = row[column].strip()
+        if not inputs[modality]:
+            raise _BadRowError(f"{columns.header[column]} is empty")
+    labels = _labels(row[columns.labels], single)
+    split = "" if columns.split is None else _split(row[columns.split])
+    return Record(name, inputs, labels, split)
+
+
+def _csv_file(path: Path) -> Path:
+    if path.is_dir():
+        inside = [f for f in path.iterdir() if f.suffix.lower() == ".csv" and f.name[0] != "."]
+        if len(inside) != 1:
+            raise InputError(
+                f"{path}: expected a folder with exactly one CSV file, got {len(inside)}; "
+                "name the file itself."
+            )
+        path = inside[0]
+    if not path.is_file():
+        raise InputError(f"{path} is no file; expected a CSV file or its folder, mend the path.")
+    size = path.stat().st_size
+    if size > MAX_TABLE_BYTES:
+        raise InputError(
+            f"{path}: expected at most {MAX_TABLE_BYTES // 10**6} MB, got {size // 10**6} MB; "
+            "is it a table of texts? Split it if so."
+        )
+    return path
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of each row."""
+    reader = None
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from error
+    except csv.Error as error:
+        line = reader.line_num if reader is not None else 1
+        raise InputError(
+            f"{path}, line {line}: not a row of a CSV file ({error}); expected quotes closed, "
+            f"and doubled inside, and cells of at most {csv.field_size_limit():,} characters."
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def _find(path: Path, header: Sequence[str], option: str, name: str) -> int:
+    """The column that an option names."""
+    places = [column for column, title in enumerate(header) if title == name]
+    if len(places) != 1:
+        raise InputError(
+            f"{path}: expected one column {name!r} as named by {option}=, got {len(places)}; "
+            f"it has {_shown(header)}."
+        )
+    return places[0]
+
+
+def _several(
+    path: Path,
+    header: Sequence[str],
+    option: str,
+    named: str | Sequence[str] | None,
+    usual: Sequence[str],
+    prefix: str,
+) -> list[int]:
+    """The columns that are named, else one of the usual name, else all with the prefix."""
+    if named is not None:
+        wanted = [named] if isinstance(named, str) else list(named)
+        if len(set(wanted)) != len(wanted):
+            raise InputError(f"expected different columns by {option}=, got {wanted}.")
+        return [_find(path, header, option, name) for name in wanted]
+    one = _one(path, header, option, None, usual)
+    found = [c for c, title in enumerate(header) if title.casefold().startswith(prefix)]
+    if one is None and not found:
+        raise _lacking(path, header, option, [*usual, f"{prefix}..."])
+    return found if one is None else [one]
+
+
+def _one(
+    path: Path,
+    header: Sequence[str],
+    option: str,
+    named: str | None,
+    usual: Sequence[str],
+) -> int | None:
+    """The column that is named, else the first of the usual names; None if it has none."""
+    if named is not None:
+        return _find(path, header, option, named)
+    for name in usual:
+        places = [column for column, title in enumerate(header) if title.casefold() == name]
+        if len(places) > 1:
+            raise InputError(
+                f"{path}: expected one column {name!r}, got {len(places)}; rename the others."
+            )
+        if places:
+            return places[0]
+    return None
+
+
+def _lacking(path: Path, header: Sequence[str], option: str, usual: Sequence[str]) -> InputError:
+    return InputError(
+        f"{path}: expected a column {' or '.join(usual)}, got {_shown(header)}; "
+        f"name it by {option}=, and separate columns by commas."
+    )
+
+
+def _shown(header: Sequence[str]) -> str:
+    names = ", ".join(title[:40] or "''" for title in header[:10]) or "nothing"
+    return f"{names}, ..." if len(header) > 10 else names
+
+
+def _image(folder: Path, told: str) -> Path:
+    """The image file that a cell names."""
+    if not told or "\0" in told:
+        raise _BadRowError("no image path")
+    windows = PureWindowsPath(told)
+    if PurePosixPath(told).is_absolute() or windows.drive or windows.root:
+        raise _BadRowError("image path is absolute, expected one relative to the CSV's folder")
+    inside = os.path.normpath(told if os.sep == "\\" else told.replace("\\", "/"))
+    if inside.split(os.sep)[0] == os.pardir:
+        raise _BadRowError("image path leads out of the CSV's folder")
+    path = folder / inside
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError:
+        size = None
+    if size is None:
+        raise _BadRowError("image missing")
+    if size == 0:
+        raise _BadRowError("image empty (0 bytes)")
+    if size > MAX_IMAGE_BYTES:
+        raise _BadRowError(f"image larger than {MAX_IMAGE_BYTES // 10**6} MB")
+    return path
+
+
+def _labels(cell: str, single: bool | None) -> tuple[str, ...]:
+    parts = cell.split("|" if "|" in cell else ";")
+    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not names:
+        raise _BadRowError("no label")
+    if single and len(names) != 1:
+        raise _BadRowError(f"{len(names)} labels, where one is expected")
+    return names
+
+
+def _split(cell: str) -> str:
+    known = _SPLITS.get(cell.strip().casefold())
+    if known is None:
+        raise _BadRowError(f"split {cell.strip()[:20]!r} is none of train, dev, test")
+    return known

@@ -1,0 +1,255 @@
+"""Published data sets, fetched from their mirrors with pooch.
+
+A file appears whole and checked, or not at all; its SHA-256 is written beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ssnas_core.errors import InputError
+from ssnas_core.files import atomic_path, write_text
+
+_LOG = logging.getLogger(__name__)
+_TIMEOUT = 30.0  # seconds without a word from a mirror, after which it counts as dead
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Published:
+    file: str
+    urls: tuple[str, ...]
+    sha256: str | None  # published by others, never our own
+
+
+# The authors' own host, lisi1.unal.edu.co, is dead; they name these mirrors themselves
+# (github.com/johnarevalo/gmu-mmimdb, README and issues 3, 4 and 7). The hash is the one that
+# github.com/facebookresearch/mmf checks, mmf/configs/zoo/datasets.yaml, mmimdb: images. Nobody
+# we know of published one of the HDF5 file.
+_FILES = {
+    "mmimdb": _Published(
+        "mmimdb.tar.gz",
+        ("https://archive.org/download/mmimdb/mmimdb.tar.gz",),
+        "7facb412f84e8e707cf5c15bb58e4cf3ac12d33e6e944e1bdefebada1259a253",
+    ),
+    "mmimdb-hdf5": _Published(
+        "multimodal_imdb.hdf5",
+        ("https://archive.org/download/mmimdb/multimodal_imdb.hdf5",),
+        None,
+    ),
+}
+
+
+class _NoSpaceError(Exception):
+    """The disk is too small, which no other mirror mends."""
+
+
+def download(
+    name: str,
+    folder: Path,
+    *,
+    urls: Sequence[str] | None = None,
+    sha256: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Fetch a published data set into `folder`, unless it is there.
+
+    Mirrors are tried in order until one gives the whole file with the right hash.
+    What a file's hash is beside it, `<file>.sha256` in the form of `sha256sum`. A
+    file that is there is kept if it has that hash (or the one expected here), or,
+    where neither is known, the size that a mirror tells.
+
+    Args:
+        name: `"mmimdb"` (the raw archive, 8 GB, `mmimdb.tar.gz`) or `"mmimdb-hdf5"`
+            (`multimodal_imdb.hdf5`).
+        folder: where the file goes; made if need be.
+        urls: mirrors instead of the published ones.
+        sha256: 64 hex digits, instead of the published hash if there is one.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: an unknown name, no space, or no mirror gives the file (not there,
+            connection cut, wrong hash); it says why for each.
+    """
+    if name not in _FILES:
+        raise InputError(f"expected a data set among {', '.join(_FILES)}, got {name!r}.")
+    published = _FILES[name]
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise InputError(f"expected a SHA-256 of 64 hex digits, got {sha256!r}.")
+    expected = sha256.lower() if sha256 is not None else published.sha256
+    mirrors = list(published.urls if urls is None else urls)
+    path = Path(folder) / published.file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _is_whole(path, expected, mirrors, progress):
+            _LOG.info("%s is there already", path)
+            return path
+        digest = _fetch(path, mirrors, expected, progress)
+        write_text(_note(path), f"{digest}  {path.name}\n")
+    except (_NoSpaceError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"cannot write {path} ({error.strerror or error}); name a folder that can be "
+                "written."
+            ) from error
+        raise InputError(
+            f"no space for {path} ({error}); make room, or name a folder on another disk."
+        ) from error
+    _LOG.info("%s: SHA-256 %s, written beside it", path, digest)
+    return path
+
+
+def _fetch(path: Path, mirrors: Sequence[str], expected: str | None, progress: bool) -> str:
+    """Put the file at `path` from the first mirror that has it; its hash."""
+    import pooch
+    from requests.exceptions import RequestException
+
+    pooch.get_logger().setLevel("WARNING")
+    known = None if expected is None else f"sha256:{expected}"
+    failures = []
+    for url in mirrors:
+        writer: Any = _Writer(progress)
+        # a folder of its own: what is there stays until the new file is whole and checked
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as part:
+            try:
+                found = pooch.retrieve(url, known, fname=path.name, path=part, downloader=writer)
+            except (RequestException, _CutError) as error:
+                failures.append(f"{url}: {_reason(error)}")
+            except ValueError:  # of pooch, for a wrong hash
+                failures.append(f"{url}: expected SHA-256 {expected}, got {writer.digest}")
+            else:
+                with atomic_path(path) as whole:
+                    os.replace(found, whole)
+                return writer.digest
+    raise InputError(
+        f"cannot download {path.name} ({'; '.join(failures) or 'no mirror named'}); try again "
+        "later, or name another mirror, or the hash that is right."
+    )
+
+
+class _CutError(Exception):
+    """A connection that ended before the file did."""
+
+
+class _Writer:
+    """What pooch calls to write the content of a URL into a file; `digest` is its SHA-256."""
+
+    def __init__(self, progress: bool) -> None:
+        self.progress = progress
+        self.digest = ""
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        digest = hashlib.sha256()
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+            response.raise_for_status()
+            size = _size(response)
+            free = shutil.disk_usage(Path(output_file).parent).free
+            if size is not None and size > free:
+                raise _NoSpaceError(f"it has {size:,} bytes, the disk {free:,} free")
+            with (
+                open(output_file, "wb") as file,
+                tqdm(
+                    desc=f"downloading {url.rpartition('/')[2]}",
+                    total=size,
+                    unit="B",
+                    unit_scale=True,
+                    disable=not self.progress,
+                ) as bar,
+            ):
+                try:  # as it lies there: a .gz is not to be decoded on the way
+                    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        bar.update(len(chunk))
+                except HTTPError as error:
+                    raise _cut(file.tell(), size) from error
+                if size is not None and file.tell() != size:  # old clients do not tell
+                    raise _cut(file.tell(), size)
+        self.digest = digest.hexdigest()
+
+
+def _cut(got: int, size: int | None) -> _CutError:
+    of = "" if size is None else f" of {size:,}"
+    return _CutError(f"connection cut after {got:,}{of} bytes")
+
+
+def _size(response: Any) -> int | None:
+    """Length of the content in bytes, where the mirror tells."""
+    told = response.headers.get("Content-Length", "")
+    return int(told) if told.isdecimal() else None
+
+
+def _reason(error: Exception) -> str:
+    """One line on why a mirror failed."""
+    from requests.exceptions import ConnectionError, HTTPError, Timeout
+
+    if isinstance(error, HTTPError) and error.response is not None:
+        return f"HTTP {error.response.status_code} {error.response.reason}"
+    if isinstance(error, Timeout):
+        return f"no answer within {_TIMEOUT:g} s"
+    if isinstance(error, ConnectionError):
+        return "no connection"
+    return " ".join(str(error).split())
+
+
+def _is_whole(path: Path, expected: str | None, mirrors: Sequence[str], progress: bool) -> bool:
+    """Whether the file at `path` is the one that is wanted."""
+    import requests
+
+    note = _note(path)
+    known = expected
+    if known is None and note.is_file():
+        known = note.read_text(encoding="utf-8", errors="replace").split(" ")[0]
+    if known is not None:
+        return _sha256(path, progress) == known
+    for url in mirrors:
+        try:
+            with requests.head(url, allow_redirects=True, timeout=_TIMEOUT) as response:
+                size = _size(response) if response.ok else None
+        except requests.exceptions.RequestException:
+            continue
+        if size is not None:
+            return path.stat().st_size == size
+    _LOG.warning("%s: no mirror tells its size; taken as it is", path)
+    return True
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path, progress: bool) -> str:
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with (
+        open(path, "rb") as file,
+        tqdm(
+            desc=f"checking {path.name}",
+            total=size,
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar,
+    ):
+        while chunk := file.read(_CHUNK * 16):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
