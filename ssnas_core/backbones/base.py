@@ -5,24 +5,55 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+
+CONFIG_VERSION = 1  # of what `Backbone.config` gives
 
 
 class Backbone(nn.Module):
     """A network whose forward returns named features, one per tap, shallow first.
 
     Attributes:
-        modality_kind: "image" or "text".
+        modality_kind: "image", "text" or "array".
         name: what it is, with its options; part of the fingerprint.
         channels: tap -> number of channels, in depth order; taps are "0", "1", ...
+        learns: whether it comes without knowledge, so that a preparation is to
+            train it by self-supervision.
     """
 
     modality_kind: str
     name: str
     channels: dict[str, int]
+    learns: bool = False
+
+    _kind: str | None = None  # what `backbone_from_config` knows it by
+    _options: dict[str, Any]  # what it needs to be built again, as JSON
+    _grown: tuple[str, ...] = ()  # buffers whose first dimension is part of the state
+    _cached: tuple[str, ...] = ()  # cached properties made from the state
+
+    def config(self) -> dict[str, Any]:
+        """What `backbone_from_config` builds it again from, JSON values; no weights.
+
+        Raises:
+            InputError: a class of one's own that says nothing here.
+        """
+        if self._kind is None:
+            raise InputError(
+                f"expected a backbone that can be described, got {type(self).__name__}; "
+                "give its class a method config() and build it again yourself."
+            )
+        told = {"kind": self._kind, "version": CONFIG_VERSION, "name": self.name}
+        return json.loads(json.dumps({**told, **self._options}))
+
+    def save_files(self, folder: Path) -> None:
+        """Write into `folder`, its own, what config and state dict leave out; often nothing."""
 
     def fingerprint(self) -> str:
         """Hex hash of the name, the taps and all weights and fitted state."""
@@ -32,6 +63,20 @@ class Backbone(nn.Module):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def _forget(self) -> None:
+        """Drop what was made from a state that is no longer there."""
+        for name in self._cached:
+            self.__dict__.pop(name, None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self._grown:
+            value = state_dict.get(prefix + name)
+            if value is not None:
+                mine = getattr(self, name)
+                setattr(self, name, mine.new_zeros((len(value), *mine.shape[1:])))
+        self._forget()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ImageBackbone(Backbone):
@@ -53,3 +98,84 @@ class TextBackbone(Backbone):
     def vectorize(self, texts: Sequence[str]) -> Tensor:
         """Texts as a tensor (N, ...), float32 vectors or padded int64 tokens, on the CPU."""
         raise NotImplementedError
+
+
+class ArrayBackbone(Backbone):
+    """A backbone of arrays; forward: what `vectorize` gives -> tap -> (N, C, P).
+
+    `fit` learns mean and standard deviation of each channel, `vectorize` takes
+    them off and out: so 0 is the mean of the train rows, whatever their units.
+
+    Args:
+        shape: of one row: (C,), a vector, or (P, C), vectors at P positions.
+    """
+
+    modality_kind = "array"
+    shape: tuple[int, ...]
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        if len(shape) not in (1, 2) or min(shape) < 1:
+            raise InputError(
+                f"an array row must have shape (C,) or (P, C), all >= 1, got {tuple(shape)}; "
+                "flatten or pool further dimensions first."
+            )
+        self.shape = tuple(int(length) for length in shape)
+        self.register_buffer("mean", torch.zeros(self.shape[-1]))
+        self.register_buffer("scale", torch.zeros(self.shape[-1]))  # 0: not fitted
+
+    def _rows(self, rows: Any) -> np.ndarray:
+        """`rows` as finite float32 (N, *shape), not copied where it is that already."""
+        values = np.asarray(rows)
+        if values.shape[1:] != self.shape:
+            raise InputError(
+                f"expected array rows of shape {('N', *self.shape)}, got {values.shape}; "
+                "give one row per sample, as those the backbone was built for."
+            )
+        with np.errstate(over="ignore"):  # said below
+            values = values.astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise InputError(
+                "expected finite array values in float32's range, got NaN or infinity; "
+                "replace them, or leave those rows out."
+            )
+        return values
+
+    def fit(self, rows: Any) -> Any:
+        """Learn each channel's mean and standard deviation, over train rows (and positions).
+
+        A channel that never changes keeps its unit (scale 1). Returns self.
+
+        Args:
+            rows: (n, C) or (n, P, C), n >= 1, finite.
+
+        Raises:
+            InputError: no rows, rows of another shape, or values that are not finite.
+        """
+        values = self._rows(rows).reshape(-1, self.shape[-1])
+        if not len(values):
+            raise InputError("fitting an array backbone needs at least one row, got none.")
+        parts = [values[first : first + 8192] for first in range(0, len(values), 8192)]
+        mean = sum(part.sum(0, dtype=np.float64) for part in parts) / len(values)
+        squares = sum(np.square(part - mean).sum(0) for part in parts)  # float64, in parts
+        scale = np.where(np.ptp(values, axis=0) == 0, 1.0, np.sqrt(squares / len(values)))
+        scale = np.maximum(scale, np.finfo(np.float32).tiny)  # of values near float32's end
+        self.mean.copy_(torch.from_numpy(np.asarray(mean)))
+        self.scale.copy_(torch.from_numpy(np.asarray(scale)))
+        return self
+
+    def vectorize(self, rows: Any) -> Tensor:
+        """Rows (N, C) or (N, P, C) as float32, standardised per channel, on the CPU.
+
+        Raises:
+            InputError: the backbone is not fitted, or rows it was not built for.
+        """
+        values = torch.from_numpy(np.array(self._rows(rows)))  # a copy: inputs are not touched
+        if not bool((self.scale > 0).all()):
+            raise InputError(
+                "expected a fitted array backbone, got one without means; "
+                "call fit(train_rows) or load a state dict first."
+            )
+        return values.sub_(self.mean.cpu()).div_(self.scale.cpu())

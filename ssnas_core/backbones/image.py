@@ -1,4 +1,4 @@
-"""Image backbones: a small conv net for two CPU cores, VGG-19, and any torchvision classifier.
+"""Image backbones: a small conv net for two CPU cores, VGG-19, any torchvision classifier.
 
 VGG-19's taps are BM-NAS's (arXiv:2104.09379, released code): `features` after
 layers 20, 26, 33 and 36. Deviation from that code: it feeds BGR images with the
@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG19_TAPS = (20, 26, 33, 36)
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise InputError(
             f"an image backbone needs float images (N, 3, H, W) in [0, 1], got {images.dtype} "
@@ -30,7 +30,7 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"an image size must be (H, W), both >= 1, got {size}; as (96, 64).")
     return (int(size[0]), int(size[1]))
@@ -58,13 +58,17 @@ class SmallConvNet(ImageBackbone):
         widths: channels of the blocks, shallow first.
     """
 
+    learns = True
+    _kind = "small"
+
     def __init__(
         self, size: tuple[int, int] = (96, 64), widths: tuple[int, ...] = (32, 64, 128, 256)
     ) -> None:
         super().__init__()
-        self.size = _check_size(size)
+        self.size = check_size(size)
         self.name = f"small {self.size} {tuple(widths)}"
         self.channels = {str(depth): width for depth, width in enumerate(widths)}
+        self._options = {"size": self.size, "widths": widths}
         self.blocks = nn.ModuleList(
             _Block(inputs, outputs, deep=depth >= len(widths) - 2)
             for depth, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False))
@@ -73,7 +77,7 @@ class SmallConvNet(ImageBackbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, ~H / 2^(tap+1), ~W / 2^(tap+1))."""
-        _check_images(images)
+        check_images(images)
         state = (images * 4 - 2).contiguous(memory_format=torch.channels_last)  # about unit scale
         taps = {}
         for tap, block in zip(self.channels, self.blocks, strict=True):
@@ -88,13 +92,23 @@ class TappedNet(ImageBackbone):
         trunk: images -> tap -> feature map or tokens.
         name: what it is.
         size: (H, W) it is meant for.
+        kind, options: what `backbone_from_config` needs beside name and size.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: nn.Module, name: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        name: str,
+        size: tuple[int, int],
+        kind: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
+        self._kind = kind
+        self._options = {"size": size, **options}
         self.size = size
         self.name = f"{name} {size}"
         self.trunk = trunk
@@ -109,7 +123,7 @@ class TappedNet(ImageBackbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
-        _check_images(images)
+        check_images(images)
         return self.trunk((images - self.mean) / self.std)
 
 
@@ -184,14 +198,14 @@ def vgg19(weights: str | None = None, size: tuple[int, int] = (256, 160)) -> Ima
     Raises:
         InputError: the weights cannot be downloaded.
     """
-    size = _check_size(size)
+    size = check_size(size)
     if min(size) < 32:
         raise InputError(f"vgg19 halves images five times, so needs sides >= 32, got {size}.")
     layers = _torchvision_model("vgg19", weights).get_submodule("features")
     ends = [0, *(tap + 1 for tap in VGG19_TAPS)]
     assert isinstance(layers, nn.Sequential)
     slices = _Slices(layers[a:b] for a, b in zip(ends, ends[1:], strict=False))
-    return TappedNet(slices, f"vgg19 {weights}", size)
+    return TappedNet(slices, f"vgg19 {weights}", size, "vgg19")
 
 
 def _stages(model: nn.Module, size: tuple[int, int], channels_last: bool) -> list[str]:
@@ -251,14 +265,44 @@ def torchvision_backbone(
     Raises:
         InputError: unknown model, no weights to be had, or a size it cannot take.
     """
+    return _tapped_torchvision(model_name, weights, taps, size, pretrained=weights is not None)
+
+
+def rebuilt_torchvision(
+    model_name: str, taps: int, size: tuple[int, int], pretrained: bool
+) -> ImageBackbone:
+    """`torchvision_backbone` without weights, shaped as with those it was `pretrained` with.
+
+    Loading weights changes more than weights in some of torchvision's models:
+    GoogLeNet and Inception v3 then normalise differently, the largest vision
+    transformers take larger images.
+    """
+    options: dict[str, Any] = {}
+    if pretrained and model_name in ("googlenet", "inception_v3"):
+        options = {"transform_input": True}
+    if model_name.startswith("vit_"):
+        options = {"image_size": size[0]}
+    return _tapped_torchvision(model_name, None, taps, size, pretrained=pretrained, **options)
+
+
+def _tapped_torchvision(
+    model_name: str,
+    weights: str | None,
+    taps: int,
+    size: tuple[int, int],
+    *,
+    pretrained: bool,
+    **options: Any,
+) -> ImageBackbone:
     from torchvision.models.feature_extraction import create_feature_extractor
     from torchvision.models.swin_transformer import SwinTransformer
     from torchvision.models.vision_transformer import VisionTransformer
 
-    size = _check_size(size)
+    size = check_size(size)
     if taps < 1:
         raise InputError(f"taps must be >= 1, got {taps}.")
-    model = _torchvision_model(model_name, weights)
+    told = {"model_name": model_name, "taps": taps, "pretrained": pretrained}
+    model = _torchvision_model(model_name, weights, **options)
     arrange = _as_is
     try:
         if isinstance(model, VisionTransformer):
@@ -279,4 +323,4 @@ def torchvision_backbone(
     nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
     traced = create_feature_extractor(model, return_nodes=nodes)
     name = f"torchvision:{model_name} {weights} {tuple(stages)}"
-    return TappedNet(_Extracted(traced, arrange), name, size)
+    return TappedNet(_Extracted(traced, arrange), name, size, "torchvision", **told)

@@ -1,0 +1,77 @@
+"""Array backbones: features that exist already, as they are or through two maxout layers.
+
+For any modality given as numbers: a row is a vector (C,) or vectors at P positions
+(P, C), in any units, the same for all samples. Both backbones standardise (see
+`ArrayBackbone`), so a row of zeros after `vectorize` is the mean row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ssnas_core.backbones.base import ArrayBackbone
+from ssnas_core.backbones.maxout import MaxoutLayers
+from ssnas_core.errors import InputError
+
+
+class IdentityArray(ArrayBackbone):
+    """The standardised array itself, at tap "0"; nothing to train.
+
+    Args:
+        shape: of one row, (C,) or (P, C).
+    """
+
+    _kind = "array-identity"
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+        self.name = f"array identity {self.shape}"
+        self.channels = {"0": self.shape[-1]}
+        self._options = {"shape": self.shape}
+
+    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
+        """(N, C) -> tap "0" (N, C, 1); (N, P, C) -> tap "0" (N, C, P)."""
+        one = len(self.shape) == 1
+        return {"0": vectorized.unsqueeze(2) if one else vectorized.transpose(1, 2)}
+
+
+class MaxoutArray(ArrayBackbone):
+    """Standardised vector (tap "0"), then two maxout layers (taps "1" and "2").
+
+    The layers are those GMU and BM-NAS put on MM-IMDB's word2vec features.
+
+    Args:
+        shape: of one row, (C,).
+        hidden: width of tap "1".
+        outputs: width of tap "2".
+        pieces: linear maps per maxout unit.
+
+    Raises:
+        InputError: rows that are no vectors.
+    """
+
+    learns = True
+    _kind = "array-maxout"
+
+    def __init__(
+        self, shape: Sequence[int], hidden: int = 64, outputs: int = 128, pieces: int = 5
+    ) -> None:
+        super().__init__(shape)
+        if len(self.shape) != 1:
+            raise InputError(
+                f"'maxout' takes vectors (C,), got rows of shape {self.shape}; "
+                "use 'identity', or average the positions first."
+            )
+        widths = (*self.shape, hidden, outputs)
+        self.name = f"array maxout {'-'.join(map(str, widths))} pieces {pieces}"
+        self.channels = {str(tap): width for tap, width in enumerate(widths)}
+        self.layers = MaxoutLayers(widths, pieces)
+        self._options = {
+            "shape": self.shape, "hidden": hidden, "outputs": outputs, "pieces": pieces
+        }  # fmt: skip
+
+    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
+        """(N, C) -> tap -> (N, channels[tap], 1)."""
+        return self.layers(vectorized)

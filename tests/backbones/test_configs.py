@@ -1,0 +1,84 @@
+"""Facts about the configs of backbones; each kind's round trip stands with its other tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssnas_core.backbones import (
+    Backbone,
+    ImageBackbone,
+    SmallConvNet,
+    array_backbone,
+    backbone_from_config,
+)
+from ssnas_core.errors import InputError
+
+SMALL = {"kind": "small", "version": 1, "name": "small", "size": [32, 32], "widths": [4, 8]}
+
+
+def test_name_of_the_config_is_kept_whatever_the_class_would_say():
+    backbone = backbone_from_config({**SMALL, "name": "what it was made as"})
+    assert backbone.name == "what it was made as"
+    assert backbone.fingerprint() != backbone_from_config(SMALL).fingerprint()
+
+
+def test_rebuilding_does_not_change_the_config_and_a_config_not_the_backbone():
+    told = dict(SMALL)
+    backbone = backbone_from_config(told)
+    assert told == SMALL
+    backbone.config()["widths"].append(3)
+    assert backbone.config() == SMALL
+
+
+def test_state_of_another_backbone_is_refused():
+    backbone = backbone_from_config(SMALL)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        backbone.load_state_dict(SmallConvNet((32, 32), (8, 8)).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**SMALL, "kind": "large"}, "kind one of small, vgg19, .*got kind 'large'"),
+        ({"version": 1}, "got kind None"),
+        ([SMALL], "got kind None"),
+        ({**SMALL, "name": 3}, "name 3"),
+        ({**SMALL, "version": 2}, "of version 1, got 2; use the ssnas that wrote it"),
+        ({key: SMALL[key] for key in ("kind", "name")}, "of version 1, got None"),
+        ({**SMALL, "width": 3}, "expected options of a 'small' backbone, got .*'width'"),
+        ({**SMALL, "widths": "wide"}, "expected options of a 'small' backbone"),
+        ({**SMALL, "size": [32]}, r"an image size must be \(H, W\)"),
+        ({**SMALL, "size": 32}, "expected options of a 'small' backbone"),
+        ({"kind": "word2vec", "version": 1, "name": "w"}, "word vectors need a file or a length"),
+        ({"kind": "array-maxout", "version": 1, "name": "a"}, "options of a 'array-maxout'"),
+        (
+            {"kind": "torchvision", "version": 1, "name": "t", "model_name": "resnet"}
+            | {"taps": 4, "size": [64, 64], "pretrained": False},
+            "expected a torchvision classification model, got 'resnet'",
+        ),
+    ],
+)  # fmt: skip
+def test_config_that_is_none_of_ours_is_refused(config, message):
+    with pytest.raises(InputError, match=message):
+        backbone_from_config(config)
+
+
+def test_backbone_of_ones_own_says_what_is_missing_to_save_it():
+    class Own(ImageBackbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.name, self.channels, self.size = "own", {"0": 3}, (8, 8)
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"0": images}
+
+    assert not Own().learns and isinstance(Own(), Backbone)
+    with pytest.raises(InputError, match=r"got Own; give its class a method config\(\)"):
+        Own().config()
+
+
+def test_most_backbones_need_no_files_beside(tmp_path):
+    array_backbone("identity", (3,)).save_files(tmp_path)
+    backbone_from_config(SMALL).save_files(tmp_path)
+    assert not list(tmp_path.iterdir())
