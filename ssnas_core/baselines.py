@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ssnas_core.modalities import drop_modality
 from ssnas_core.spaces.fusion import FusionConfig, Stem
 
 
@@ -20,7 +21,7 @@ class LateConcat(nn.Module):
 
     Args:
         channels: channels of the features to use, by name.
-        config: sizes of the stems (`channels`, `dropout`).
+        config: sizes of the stems (`channels`, `dropout`), and `modality_dropout`.
         positions: positions of each feature in the store, by name.
     """
 
@@ -31,8 +32,11 @@ class LateConcat(nn.Module):
         self.stems = nn.ModuleDict(
             {name: Stem(width, config.channels, config.dropout) for name, width in channels.items()}
         )
+        self.modality_dropout = config.modality_dropout
         self.width = config.channels * sum(positions[name] for name in channels)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, width) of features (N, P, C_in) by name."""
+        if self.training:
+            features = drop_modality(features, list(self.stems), self.modality_dropout)
         return torch.cat([stem(features[name]).flatten(1) for name, stem in self.stems.items()], 1)

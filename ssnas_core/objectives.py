@@ -1,14 +1,13 @@
 """What makes a choice good: a head to put on an encoder, and a loss for a batch of samples.
 
 An objective knows nothing of spaces: a model is anything that maps a dict of
-inputs to (N, D). It draws from a source the views that it wants, and only the
-supervised one holds labels, so a contrastive search cannot see them.
+inputs to (N, D). It draws from a source the views that it wants, and the
+contrastive one holds no labels, so a search by it cannot see them.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssnas_core._contrastive import alignment, effective_rank, match_rate, nt_xent, uniformity
 from ssnas_core.errors import InputError
+from ssnas_core.modalities import modality_of
+
+__all__ = [
+    "Contrastive",
+    "Features",
+    "Hybrid",
+    "Objective",
+    "OnDevice",
+    "Source",
+    "Supervised",
+    "alignment",
+    "effective_rank",
+    "match_rate",
+    "modality_of",
+    "nt_xent",
+    "uniformity",
+]
 
 Features = Mapping[str, Tensor]
 
@@ -76,86 +93,6 @@ class Objective(Protocol):
         ...
 
 
-def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Mean NT-Xent loss over paired views (SimCLR eq. 1, arXiv:2002.05709).
-
-    Row i of `first` and of `second` are views of one sample; the other 2N - 2
-    rows are its negatives. Rows are L2-normalised here, not by the caller.
-
-    Args:
-        first: view-1 projections, (N, D) float, N >= 2.
-        second: view-2 projections, (N, D).
-        temperature: tau > 0, dimensionless.
-
-    Returns:
-        Scalar, in nats; log(2N - 1) when all rows are equal.
-
-    Raises:
-        InputError: shapes differ, N < 2, or temperature <= 0.
-    """
-    if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
-        raise InputError(
-            f"nt_xent needs two (N, D) batches with N >= 2, got {tuple(first.shape)} "
-            f"and {tuple(second.shape)}; use a larger batch, or drop the last one."
-        )
-    if not temperature > 0:
-        raise InputError(f"temperature must be > 0, got {temperature}; SimCLR uses 0.1 to 1.")
-    rows = F.normalize(torch.cat((first, second)).float())
-    similarity = rows @ rows.T / temperature
-    similarity.fill_diagonal_(-torch.inf)
-    partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-    return F.cross_entropy(similarity, partner)
-
-
-def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of paired views on the unit sphere (arXiv:2005.10242, eq. 5).
-
-    Args:
-        first, second: (N, D); normalised here.
-
-    Returns:
-        Scalar in [0, 4]; 0 when views of a sample coincide.
-    """
-    return (F.normalize(first) - F.normalize(second)).square().sum(1).mean()
-
-
-def uniformity(rows: Tensor) -> Tensor:
-    """Log mean Gaussian potential of all pairs (arXiv:2005.10242, eq. 6, t = 2).
-
-    Args:
-        rows: (N, D), N >= 2; normalised here.
-
-    Returns:
-        Scalar <= 0; 0 when all rows are equal (collapse), near -4 at best.
-    """
-    squared = torch.pdist(F.normalize(rows)).square()
-    return torch.logsumexp(-2 * squared, 0) - math.log(len(squared))
-
-
-def effective_rank(rows: Tensor) -> Tensor:
-    """exp of the entropy of the centred rows' normalised singular values (Roy & Vetterli 2007).
-
-    Args:
-        rows: (N, D).
-
-    Returns:
-        Scalar in [1, min(N, D)]: dimensions that the embedding uses; 0 when
-        all rows are equal.
-    """
-    values = torch.linalg.svdvals(rows - rows.mean(0))
-    rounding = torch.finfo(rows.dtype).eps * max(rows.shape) * rows.norm()
-    values = values[values > rounding]  # what the mean's rounding leaves is no direction
-    if len(values) == 0:
-        return values.new_zeros(())
-    return torch.special.entr(values / values.sum()).sum().exp()
-
-
-def match_rate(first: Tensor, second: Tensor) -> Tensor:
-    """Share of rows of `first` (N, D) whose most similar row of `second` is their own view."""
-    nearest = (F.normalize(first) @ F.normalize(second).T).argmax(1)
-    return (nearest == torch.arange(len(first), device=first.device)).float().mean()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Contrastive:
     """SimCLR on joint views of all modalities: needs no labels and holds none.
@@ -180,9 +117,12 @@ class Contrastive:
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
         """NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
-        first, second = source.augmented(indices, generator, 2)
-        both = {name: torch.cat((first[name], second[name])) for name in first}
-        return nt_xent(*model(both).chunk(2), temperature=self.temperature)
+        both = _two_views(source, indices, generator)
+        return self._of(model(both))
+
+    def _of(self, projections: Tensor) -> Tensor:
+        """NT-Xent of rows (2N, D) whose first half are the first views."""
+        return nt_xent(*projections.chunk(2), temperature=self.temperature)
 
     @torch.no_grad()
     def report(
@@ -197,8 +137,17 @@ class Contrastive:
             the second view another sample's <modality>. Near `match` it says
             that the others decide alone: the one-modality shortcut.
         """
+        return self._report(model, source, indices, generator)
+
+    def _report(
+        self,
+        project: Callable[[Features], Tensor],
+        source: Source,
+        indices: Tensor,
+        generator: torch.Generator,
+    ) -> dict[str, float]:
         first, second = source.augmented(indices, generator, 2)
-        z1, z2 = model(first).float(), model(second).float()
+        z1, z2 = project(first).float(), project(second).float()
         figures = {
             "alignment": alignment(z1, z2),
             "uniformity": uniformity(torch.cat((z1, z2))),
@@ -211,7 +160,7 @@ class Contrastive:
                 name: value.roll(1, 0) if modality_of(name) == modality else value
                 for name, value in second.items()
             }
-            figures[f"match_without_{modality}"] = match_rate(z1, model(swapped).float())
+            figures[f"match_without_{modality}"] = match_rate(z1, project(swapped).float())
         return {name: float(value) for name, value in figures.items()}
 
 
@@ -248,7 +197,11 @@ class Supervised:
             (features,) = source.augmented(indices, generator, 1)
         else:
             features = source.clean(indices)
-        logits = model(features).float()
+        return self._of(model(features), indices)
+
+    def _of(self, logits: Tensor, indices: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (n, K) for the labels of the samples `indices` (n,)."""
+        logits = logits.float()
         labels = self.labels[indices].to(logits.device)
         if self.labels.ndim == 2:
             return F.binary_cross_entropy_with_logits(logits, labels.float())
@@ -261,7 +214,99 @@ class Supervised:
         return {}
 
 
-def modality_of(name: str) -> str:
-    """`"image"` for the feature `"image_2"`; a name without a depth is its own modality."""
-    stem, _, depth = name.rpartition("_")
-    return stem if stem and depth.isdigit() else name
+class _TwoHeads(nn.Module):
+    """Projections and logits of the same embeddings; a classifier to use is `classifier`."""
+
+    def __init__(self, projection: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+        self.classifier = classifier
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, width) -> (N, D) and (N, K)."""
+        return self.projection(embeddings), self.classifier(embeddings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hybrid:
+    """Labels where there are any, contrast everywhere: one weighted sum, one forward pass.
+
+    weight * cross-entropy + (1 - weight) * NT-Xent, on two augmented views of
+    every sample; the cross-entropy is the mean over both views of those
+    samples of the batch that are in `labelled`, and 0 in a batch without any.
+    Labels of other samples are never read.
+
+    Its head returns projections and logits. To predict with what it trained,
+    take `nn.Sequential(model[0], model[1].classifier)`.
+
+    Args:
+        supervised: the labels; with `augment=True`, as views are what it sees here.
+        labelled: (n,) sample numbers whose labels may be read, n >= 1.
+        contrastive: the loss on all samples.
+        weight: w in [0, 1]; at 0 it is `contrastive` exactly, at 1 the labelled
+            samples alone decide.
+
+    Raises:
+        InputError: a weight outside [0, 1], `labelled` that are no sample
+            numbers of `supervised.labels`, or `supervised.augment=False`.
+    """
+
+    supervised: Supervised
+    labelled: Tensor
+    contrastive: Contrastive = Contrastive()
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"the weight of the labels must be in [0, 1], got {self.weight}.")
+        if not self.supervised.augment:
+            raise InputError(
+                "a hybrid loss reads the labels on augmented views, got augment=False; "
+                "use Supervised(..., augment=True)."
+            )
+        labelled, count = self.labelled, len(self.supervised.labels)
+        whole = labelled.dtype in (torch.int64, torch.int32) and labelled.ndim == 1
+        if not whole or not len(labelled) or labelled.min() < 0 or labelled.max() >= count:
+            raise InputError(
+                f"labelled must be (n,) sample numbers in 0..{count - 1}, n >= 1, got "
+                f"{labelled.dtype} {tuple(labelled.shape)}; pass the rows whose labels may be read."
+            )
+
+    def head(self, width: int) -> nn.Module:
+        """Both heads, `projection` and `classifier`, on the same embedding."""
+        projection = self.contrastive.head(width)  # first, so that it starts as without labels
+        return _TwoHeads(projection, self.supervised.head(width))
+
+    def loss(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
+        projections, logits = model(_two_views(source, indices, generator))
+        if self.weight == 0:
+            return self.contrastive._of(projections)
+        known = torch.isin(indices, self.labelled.to(indices.device))
+        rows = known.nonzero().flatten()
+        if len(rows):
+            both = torch.cat((rows, rows + len(indices))).to(logits.device)
+            supervised = self.supervised._of(logits[both], indices[rows].repeat(2))
+        else:
+            supervised = 0.0 * logits.sum()
+        if self.weight == 1:
+            return supervised
+        contrastive = self.contrastive._of(projections)
+        return self.weight * supervised + (1 - self.weight) * contrastive
+
+    @torch.no_grad()
+    def report(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """As `Contrastive.report`, of the projections."""
+        return self.contrastive._report(
+            lambda features: model(features)[0], source, indices, generator
+        )
+
+
+def _two_views(source: Source, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Two views of each of N samples as 2N rows, all first views before all second ones."""
+    first, second = source.augmented(indices, generator, 2)
+    return {name: torch.cat((first[name], second[name])) for name in first}

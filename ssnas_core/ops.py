@@ -1,12 +1,14 @@
 """Primitive fusion operators: two (N, L, C) inputs to one (BM-NAS, arXiv:2104.09379).
 
 The maths is in functions; the modules only hold weights. `Zero` has no code:
-it adds nothing to a relaxed sum and is never derived.
+it adds nothing to a relaxed sum and is never derived. A space may be given
+further primitives by name (`Factory`), from outside this module.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,14 @@ PRIMITIVES = ("Zero", "Sum", "Attention", "LinearGLU", "ConcatFC")
 
 ORDERED = frozenset({"Attention"})
 """Primitives for which f(x, y) and f(y, x) differ by more than a renaming of weights."""
+
+Factory = Callable[[int], nn.Module]
+"""What makes an operator of `channels`: a module with forward(x, y), (N, L, C) each and again."""
+
+
+def is_ordered(name: str) -> bool:
+    """Whether f(x, y) and f(y, x) are two choices; so for every primitive not known here."""
+    return name in ORDERED or name not in PRIMITIVES
 
 
 def attention(query: Tensor, value: Tensor) -> Tensor:

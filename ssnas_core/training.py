@@ -26,6 +26,9 @@ from ssnas_core.objectives import Objective, Source
 
 log = logging.getLogger(__name__)
 
+OnEpoch = Callable[[list[dict[str, Any]]], None]
+"""Called with the whole history so far; what it does cannot change the result."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -65,6 +68,7 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on the samples `indices` of `source`.
 
@@ -77,13 +81,15 @@ def fit(
         seed: decides the order of samples, views and dropout.
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar on standard error; none without it.
+        on_epoch: called with the history after each epoch, once that is in the
+            checkpoint; and when going on from one, with what it holds.
 
     Returns:
         One entry per epoch: `epoch`, `loss`, and the objective's report at the end.
 
     Raises:
         InputError: fewer than two samples, a loss that is not finite, or a
-            checkpoint of another model. (Of another seed or schedule it is not told apart.)
+            checkpoint of another model, seed, configuration or number of samples.
     """
     from tqdm.auto import tqdm
 
@@ -93,11 +99,11 @@ def fit(
     steps = len(indices) // batch
     epochs = max(config.epochs, math.ceil(config.min_steps / steps))
     optimizer, schedule = _optimizer(model, config, epochs * steps)
-    history: list[dict[str, Any]] = []
-    saved = load_checkpoint(checkpoint)
-    if saved is not None:
-        restore(saved, {"model": model, "optimizer": optimizer}, str(checkpoint))
-        history = saved["history"]
+    parts = {"model": model, "optimizer": optimizer}
+    told = repr((seed, config, len(indices)))
+    history = resume(checkpoint, parts, told) or []
+    if history and on_epoch is not None:
+        on_epoch(list(history))
     bar = tqdm(
         total=epochs * steps,
         initial=len(history) * steps,
@@ -120,14 +126,16 @@ def fit(
                     optimizer.step()
                     total += loss.detach().cpu()
                     bar.update()
-                entry = {"epoch": epoch, "loss": finite(total / steps, epoch, model)}
+                entry = {"epoch": epoch, "loss": finite(total / steps, epoch, model, checkpoint)}
                 if epoch == epochs - 1:
                     model.eval()
                     entry |= objective.report(model, source, indices[:256], generator)
             history.append(entry)
             bar.set_postfix(loss=f"{entry['loss']:.3f}")
             if checkpoint is not None:
-                save_checkpoint(checkpoint, {"model": model, "optimizer": optimizer}, history)
+                save_checkpoint(checkpoint, parts, history, told=told)
+            if on_epoch is not None:
+                on_epoch(list(history))
     model.eval()
     return history
 
@@ -163,17 +171,24 @@ def seeded(*seed: int) -> Iterator[torch.Generator]:
 
     The caller's global state is restored at the end, so that what is inside
     depends on nothing but `seed`.
+
+    Raises:
+        InputError: a number that is negative or not whole.
     """
     import numpy
 
-    words = numpy.random.SeedSequence(seed).generate_state(2)
+    try:
+        words = numpy.random.SeedSequence(seed).generate_state(2)
+    except (TypeError, ValueError) as error:
+        bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
+        raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
     value = int(words[0]) << 31 ^ int(words[1])
     with torch.random.fork_rng():
         torch.manual_seed(value)
         yield torch.Generator().manual_seed(value + 1)
 
 
-def finite(loss: Tensor, epoch: int, model: nn.Module) -> float:
+def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None = None) -> float:
     """The mean loss of an epoch as a number.
 
     Raises:
@@ -184,9 +199,10 @@ def finite(loss: Tensor, epoch: int, model: nn.Module) -> float:
     if not what and not all(bool(p.isfinite().all()) for p in model.parameters()):
         what = "the weights became NaN or infinite"
     if what:
+        kept = checkpoint is not None and Path(checkpoint).exists()
         raise InputError(
-            f"{what} in epoch {epoch}; lower the learning rate, or look for "
-            "NaN in the features. The last whole epoch is kept."
+            f"{what} in epoch {epoch}; lower the learning rate, or look for NaN in the features."
+            + (f" The last whole epoch is kept in {checkpoint}." if kept else "")
         )
     return value
 
@@ -215,6 +231,43 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
         kind = type(error).__name__
         raise InputError(f"{path} is not a usable checkpoint ({kind}); delete it.") from error
     return saved
+
+
+def resume(path: Path | None, parts: Mapping[str, Any], told: str) -> list[dict[str, Any]] | None:
+    """Go on from the checkpoint `path`: load its states into `parts`.
+
+    Args:
+        path: what `save_checkpoint` wrote.
+        parts: what was saved.
+        told: what decides the run beside its parts, as it was given to
+            `save_checkpoint(told=...)`: seed, configuration, number of samples.
+
+    Returns:
+        The history, or None where there is no file.
+
+    Raises:
+        InputError: not a checkpoint, or one of another run or model.
+    """
+    saved = load_checkpoint(path)
+    if saved is None:
+        return None
+    same_run(saved.get("told"), told, str(path))
+    restore(saved, parts, str(path))
+    return saved["history"]
+
+
+def same_run(found: Any, told: str, source: str) -> None:
+    """Refuse a checkpoint of another seed, configuration or number of samples.
+
+    Raises:
+        InputError: `found` is not `told`; a checkpoint of an older version tells nothing.
+    """
+    if found != told:
+        raise InputError(
+            f"{source} is a checkpoint of another run: expected {told}, got "
+            f"{found if isinstance(found, str) else 'one that does not say'}; "
+            "delete it or use another folder."
+        )
 
 
 def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> None:

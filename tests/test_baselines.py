@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,3 +69,17 @@ def test_dropout_and_every_weight_are_in_training(network, features):
     assert not torch.equal(network(features), network(features))
     network(features).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
+
+
+def test_modality_dropout_acts_while_training_on_networks_of_several_modalities(features):
+    config = replace(CONFIG, dropout=0.0, modality_dropout=1.0)
+    for names, moves in ((CHANNELS, True), (("image_0", "image_1"), False)):
+        torch.manual_seed(0)
+        some = {name: CHANNELS[name] for name in names}
+        plain, dropping = (
+            LateConcat(some, which, POSITIONS) for which in (replace(CONFIG, dropout=0.0), config)
+        )
+        dropping.load_state_dict(plain.state_dict())
+        assert torch.equal(plain.train()(features), dropping.train()(features)) != moves
+        dropping.load_state_dict(plain.state_dict())  # the norms' statistics
+        assert torch.equal(plain.eval()(features), dropping.eval()(features))

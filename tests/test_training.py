@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssnas_core.errors import InputError
-from ssnas_core.objectives import Contrastive, Supervised
+from ssnas_core.objectives import Contrastive, Hybrid, Supervised
 from ssnas_core.training import (
     TrainConfig,
     batches,
@@ -59,6 +59,11 @@ def source(memory_source):
 OBJECTIVES = {
     "contrastive": Contrastive(hidden=8, out=4),
     "supervised": Supervised(labels=LABELS),
+    "hybrid": Hybrid(
+        supervised=Supervised(labels=LABELS),
+        labelled=INDICES[::3],
+        contrastive=Contrastive(hidden=8, out=4),
+    ),
 }
 
 
@@ -245,6 +250,41 @@ def test_predictions_that_are_not_finite_are_refused(source):
         predict(model, source, INDICES)
 
 
+# --- what is told after each epoch
+
+
+def test_whole_history_is_told_after_each_epoch_once_it_is_saved(source, objective, tmp_path):
+    path, calls = tmp_path / "checkpoint.pt", []
+
+    def on_epoch(history):
+        saved = load_checkpoint(path)
+        assert saved is not None and saved["history"] == history
+        torch.rand(3)  # of the caller's chance
+        calls.append(list(history))
+        history.clear()
+
+    model = network(objective)
+    history = fit(
+        model, source, objective, INDICES, SMALL, seed=0, checkpoint=path, on_epoch=on_epoch
+    )
+    assert calls == [history[:1], history[:2], history]
+    silent = network(objective)
+    assert fit(silent, source, objective, INDICES, SMALL, seed=0) == history
+    assert_same_weights(model, silent)
+
+
+def test_run_that_goes_on_tells_first_what_was_saved(source, objective, killed, tmp_path):
+    path, calls = tmp_path / "checkpoint.pt", []
+    for after in (7, 99, 99):
+        dying = killed(objective, after)
+        options = {"seed": 0, "checkpoint": path, "on_epoch": lambda h: calls.append(len(h))}
+        try:
+            fit(network(objective), source, dying, INDICES, SMALL, **options)
+        except killed.Kill:
+            calls.append("killed")
+    assert calls == [1, 2, "killed", 2, 3, 3]
+
+
 # --- killed and resumed
 
 
@@ -323,6 +363,17 @@ def test_seeded_draws_depend_on_every_number_of_the_seed_and_on_nothing_else():
     assert first[0] != first[1]  # two streams, not one twice
 
 
+@pytest.mark.parametrize(("seed", "got"), [((-1,), "-1"), ((3, -2), "-2"), ((0.5,), "0.5")])
+def test_seed_that_is_no_whole_number_from_0_on_is_refused(seed, got):
+    with pytest.raises(InputError, match=f"seed must be a whole number >= 0, got {got}"):
+        draws(*seed)
+
+
+def test_training_with_a_negative_seed_is_refused(source, objective):
+    with pytest.raises(InputError, match="seed must be a whole number >= 0, got -1"):
+        fit(network(objective), source, objective, INDICES, SMALL, seed=-1)
+
+
 # --- what goes wrong
 
 
@@ -339,7 +390,11 @@ def test_loss_that_is_not_finite_is_refused_and_the_last_whole_epoch_kept(
             return objective.loss(*args) * (value if self.calls == 5 else 1)
 
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(InputError, match=r"loss became (nan|inf) in epoch 1; lower the learning"):
+    wanted = r"loss became (nan|inf) in epoch 1; lower the learning"
+    with pytest.raises(InputError, match=wanted) as told:
+        fit(network(objective), source, Breaking(), INDICES, SMALL, seed=5)
+    assert str(told.value).endswith("NaN in the features.")  # and nothing is said to be kept
+    with pytest.raises(InputError, match=rf"{wanted}.* last whole epoch is kept in .*point\.pt\."):
         fit(network(objective), source, Breaking(), INDICES, SMALL, seed=5, checkpoint=path)
     kept = load_checkpoint(path)
     assert kept is not None and len(kept["history"]) == 1
@@ -444,10 +499,41 @@ def test_checkpoint_of_another_model_is_refused(source, objective, tmp_path):
         "other shapes": {"model": foreign, "optimizer": torch.optim.AdamW(foreign.parameters())},
         "no optimiser": {"model": network(objective)},
     }
+    told = repr((0, SMALL, SAMPLES))
     for part in parts.values():
-        save_checkpoint(path, part, [])
+        save_checkpoint(path, part, [], told=told)
         with pytest.raises(InputError, match="checkpoint of another model .*delete it or use"):
             fit(network(objective), source, objective, INDICES, config, seed=0, checkpoint=path)
-    torch.save({"model": 3, "optimizer": {}, "history": "[]"}, path)
+    torch.save({"model": 3, "optimizer": {}, "history": "[]", "told": told}, path)
     with pytest.raises(InputError, match="checkpoint of another model"):
         fit(network(objective), source, objective, INDICES, config, seed=0, checkpoint=path)
+
+
+OTHER_RUNS = {
+    "seed": {"seed": 6},
+    "configuration": {"config": TrainConfig(epochs=4, batch_size=8, learning_rate=0.01)},
+    "number of samples": {"indices": INDICES[:-1]},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_RUNS)
+def test_checkpoint_of_another_run_of_the_same_shapes_is_refused(source, objective, tmp_path, case):
+    path, given = tmp_path / "checkpoint.pt", {"indices": INDICES, "config": SMALL, "seed": 5}
+    model = network(objective)
+    fit(model, source, objective, checkpoint=path, **given)
+    before = path.read_bytes()
+    other, untouched = network(objective), network(objective)
+    with pytest.raises(InputError, match=r"point\.pt is a checkpoint of another run: expected \("):
+        fit(other, source, objective, checkpoint=path, **{**given, **OTHER_RUNS[case]})
+    assert_same_weights(other, untouched)
+    assert path.read_bytes() == before
+
+
+def test_checkpoint_that_does_not_say_of_which_run_it_is_is_refused(source, objective, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    fit(network(objective), source, objective, INDICES, SMALL, seed=5, checkpoint=path)
+    saved = torch.load(path, weights_only=True)
+    del saved["told"]  # as an older version wrote it
+    torch.save(saved, path)
+    with pytest.raises(InputError, match="got one that does not say; delete it or use another"):
+        fit(network(objective), source, objective, INDICES, SMALL, seed=5, checkpoint=path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ssnas_core.features.extract import Taps, extract_features, store_key
-from ssnas_core.features.live import LiveInputs
+from ssnas_core.features.live import LiveFeatures, LiveInputs
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.inputs import RawInputs, decode_images, prepare_inputs
 
 __all__ = [
     "FeatureStore",
+    "LiveFeatures",
     "LiveInputs",
     "RawInputs",
     "Taps",

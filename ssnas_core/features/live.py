@@ -1,38 +1,47 @@
-"""Raw inputs in augmented views made on the fly, for training the backbones along."""
+"""Views made on the fly: of raw inputs, to train backbones along, and of frozen features."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Generator, Tensor
 
 from ssnas_core.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
+    apply_array,
     apply_text,
     augment_images,
-    text_draws,
+    seed_draws,
 )
-from ssnas_core.backbones.base import Backbone, TextBackbone
+from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.errors import InputError
+from ssnas_core.features.extract import Taps
 from ssnas_core.features.store import draw_views
 from ssnas_core.files import atomic_path
 from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator, read_memmap
+
+if TYPE_CHECKING:
+    from ssnas_core.objectives import Source
 
 
 class LiveInputs:
     """Raw inputs with the interface of a FeatureStore, for training backbones along.
 
-    Images are augmented when asked for, always anew; texts are vectorised once,
-    clean and in `views` augmented forms, into a memory-mapped file.
+    Images and arrays are augmented when asked for, always anew; texts are
+    vectorised once, clean and in `views` augmented forms, into a memory-mapped
+    file. With `views=None` only the clean ones are: their views are anew too.
 
     Args:
         inputs: decoded images and texts.
         backbones: modality -> backbone; its `vectorize` is used, fitted already.
         folder: where the vectorised texts go: <modality>-<key>.npy.
-        views: V, augmented forms of each text, >= 1.
+        views: V >= 1, augmented forms of each text; None to vectorise when drawn.
         augment: how views are made.
         seed: of the stored text views.
         progress: whether to show a bar.
@@ -44,20 +53,24 @@ class LiveInputs:
         backbones: Mapping[str, Backbone],
         folder: Path,
         *,
-        views: int = 4,
+        views: int | None = 4,
         augment: JointAugment = DEFAULT_AUGMENT,
         seed: int = 0,
         progress: bool = False,
     ) -> None:
         check_kinds(inputs.kinds, backbones)
-        if views < 1:
+        if views is not None and views < 1:
             raise InputError(f"live inputs need views >= 1 of each text, got {views}.")
         self.inputs = inputs
         self.views = views
         self.augment = augment
         self.texts: dict[str, Tensor] = {}  # (N, 1 + V, ...)
+        self.arrays: dict[str, ArrayBackbone] = {}  # standardised when drawn
+        self._vectorizers: dict[str, TextBackbone] = {}  # of texts that are vectorised when drawn
         for place, (modality, kind) in enumerate(inputs.kinds.items()):
             backbone = backbones[modality]
+            if isinstance(backbone, ArrayBackbone):
+                self.arrays[modality] = backbone
             if kind == "text":
                 assert isinstance(backbone, TextBackbone)
                 column = inputs.columns[modality]
@@ -66,6 +79,8 @@ class LiveInputs:
                 if not path.exists():
                     self._write(path, column, backbone, draws_generator(seed, place), progress)
                 self.texts[modality] = read_memmap(path)
+                if views is None:
+                    self._vectorizers[modality] = backbone
 
     def _write(
         self,
@@ -78,11 +93,11 @@ class LiveInputs:
         from tqdm.auto import tqdm
 
         example = backbone.vectorize(texts[:1]).numpy()
-        shape = (len(texts), 1 + self.views, *example.shape[1:])
+        shape = (len(texts), 1 + (self.views or 0), *example.shape[1:])
         with atomic_path(path) as temporary:
             rows = np.lib.format.open_memmap(temporary, "w+", example.dtype, shape)
-            for view in tqdm(range(1 + self.views), desc="vectorising", disable=not progress):
-                draws = text_draws(len(texts), generator)
+            for view in tqdm(range(shape[1]), desc="vectorising", disable=not progress):
+                draws = seed_draws(len(texts), generator)
                 seen = apply_text(texts, self.augment.text, draws) if view else texts
                 for first in range(0, len(texts), 4096):
                     part = slice(first, first + 4096)
@@ -94,19 +109,24 @@ class LiveInputs:
 
     @property
     def bytes(self) -> int:
-        """Size of all that is mapped: decoded images and vectorised texts."""
+        """Size of all that is mapped: decoded images, arrays and vectorised texts."""
         kinds = self.inputs.kinds.items()
-        images = sum(self.inputs.columns[name].nbytes for name, kind in kinds if kind == "image")
-        return images + sum(text.nbytes for text in self.texts.values())
+        rows = sum(self.inputs.columns[name].nbytes for name, kind in kinds if kind != "text")
+        return rows + sum(text.nbytes for text in self.texts.values())
 
     def clean(self, indices: Tensor) -> dict[str, Tensor]:
         """The inputs of rows `indices` (n,) without augmentation, by modality."""
-        return {
-            name: self.texts[name][indices, 0]
-            if kind == "text"
-            else self.inputs.images(name, indices)
-            for name, kind in self.inputs.kinds.items()
-        }
+        inputs: dict[str, Tensor] = {}
+        for name, kind in self.inputs.kinds.items():
+            if kind == "text":
+                inputs[name] = self.texts[name][indices, 0]
+            elif kind == "image":
+                inputs[name] = self.inputs.images(name, indices)
+            else:
+                inputs[name] = self.arrays[name].vectorize(
+                    self.inputs.columns[name][indices.numpy()]
+                )
+        return inputs
 
     def augmented(
         self, indices: Tensor, generator: Generator, count: int = 2
@@ -116,14 +136,84 @@ class LiveInputs:
         Chance comes from `generator` alone. A sample's `count` text views are
         different stored ones as far as there are `count` of them.
         """
-        chosen = draw_views(len(indices), self.views, count, generator)
+        chosen = torch.zeros(len(indices), count, dtype=torch.int64)
+        if self.views is not None:
+            chosen = draw_views(len(indices), self.views, count, generator)
         clean = self.clean(indices)
         return [
             {
-                name: augment_images(clean[name], self.augment.image, generator)
-                if kind == "image"
-                else self.texts[name][indices, chosen[:, turn]]
+                name: self._view(name, kind, clean[name], indices, chosen[:, turn], generator)
                 for name, kind in self.inputs.kinds.items()
             }
             for turn in range(count)
         ]
+
+    def _view(
+        self,
+        modality: str,
+        kind: str,
+        clean: Tensor,
+        indices: Tensor,
+        views: Tensor,
+        generator: Generator,
+    ) -> Tensor:
+        if modality in self._vectorizers:
+            column = self.inputs.columns[modality]
+            draws = seed_draws(len(indices), generator)
+            texts = apply_text([column[row] for row in indices.tolist()], self.augment.text, draws)
+            return self._vectorizers[modality].vectorize(texts)
+        if kind == "text":
+            return self.texts[modality][indices, views]
+        if kind == "image":
+            return augment_images(clean, self.augment.image, generator)
+        return apply_array(clean, self.augment.array, seed_draws(len(clean), generator))
+
+
+class LiveFeatures:
+    """What a feature store would hold, computed when drawn: every view is a fresh one.
+
+    The source for searching and pretraining without stored views, at the price
+    of the backbones' forward passes. Features are float32; a store rounds them
+    to half precision.
+
+    Args:
+        live: inputs and their views, as `LiveInputs`; with its `views=None` texts
+            are fresh ones too.
+        taps: the backbones, on the device to use; run in eval mode and without
+            gradients, and left in the mode that they were in.
+    """
+
+    def __init__(self, live: Source, taps: Taps) -> None:
+        self.live = live
+        self.taps = taps
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """ "<modality>_<tap>" -> C, as of a `FeatureStore`."""
+        return {
+            f"{modality}_{tap}": width
+            for modality, backbone in self.taps.backbones.items()
+            for tap, width in backbone.channels.items()  # type: ignore[union-attr, operator]
+        }
+
+    def clean(self, indices: Tensor) -> dict[str, Tensor]:
+        """Features of samples `indices` (n,) int64 without augmentation, (n, P, C) each."""
+        return self._features(self.live.clean(indices))
+
+    def augmented(
+        self, indices: Tensor, generator: Generator, count: int = 2
+    ) -> list[dict[str, Tensor]]:
+        """`count` views of the samples `indices` (n,), each like `clean`'s dict."""
+        return [self._features(view) for view in self.live.augmented(indices, generator, count)]
+
+    @torch.no_grad()
+    def _features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        held = itertools.chain(self.taps.parameters(), self.taps.buffers())
+        device = next(held, torch.zeros(0)).device
+        modes = [(module, module.training) for module in self.taps.modules()]
+        self.taps.eval()
+        try:
+            return self.taps({name: value.to(device) for name, value in inputs.items()})
+        finally:
+            for module, mode in modes:
+                module.training = mode

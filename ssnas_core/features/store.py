@@ -109,9 +109,9 @@ class FeatureStore:
     ) -> list[dict[str, Tensor]]:
         """`count` stored views of each of the samples `indices` (n,) int64.
 
-        A sample's views are different ones where V >= `count`, and one view has
-        the same number in all modalities: it is the pair that was augmented
-        together.
+        A sample's views are different ones where V >= `count`; with fewer, the
+        clean one joins them (`draw_views`). One view has the same number in all
+        modalities: it is the pair that was augmented together.
 
         Returns:
             `count` dicts of features, (n, P, C) float32 each.
@@ -131,11 +131,15 @@ class FeatureStore:
 
 
 def draw_views(samples: int, views: int, count: int, generator: Generator) -> Tensor:
-    """Stored views to use, (samples, count) int64 in 1..views.
+    """Stored views to use, (samples, count) int64; 0 is the clean one.
 
-    Without repetition in a row where views >= count, and then uniform over the
-    ordered choices; else uniform with repetition.
+    Where views >= count: of 1..views, without repetition in a row, uniform over
+    the ordered choices. With fewer the clean one joins, so that a row repeats as
+    little as it can: 0..views in random order, again and again in new orders.
+    With one stored view a pair is that view and the clean one.
     """
     if views >= count:
         return torch.rand(samples, views, generator=generator).argsort(1)[:, :count] + 1
-    return torch.randint(1, views + 1, (samples, count), generator=generator)
+    rounds = -(-count // (views + 1))
+    orders = torch.rand(samples, rounds, views + 1, generator=generator).argsort(2)
+    return orders.flatten(1)[:, :count]

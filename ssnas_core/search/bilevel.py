@@ -1,12 +1,16 @@
-"""First-order bilevel search: weights on one part, architecture on the other (DARTS, BM-NAS).
+"""Bilevel search by gradient: weights on one part, architecture on the other (DARTS, BM-NAS).
 
-The weight step lowers the loss on `train` with the logits fixed, the
-architecture step the loss on `dev` with the weights fixed (arXiv:1806.09055,
-sec. 2.3, xi = 0). A strategy sees a supernet's named logits and a loss, and
-knows neither the space behind the first nor the objective behind the second.
+The weight step lowers the loss on `train` with the logits fixed. The
+architecture step lowers the loss on `dev`: with the weights fixed (first order,
+arXiv:1806.09055, sec. 2.3, xi = 0), or with the weights that one step on `train`
+would make of them (second order, eq. 7). A strategy sees a supernet's named
+logits and a loss, and knows neither the space behind the first nor the
+objective behind the second.
 
-Deviation from BM-NAS's code: the levels alternate by step, as in its paper's
-algorithm, not by whole epochs; after each epoch's last dev batch, dev starts again.
+The levels alternate by step, as in BM-NAS's algorithm, where dev starts again
+once it is used up; or by whole epochs of both, as in its released code.
+Deviation from DARTS: an architecture step comes after its weight step, and the
+second order unrolls on the train batch of that step, not on the coming one.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +28,8 @@ from torch import Tensor, nn
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.objectives import Objective, Source
-from ssnas_core.training import (
-    batches,
-    finite,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
-    seeded,
-)
+from ssnas_core.search._second_order import unrolled_gradient
+from ssnas_core.training import OnEpoch, batches, finite, resume, save_checkpoint, seeded
 
 
 class GradientSpace(Protocol):
@@ -62,6 +61,10 @@ class BilevelConfig:
             the last.
         weight_decay: L2 of the weights, inside Adam.
         arch_learning_rate, arch_betas, arch_weight_decay: of the logits.
+        order: 1 or 2, DARTS's first or second order of the architecture gradient.
+            The second costs about four times as much for each architecture step.
+        alternate: an architecture step after each weight step, or one pass of
+            them over `dev` after each pass of weight steps over `train`.
     """
 
     epochs: int = 12
@@ -74,6 +77,8 @@ class BilevelConfig:
     arch_learning_rate: float = 3e-4
     arch_betas: tuple[float, float] = (0.5, 0.999)
     arch_weight_decay: float = 1e-3
+    order: Literal[1, 2] = 1
+    alternate: Literal["step", "epoch"] = "step"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -85,6 +90,11 @@ class BilevelConfig:
             raise InputError(
                 "restart_epochs and restart_factor must be >= 1, got "
                 f"{self.restart_epochs} and {self.restart_factor}."
+            )
+        if self.order not in (1, 2) or self.alternate not in ("step", "epoch"):
+            raise InputError(
+                "order must be 1 or 2 and alternate 'step' or 'epoch', got "
+                f"{self.order!r} and {self.alternate!r}."
             )
 
 
@@ -100,6 +110,7 @@ def bilevel(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> SearchResult:
     """Search `space` by gradient.
 
@@ -114,6 +125,8 @@ def bilevel(
         device: where the supernet lives; `source` must give tensors there (`objectives.OnDevice`).
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar; none without it.
+        on_epoch: called with the history after each epoch, once that is in the
+            checkpoint; and when going on from one, with what it holds.
 
     Returns:
         The genotype derived at the end; a history with, per epoch (entry 0 is
@@ -121,7 +134,8 @@ def bilevel(
         genotype, and the objective's report on dev; and the supernet's state.
 
     Raises:
-        InputError: fewer than two samples in a part, or a loss that is not finite.
+        InputError: fewer than two samples in a part, a loss that is not finite, or
+            a checkpoint of another space, seed, configuration or number of samples.
     """
     from tqdm.auto import tqdm
 
@@ -148,18 +162,25 @@ def bilevel(
             weight_decay=config.arch_weight_decay,
         ),
     }
+    free = [[p for p in part if p.requires_grad] for part in (weights, logits.values())]
+    if not free[0] or not free[1]:
+        raise InputError(
+            "bilevel search needs weights and logits that require gradients, got "
+            f"{len(free[0])} and {len(free[1])} tensors of them; do not freeze all of either."
+        )
     parts = {"model": model, **optimizers}
-    sizes = {"train": min(config.batch_size, len(train)), "dev": min(config.batch_size, len(dev))}
-    steps = len(train) // sizes["train"]
+    told = repr((seed, config, len(train), len(dev)))
+    steps = _steps(len(train), len(dev), config)
 
     history = [{"epoch": 0, **_snapshot(space, logits)}]
-    saved = load_checkpoint(checkpoint)
+    saved = resume(checkpoint, parts, told)
     if saved is not None:
-        restore(saved, parts, str(checkpoint))
-        history = saved["history"]
+        history = saved
+        if on_epoch is not None:
+            on_epoch(list(history))
     bar = tqdm(
-        total=config.epochs * steps,
-        initial=(len(history) - 1) * steps,
+        total=config.epochs * sum(steps),
+        initial=(len(history) - 1) * sum(steps),
         desc=progress,
         unit="step",
         disable=progress is None,
@@ -169,24 +190,39 @@ def bilevel(
         for epoch in range(len(history), config.epochs + 1):
             with seeded(seed, epoch) as generator:
                 model.train()
-                totals = torch.zeros(2)
-                dev_batches = _forever(dev, sizes["dev"], generator)
-                for step, rows in enumerate(batches(train, sizes["train"], generator)):
-                    rate = warm_restarts(epoch - 1 + step / steps, config)
-                    optimizers["weights"].param_groups[0]["lr"] = rate
-                    for level, part, optimizer in (
-                        (0, rows, optimizers["weights"]),
-                        (1, next(dev_batches), optimizers["logits"]),
-                    ):
-                        _require_grad(weights, level == 0)
-                        _require_grad(logits.values(), level == 1)
-                        loss = objective.loss(model, source, part, generator)
-                        optimizer.zero_grad(set_to_none=True)
+                totals, rate, taken = torch.zeros(2), 0.0, 0
+                for level, rows, beside in _turns(train, dev, config, generator):
+                    optimizer = optimizers["logits" if level else "weights"]
+                    optimizer.zero_grad(set_to_none=True)
+                    if level == 0:
+                        rate = warm_restarts(epoch - 1 + taken / steps[0], config)
+                        optimizer.param_groups[0]["lr"] = rate
+                        taken += 1
+                    if beside is None:
+                        _require_grad(free[0], level == 0)
+                        _require_grad(free[1], level == 1)
+                        loss = objective.loss(model, source, rows, generator)
                         loss.backward()
-                        optimizer.step()
-                        totals[level] += loss.detach().cpu()
+                    else:
+                        _require_grad(free[0] + free[1], True)
+                        loss, gradient = unrolled_gradient(
+                            partial(objective.loss, model, source, beside),
+                            partial(objective.loss, model, source, rows),
+                            model=model,
+                            weights=free[0],
+                            logits=free[1],
+                            rate=rate,
+                            generator=generator,
+                        )
+                        for leaf, slope in zip(free[1], gradient, strict=True):
+                            leaf.grad = slope
+                    optimizer.step()
+                    totals[level] += loss.detach().cpu()
                     bar.update()
-                means = [finite(total, epoch, model) for total in totals / steps]
+                means = [
+                    finite(total, epoch, model, checkpoint)
+                    for total in totals / torch.tensor(steps)
+                ]
                 model.eval()
                 report = objective.report(model, source, dev[:256], generator)
             history.append(
@@ -200,7 +236,9 @@ def bilevel(
             )
             bar.set_postfix(loss=f"{means[0]:.3f}")
             if checkpoint is not None:
-                save_checkpoint(checkpoint, parts, history)
+                save_checkpoint(checkpoint, parts, history, told=told)
+            if on_epoch is not None:
+                on_epoch(list(history))
     state = {name: value.detach().cpu() for name, value in supernet.state_dict().items()}
     return SearchResult(space.derive(logits), tuple(history), state)
 
@@ -219,6 +257,33 @@ def _snapshot(space: GradientSpace, logits: dict[str, Tensor]) -> dict[str, Any]
         "logits": {name: value.detach().tolist() for name, value in logits.items()},
         "genotype": str(space.derive(logits)),
     }
+
+
+def _steps(train: int, dev: int, config: BilevelConfig) -> tuple[int, int]:
+    """Steps of the weights and of the logits in an epoch."""
+    weights = train // min(config.batch_size, train)
+    return weights, weights if config.alternate == "step" else dev // min(config.batch_size, dev)
+
+
+def _turns(
+    train: Tensor, dev: Tensor, config: BilevelConfig, generator: torch.Generator
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """An epoch's steps: the level (0 weights, 1 logits), its samples, and those to unroll on."""
+    size = min(config.batch_size, len(train))
+    dev_size = min(config.batch_size, len(dev))
+    second = config.order == 2
+    if config.alternate == "step":
+        dev_batches = _forever(dev, dev_size, generator)
+        for rows in batches(train, size, generator):
+            part = next(dev_batches)
+            yield 0, rows, None
+            yield 1, part, rows if second else None
+    else:
+        for rows in batches(train, size, generator):
+            yield 0, rows, None
+        again = _forever(train, size, generator)
+        for part in batches(dev, dev_size, generator):
+            yield 1, part, next(again) if second else None
 
 
 def _forever(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, write_json
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.objectives import Objective, Source
-from ssnas_core.training import TrainConfig, finite, fit, seeded
+from ssnas_core.training import OnEpoch, TrainConfig, finite, fit, same_run, seeded
 
 
 class DrawableSpace(Protocol):
@@ -60,28 +60,33 @@ def random_search(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> SearchResult:
     """The best of `config.trials` random architectures by the objective's loss on dev.
 
-    Args and errors are those of `bilevel`. With `trials=1` it is one random
-    draw and nothing is trained.
+    Args and errors are those of `bilevel`; `on_epoch` is called after each trial.
+    With `trials=1` it is one random draw and nothing is trained.
 
     Returns:
         The genotype of the lowest dev loss; a history with `trial`, `genotype`
         and `dev_loss` of each trial; no state.
     """
     config = config or RandomConfig()
+    history: list[dict[str, Any]] = []
     with seeded(seed, 0) as generator:
         drawn = [space.sample(generator) for _ in range(config.trials)]
     if config.trials == 1:
-        return SearchResult(drawn[0], ({"trial": 0, "genotype": str(drawn[0])},))
+        history = [{"trial": 0, "genotype": str(drawn[0])}]
+        if on_epoch is not None:
+            on_epoch(list(history))
+        return SearchResult(drawn[0], tuple(history))
     if len(dev) < 2:
         raise InputError(f"random search needs two dev samples, got {len(dev)}; raise the ratio.")
-    history: list[dict[str, Any]] = []
+    told = repr((seed, config, len(train), len(dev)))
     if checkpoint is not None and Path(checkpoint).exists():
-        history = read_json(checkpoint)
-        if [trial["genotype"] for trial in history] != [str(g) for g in drawn[: len(history)]]:
-            raise InputError(f"{checkpoint} is of another search; delete it or use another folder.")
+        history = _trials(Path(checkpoint), told, [str(genotype) for genotype in drawn])
+        if on_epoch is not None:
+            on_epoch(list(history))
     for trial in range(len(history), config.trials):
         with seeded(seed, 1, trial):
             encoder = space.build(drawn[trial])
@@ -99,6 +104,23 @@ def random_search(
         loss = finite(torch.stack(losses).mean(), config.train.epochs, model)
         history.append({"trial": trial, "genotype": str(drawn[trial]), "dev_loss": loss})
         if checkpoint is not None:
-            write_json(checkpoint, history)
+            write_json(checkpoint, {"told": told, "trials": history})
+        if on_epoch is not None:
+            on_epoch(list(history))
     best = min(range(config.trials), key=lambda trial: history[trial]["dev_loss"])
     return SearchResult(drawn[best], tuple(history))
+
+
+def _trials(checkpoint: Path, told: str, drawn: list[str]) -> list[dict[str, Any]]:
+    """The trials that a checkpoint holds.
+
+    Raises:
+        InputError: they are of another run, or of another space.
+    """
+    saved = read_json(checkpoint)
+    saved = saved if isinstance(saved, dict) else {}
+    same_run(saved.get("told"), told, str(checkpoint))
+    history = saved.get("trials", [])
+    if [trial["genotype"] for trial in history] != drawn[: len(history)]:
+        raise InputError(f"{checkpoint} is of another search; delete it or use another folder.")
+    return history

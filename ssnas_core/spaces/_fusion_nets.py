@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssnas_core.errors import InputError
-from ssnas_core.ops import OPERATORS, PRIMITIVES, ConcatFC, LinearGLU, attention, glu
+from ssnas_core.modalities import drop_modality
+from ssnas_core.ops import (
+    OPERATORS,
+    PRIMITIVES,
+    ConcatFC,
+    Factory,
+    LinearGLU,
+    attention,
+    glu,
+)
 
 Pair = tuple[int, int]
 Step = tuple[str, Pair]  # a primitive and two states of the cell
@@ -31,6 +40,7 @@ class FusionConfig:
     cells: int = 2
     steps: int = 1  # operations inside one cell
     dropout: float = 0.1
+    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
 
     def __post_init__(self) -> None:
         for name in ("channels", "length", "cells", "steps"):
@@ -38,6 +48,10 @@ class FusionConfig:
                 raise InputError(f"FusionConfig.{name} must be >= 1, got {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
+        if not 0 <= self.modality_dropout <= 1:
+            raise InputError(
+                f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
+            )
 
 
 class Stem(nn.Module):
@@ -65,10 +79,13 @@ class FusionStems(nn.Module):
     def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()
         self.length = config.length
+        self.modality_dropout = config.modality_dropout
         for name, width in channels.items():
             self.add_module(name, Stem(width, config.channels, config.dropout))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        if self.training:
+            features = drop_modality(features, list(self._modules), self.modality_dropout)
         hidden = []
         for name, stem in self.named_children():
             feature = stem(features[name])
@@ -99,7 +116,7 @@ class FusionSupernet(nn.Module):
 
     Logits are parameters named `logits.alpha_<cell>` (one per edge),
     `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
-    (5 primitives), so a state dict holds the architecture too.
+    (5 primitives, then the further ones), so a state dict holds the architecture too.
     """
 
     def __init__(
@@ -107,11 +124,12 @@ class FusionSupernet(nn.Module):
         channels: Mapping[str, int],
         pairs: Sequence[Sequence[Pair]],
         config: FusionConfig,
+        operators: Mapping[str, Factory],
     ) -> None:
         super().__init__()
         self.config = config
         self.stems = FusionStems(channels, config)
-        self.cells = nn.ModuleList(_RelaxedCell(config) for _ in range(config.cells))
+        self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
         sizes: dict[str, tuple[int, ...]] = {}
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels),)
@@ -121,7 +139,7 @@ class FusionSupernet(nn.Module):
             self.register_buffer(f"_pairs_{cell}", tables, persistent=False)
             for step in range(config.steps):
                 sizes[f"beta_{cell}_{step}"] = (2, 2 + step)
-                sizes[f"gamma_{cell}_{step}"] = (len(PRIMITIVES),)
+                sizes[f"gamma_{cell}_{step}"] = (len(PRIMITIVES) + len(operators),)
         noise = 1e-3  # BM-NAS: logits start as small noise
         self.logits = nn.ParameterDict(
             {name: nn.Parameter(noise * torch.randn(size)) for name, size in sizes.items()}
@@ -164,10 +182,13 @@ class _Output(nn.Module):
 class _RelaxedStep(nn.Module):
     """All primitives on the mixed inputs, weighted by gamma; Zero's weight goes nowhere."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.LinearGLU = LinearGLU(config.channels)
         self.ConcatFC = ConcatFC(config.channels)
+        self._further = tuple(operators)
+        for name in operators:
+            self.add_module(name, _made(name, operators, config.channels))
 
     def forward(self, states: Sequence[Tensor], beta: Tensor, gamma: Tensor) -> Tensor:
         ordered = ordered_pairs(beta)
@@ -187,18 +208,43 @@ class _RelaxedStep(nn.Module):
             torch.cat([linear.bias for linear in linears]),
         )
         weights = gamma.softmax(0)
-        return (
+        result = (
             weights[1] * (x + y)
             + weights[2] * attention(query, value)
             + weights[3] * glu(hidden[..., : 2 * width])
             + weights[4] * hidden[..., 2 * width :].relu()
         )
+        for weight, name in zip(weights[len(PRIMITIVES) :], self._further, strict=True):
+            result = result + weight * _applied(self.get_submodule(name), name, query, value)
+        return result
+
+
+def _made(name: str, operators: Mapping[str, Factory], channels: int) -> nn.Module:
+    """A fresh operator."""
+    operator = operators[name](channels)
+    if not isinstance(operator, nn.Module):
+        raise InputError(
+            f"operator {name} must be made as an nn.Module, got {type(operator).__name__}; "
+            "pass what takes the number of channels and returns a module."
+        )
+    return operator
+
+
+def _applied(operator: nn.Module, name: str, x: Tensor, y: Tensor) -> Tensor:
+    """operator(x, y), of the same shape."""
+    result = operator(x, y)
+    if result.shape != x.shape:
+        raise InputError(
+            f"operator {name} must give the shape of its inputs, {tuple(x.shape)}, got "
+            f"{tuple(result.shape)}; mend its forward(x, y)."
+        )
+    return result
 
 
 class _RelaxedCell(nn.Module):
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(_RelaxedStep(config) for _ in range(config.steps))
+        self.steps = nn.ModuleList(_RelaxedStep(config, operators) for _ in range(config.steps))
         self.output = _Output(config)
 
     def forward(
@@ -225,10 +271,15 @@ class FusionNetwork(nn.Module):
         channels: channels of every feature of the space.
         cells: the genotype's choices, as `FusionSpace` decodes them.
         config: sizes.
+        operators: further primitives by name.
     """
 
     def __init__(
-        self, channels: Mapping[str, int], cells: Sequence[Cell], config: FusionConfig
+        self,
+        channels: Mapping[str, int],
+        cells: Sequence[Cell],
+        config: FusionConfig,
+        operators: Mapping[str, Factory],
     ) -> None:
         super().__init__()
         names = list(channels)
@@ -241,7 +292,7 @@ class FusionNetwork(nn.Module):
         ]
         self.width = config.cells * config.length * config.channels
         self.stems = FusionStems({name: channels[name] for name in self.features}, config)
-        self.cells = nn.ModuleList(_DerivedCell(steps, config) for _, steps in cells)
+        self.cells = nn.ModuleList(_DerivedCell(steps, config, operators) for _, steps in cells)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
@@ -255,19 +306,21 @@ class FusionNetwork(nn.Module):
 
 
 class _DerivedStep(nn.Module):
-    def __init__(self, step: Step, config: FusionConfig) -> None:
+    def __init__(self, step: Step, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
-        name, (self.first, self.second) = step
-        self.operator = OPERATORS[name](config.channels)
+        self.name, (self.first, self.second) = step
+        self.operator = _made(self.name, {**OPERATORS, **operators}, config.channels)
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
-        return self.operator(states[self.first], states[self.second])
+        return _applied(self.operator, self.name, states[self.first], states[self.second])
 
 
 class _DerivedCell(nn.Module):
-    def __init__(self, steps: Sequence[Step], config: FusionConfig) -> None:
+    def __init__(
+        self, steps: Sequence[Step], config: FusionConfig, operators: Mapping[str, Factory]
+    ) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(_DerivedStep(step, config) for step in steps)
+        self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)
         self.output = _Output(config)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

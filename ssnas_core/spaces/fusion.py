@@ -4,13 +4,18 @@ Upper level: each cell takes two of its predecessors, which are the stored
 features and the earlier cells (logits alpha, one per edge). Lower level: each
 step inside a cell takes two of the cell's states, which are its two inputs and
 its earlier steps (logits beta, one per edge and slot), and one of five
-primitives (logits gamma). The network's output is all cells' outputs.
+primitives (logits gamma), to which a space may add others by name. The
+network's output is all cells' outputs.
 
 A pair of edges weighs the product of its edge weights, normalised over all
 pairs; so the paper's rule for deriving, the pair with the largest product, is
 the mode of exactly what was relaxed, and one-hot logits compute the derived
 network. Deviations from the paper and its code:
 
+- One softmax over all pairs of a cell's edges, where the paper chooses between
+  Identity and Zero on each edge by itself.
+- One softmax over all ordered pairs of distinct states for beta, joint over
+  both slots, where the paper weighs each state by itself.
 - The relaxation mixes pairs of *distinct* predecessors into two separate
   inputs; the released code feeds one mixture as both inputs of a step.
 - Every derivable architecture includes earlier cells as predecessors; the
@@ -30,8 +35,8 @@ from torch import Tensor
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
-from ssnas_core.ops import ORDERED, PRIMITIVES
-from ssnas_core.spaces._fusion_forms import canonical, step_options
+from ssnas_core.ops import PRIMITIVES, Factory, is_ordered
+from ssnas_core.spaces._fusion_forms import Form, canonical, check_name, step_options
 from ssnas_core.spaces._fusion_nets import (
     Cell,
     FusionConfig,
@@ -53,15 +58,28 @@ class FusionSpace:
         channels: channels of each feature by name, in order of modality and
             depth, e.g. `{"image_0": 32, ..., "text_0": 300}`.
         config: number of cells and steps, and sizes.
+        operators: further primitives by name: what takes the number of channels
+            C and returns a module with forward(x, y), (N, L, C) each, -> (N, L, C).
+            Which input comes first is taken to matter.
 
     Raises:
-        InputError: fewer than two features.
+        InputError: fewer than two features, or an operator whose name is taken or
+            is no identifier.
     """
 
     name = "fusion"
 
-    def __init__(self, channels: Mapping[str, int], config: FusionConfig | None = None) -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        config: FusionConfig | None = None,
+        operators: Mapping[str, Factory] | None = None,
+    ) -> None:
         self.channels = dict(channels)
+        self.operators = dict(operators or {})
+        for name in self.operators:
+            check_name(name)
+        self.primitives = (*PRIMITIVES, *self.operators)
         self.config = config or FusionConfig()
         self.features = tuple(self.channels)
         if len(self.features) < 2:
@@ -94,28 +112,30 @@ class FusionSpace:
                 pair = self.pairs[cell][draw(self.pairs[cell])]
                 steps = []
                 for step in range(self.config.steps):
-                    options = step_options(step)
+                    options = step_options(step, self.primitives)
                     steps.append(options[draw(options)])
                 cells.append((pair, tuple(steps)))
-            if self._distinct(cells) and canonical(cells).cells == cells:
+            if self._distinct(cells) and self._form(cells).cells == cells:
                 return self._genotype(cells)
 
     def genotypes(self) -> Iterator[Genotype]:
         """Every genotype of the space, each once, in canonical form."""
-        steps = list(itertools.product(*(step_options(s) for s in range(self.config.steps))))
+        steps = list(
+            itertools.product(*(step_options(s, self.primitives) for s in range(self.config.steps)))
+        )
         choices = (itertools.product(pairs, steps) for pairs in self.pairs)
         for chosen in itertools.product(*choices):
             cells = list(chosen)
-            if self._distinct(cells) and canonical(cells).cells == cells:
+            if self._distinct(cells) and self._form(cells).cells == cells:
                 yield self._genotype(cells)
 
     def supernet(self) -> FusionSupernet:
         """All choices at once, with fresh weights and small random logits (torch's global seed)."""
-        return FusionSupernet(self.channels, self.pairs, self.config)
+        return FusionSupernet(self.channels, self.pairs, self.config, self.operators)
 
     def build(self, genotype: Genotype) -> FusionNetwork:
         """The derived network of `genotype` with fresh weights (torch's global seed)."""
-        return FusionNetwork(self.channels, self._cells(genotype), self.config)
+        return FusionNetwork(self.channels, self._cells(genotype), self.config, self.operators)
 
     def validate(self, genotype: Genotype) -> None:
         """Check that `genotype` is in this space, in canonical form.
@@ -128,7 +148,7 @@ class FusionSpace:
 
     def derive(self, logits: Mapping[str, Tensor]) -> Genotype:
         """The most probable genotype under `logits` (as `FusionSupernet.logits()` names them)."""
-        return self._genotype(canonical(self._argmax(logits)).cells)
+        return self._genotype(self._form(self._argmax(logits)).cells)
 
     def inherit(self, genotype: Genotype, state: Mapping[str, Tensor]) -> FusionNetwork:
         """The derived network with the weights of the supernet that it was derived from.
@@ -143,7 +163,7 @@ class FusionSpace:
         prefix = "logits."
         logits = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         cells = self._argmax(logits)
-        form = canonical(cells)
+        form = self._form(cells)
         derived = self._genotype(form.cells)
         if derived != genotype:
             raise InputError(
@@ -186,8 +206,8 @@ class FusionSpace:
             for step, (operator, (first, second)) in enumerate(steps):
                 beta = torch.zeros(2, 2 + step)
                 beta[0, first] = beta[1, second] = scale
-                gamma = torch.zeros(len(PRIMITIVES))
-                gamma[PRIMITIVES.index(operator)] = scale
+                gamma = torch.zeros(len(self.primitives))
+                gamma[self.primitives.index(operator)] = scale
                 logits |= {f"beta_{cell}_{step}": beta, f"gamma_{cell}_{step}": gamma}
         return logits
 
@@ -199,7 +219,7 @@ class FusionSpace:
             for step in range(self.config.steps):
                 states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
                 slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
-                names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": PRIMITIVES}
+                names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": self.primitives}
         return names
 
     def _argmax(self, logits: Mapping[str, Tensor]) -> list[Cell]:
@@ -224,7 +244,7 @@ class FusionSpace:
             names = self.predecessors(cell)
             first, second = pair_names[column]
             steps = [
-                _best_step(logits[f"beta_{cell}_{step}"], logits[f"gamma_{cell}_{step}"])
+                self._best_step(logits[f"beta_{cell}_{step}"], logits[f"gamma_{cell}_{step}"])
                 for step in range(self.config.steps)
             ]
             cells.append(((names.index(first), names.index(second)), tuple(steps)))
@@ -272,15 +292,16 @@ class FusionSpace:
             nodes = genotype.nodes[cell * per_cell : cell * per_cell + self.config.steps]
             names = self.predecessors(cell)
             cells.append(self._cell(genotype, nodes, names, f"{wrong}, at cell_{cell}"))
-        form = self._genotype(canonical(cells).cells)
+        form = self._genotype(self._form(cells).cells)
         if form != genotype:
             raise InputError(f"{genotype} is not in canonical form; write {form}.")
         if not self._distinct(cells):
             raise InputError(f"{genotype} {wrong}: two cells share the same pair of inputs.")
         return cells
 
-    @staticmethod
-    def _cell(genotype: Genotype, nodes: Sequence[Node], names: Sequence[str], wrong: str) -> Cell:
+    def _cell(
+        self, genotype: Genotype, nodes: Sequence[Node], names: Sequence[str], wrong: str
+    ) -> Cell:
         """The choices behind the steps of one cell."""
         inputs = nodes[0].inputs
         states = sorted({name for name in inputs if name in names}, key=names.index)
@@ -289,25 +310,28 @@ class FusionSpace:
         for node in nodes:
             chosen = [states.index(name) for name in node.inputs if name in states]
             if (
-                node.operator not in PRIMITIVES[1:]
+                node.operator not in self.primitives[1:]
                 or len(node.inputs) != 2
                 or len(set(chosen)) != 2
             ):
                 known = ", ".join(states if len(states) > 1 else names)
+                primitives = ", ".join(self.primitives[1:])
                 raise InputError(
-                    f"{genotype} {wrong}: expected {', '.join(PRIMITIVES[1:])} of two different "
-                    f"inputs among {known}; got {node}."
+                    f"{genotype} {wrong}: expected {primitives} of two different inputs "
+                    f"among {known}; got {node}."
                 )
             steps.append((node.operator, (chosen[0], chosen[1])))
             states.append(node.name)
         return (pair[0], pair[1]), tuple(steps)
 
+    def _best_step(self, beta: Tensor, gamma: Tensor) -> Step:
+        """The most probable primitive, then its most probable inputs."""
+        operator = self.primitives[1 + int(gamma.detach()[1:].argmax())]  # Zero is never derived
+        table = ordered_pairs(beta.detach())
+        if not is_ordered(operator):
+            table = (table + table.T).triu(1)
+        first, second = divmod(int(table.argmax()), table.shape[1])
+        return operator, (first, second)
 
-def _best_step(beta: Tensor, gamma: Tensor) -> Step:
-    """The most probable primitive, then its most probable inputs."""
-    operator = PRIMITIVES[1 + int(gamma.detach()[1:].argmax())]  # Zero is never derived
-    table = ordered_pairs(beta.detach())
-    if operator not in ORDERED:
-        table = (table + table.T).triu(1)
-    first, second = divmod(int(table.argmax()), table.shape[1])
-    return operator, (first, second)
+    def _form(self, cells: Sequence[Cell]) -> Form:
+        return canonical(cells, self.primitives)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive, Supervised
+from ssnas_core.objectives import Contrastive, Hybrid, Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel, warm_restarts
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.training import batches, load_checkpoint, seeded
 
 SAMPLES = 40
 TRAIN, DEV = torch.arange(20), torch.arange(20, SAMPLES)
@@ -122,6 +124,83 @@ def test_weights_learn_from_train_and_logits_from_dev():
     assert float(result.state["weight"]) == pytest.approx(1, abs=0.1)
 
 
+def test_first_order_search_is_the_plain_loop_bit_for_bit(space, source, objective):
+    """What results before there was a second order depend on: every draw in its place."""
+    with seeded(5, 0):
+        net = space.supernet()
+        model = nn.Sequential(net, objective.head(space.width))
+    logits = list(net.logits.values())
+    weights = [p for p in model.parameters() if not any(p is one for one in logits)]
+    by_weights = torch.optim.Adam(weights, weight_decay=1e-4)
+    by_logits = torch.optim.Adam(logits, lr=0.01, betas=(0.5, 0.999), weight_decay=1e-3)
+    for epoch in range(3):
+        with seeded(5, epoch + 1) as generator:
+            # an epoch is as long in both parts; the order of train is drawn first, then dev's
+            turns = zip(batches(TRAIN, 8, generator), batches(DEV, 8, generator), strict=True)
+            for step, (rows, part) in enumerate(turns):
+                by_weights.param_groups[0]["lr"] = warm_restarts(epoch + step / 2, SMALL)
+                for optimizer, chosen in ((by_weights, rows), (by_logits, part)):
+                    for place, leaves in enumerate((weights, logits)):
+                        for leaf in leaves:  # rounding differs where more gradients are asked for
+                            leaf.requires_grad_(place == (optimizer is by_logits))
+                    model.zero_grad()
+                    objective.loss(model.train(), source, chosen, generator).backward()
+                    optimizer.step()
+    found = search(space, source, objective, seed=5).state
+    assert [n for n, v in net.state_dict().items() if not torch.equal(v, found[n])] == []
+
+
+def test_levels_that_alternate_by_epoch_pass_over_train_and_then_over_dev(
+    space, source, objective, steps
+):
+    """BM-NAS's released code."""
+    watched = Watched(objective)
+    config = replace(SMALL, alternate="epoch")
+    search(space, source, watched, config, dev=MORE)
+    assert len(watched.rows) == 3 * (2 + 3)
+    for epoch in range(3):
+        weights, logits = (
+            watched.rows[5 * epoch : 5 * epoch + 2],
+            watched.rows[5 * epoch + 2 : 5 * epoch + 5],
+        )
+        assert set.union(*weights) <= set(TRAIN.tolist())
+        assert set.union(*logits) == set(MORE.tolist())  # 3 batches of 8: each sample once
+    for number, (_, group) in enumerate(steps):
+        epoch, step = divmod(number, 5)
+        if step < 2:
+            assert group["lr"] == warm_restarts(epoch + step / 2, config)
+        else:
+            assert group["betas"] == (0.5, 0.999)
+
+
+def test_what_is_frozen_stays_frozen(space, source, objective):
+    class Frozen(FusionSpace):
+        def supernet(self):
+            net = super().supernet()
+            net.stems.image_0.linear.weight.requires_grad_(False)
+            net.logits["beta_0_0"].requires_grad_(False)
+            self.start = {name: value.clone() for name, value in net.state_dict().items()}
+            return net
+
+    frozen = Frozen(space.channels, space.config)
+    for config in (SMALL, replace(SMALL, order=2)):
+        result = search(frozen, source, objective, config)
+        still = {n for n in result.state if torch.equal(result.state[n], frozen.start[n])}
+        assert {"stems.image_0.linear.weight", "logits.beta_0_0"} <= still
+        assert not {"stems.image_1.linear.weight", "logits.beta_1_0", "logits.alpha_0"} & still
+
+
+def test_search_without_anything_to_train_is_refused():
+    class Fixed(ThreeOptions):
+        def supernet(self):
+            net = super().supernet()
+            net.logits.requires_grad_(False)
+            return net
+
+    with pytest.raises(InputError, match="logits that require gradients, got 1 and 0 tensors"):
+        search(Fixed(), None, Options())
+
+
 # --- what is found
 
 
@@ -222,6 +301,80 @@ def test_checkpoint_of_another_space_is_refused(space, source, objective, tmp_pa
     other = FusionSpace(dict.fromkeys(FEATURES[:3], 4), space.config)
     with pytest.raises(InputError, match="checkpoint of another model .*; delete it or use"):
         search(other, source, objective, checkpoint=path)
+
+
+VARIANTS = {
+    "hybrid": (SMALL, 4),  # a configuration, and its losses in an epoch
+    "second order": (replace(SMALL, order=2), 2 * 5),
+    "by epoch": (replace(SMALL, alternate="epoch"), 2 + 3),
+    "second order by epoch": (replace(SMALL, order=2, alternate="epoch"), 2 + 3 * 4),
+}
+HYBRID = Hybrid(
+    supervised=Supervised(labels=LABELS, classes=4),
+    labelled=torch.arange(0, SAMPLES, 3),
+    contrastive=Contrastive(hidden=8, out=4),
+)
+MORE = torch.arange(16, SAMPLES)  # 24 for dev: 3 batches, where train has 2
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_every_kind_of_search_is_decided_by_its_seed_and_resumes_bit_identical(
+    space, source, killed, tmp_path, kind
+):
+    config, losses = VARIANTS[kind]
+    objective = HYBRID if kind == "hybrid" else OBJECTIVES["contrastive"]
+    whole = search(space, source, objective, config, dev=MORE, seed=5)
+    other = search(space, source, objective, config, dev=MORE, seed=6)
+    assert not same(whole, other)
+    first = search(space, source, objective, dev=MORE, seed=5)
+    assert same(whole, first) == (kind == "hybrid")
+    path = tmp_path / "checkpoint.pt"
+    for after in (losses, 2 * losses - 1):  # after an epoch; in the last loss of the next one
+        path.unlink(missing_ok=True)
+        with pytest.raises(killed.Kill):
+            dying = killed(objective, after)
+            search(space, source, dying, config, dev=MORE, seed=5, checkpoint=path)
+        counted = killed(objective)
+        torch.manual_seed(after)
+        resumed = search(space, source, counted, config, dev=MORE, seed=5, checkpoint=path)
+        assert same(resumed, whole)
+        assert counted.losses == 2 * losses
+
+
+OTHER_RUNS = {
+    "seed": {"seed": 6},
+    "configuration": {"config": replace(SMALL, arch_learning_rate=0.02)},
+    "order": {"config": replace(SMALL, order=2)},
+    "train samples": {"train": TRAIN[:-1]},
+    "dev samples": {"dev": DEV[:-1]},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_RUNS)
+def test_checkpoint_of_another_search_is_refused(space, source, objective, tmp_path, case):
+    path = tmp_path / "checkpoint.pt"
+    search(space, source, objective, seed=5, checkpoint=path)
+    options = {"seed": 5, "checkpoint": path, **OTHER_RUNS[case]}
+    with pytest.raises(InputError, match=r"point\.pt is a checkpoint of another run: expected \("):
+        search(space, source, objective, **options)
+
+
+def test_whole_history_is_told_after_each_epoch_once_it_is_saved(
+    space, source, objective, killed, tmp_path
+):
+    path, calls = tmp_path / "checkpoint.pt", []
+
+    def on_epoch(history):
+        saved = load_checkpoint(path)
+        assert saved is not None and saved["history"] == history
+        calls.append(history)
+
+    with pytest.raises(killed.Kill):
+        search(space, source, killed(objective, 5), seed=5, checkpoint=path, on_epoch=on_epoch)
+    whole = search(space, source, objective, seed=5, checkpoint=path, on_epoch=on_epoch)
+    history = list(whole.history)
+    assert calls == [history[:n] for n in (2, 2, 3, 4)]  # with the start; 2 again: what was saved
+    assert same(whole, search(space, source, objective, seed=5))
 
 
 # --- schedules and optimisers
@@ -411,6 +564,8 @@ def test_loss_that_is_not_finite_is_refused_and_the_last_whole_epoch_kept(
         ({"batch_size": 1}, "got 12 and 1"),
         ({"restart_epochs": 0}, "must be >= 1, got 0 and 2"),  # would never end
         ({"restart_factor": 0}, "must be >= 1, got 1 and 0"),
+        ({"order": 3}, "order must be 1 or 2 and alternate .*, got 3 and 'step'"),
+        ({"alternate": "batch"}, "got 1 and 'batch'"),
     ],
 )
 def test_settings_that_cannot_search_are_refused(change, message):

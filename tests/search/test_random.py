@@ -10,7 +10,7 @@ from torch import nn
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive, Supervised
+from ssnas_core.objectives import Contrastive, Hybrid, Supervised
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 from ssnas_core.training import TrainConfig
@@ -23,6 +23,11 @@ FEATURES = ("image_0", "image_1", "text_0")
 OBJECTIVES = {
     "contrastive": Contrastive(hidden=8, out=4),
     "supervised": Supervised(labels=torch.arange(SAMPLES) % 3, classes=3),
+    "hybrid": Hybrid(
+        supervised=Supervised(labels=torch.arange(SAMPLES) % 3, classes=3),
+        labelled=torch.arange(0, SAMPLES, 4),
+        contrastive=Contrastive(hidden=8, out=4),
+    ),
 }
 
 
@@ -173,8 +178,37 @@ def test_search_killed_in_any_trial_resumes_to_the_same_result(
 def test_trials_of_another_search_are_refused(space, source, objective, tmp_path):
     path = tmp_path / "trials.json"
     search(space, source, objective, seed=5, checkpoint=path)
+    other = RandomConfig(trials=3, train=SHORT)
+    for change in ({"seed": 6}, {"config": other}, {"train": TRAIN[:-1]}, {"dev": DEV[:-1]}):
+        options = {"seed": 5, "checkpoint": path, **change}
+        with pytest.raises(InputError, match=r"trials\.json is a checkpoint of another run: expe"):
+            search(space, source, objective, **options)
+    smaller = FusionSpace(dict.fromkeys(FEATURES[:2], 3), space.config)
     with pytest.raises(InputError, match=r"trials\.json is of another search; delete it"):
-        search(space, source, objective, seed=6, checkpoint=path)
+        search(smaller, source, objective, seed=5, checkpoint=path)
+    path.write_text("[]")  # as an older version began it
+    with pytest.raises(InputError, match="got one that does not say"):
+        search(space, source, objective, seed=5, checkpoint=path)
+
+
+def test_whole_history_is_told_after_each_trial_once_it_is_saved(
+    space, source, objective, killed, tmp_path
+):
+    path, calls = tmp_path / "trials.json", []
+
+    def on_epoch(history):
+        assert json.loads(path.read_text())["trials"] == history
+        calls.append(list(history))
+
+    with pytest.raises(killed.Kill):
+        search(space, source, killed(objective, 25), seed=5, checkpoint=path, on_epoch=on_epoch)
+    whole = search(space, source, objective, seed=5, checkpoint=path, on_epoch=on_epoch)
+    history = list(whole.history)
+    assert calls == [history[:n] for n in (1, 2, 2, 3, 4)]  # 2 again: what was saved
+    assert whole == search(space, source, objective, seed=5)
+    calls = []
+    search(space, source, objective, RandomConfig(trials=1), on_epoch=calls.append)
+    assert [len(history) for history in calls] == [1]
 
 
 @pytest.mark.parametrize("samples", [0, 1])
@@ -190,7 +224,7 @@ def test_loss_that_is_not_finite_on_dev_is_refused(tmp_path):
     scores = Scores(dev=[1.0, float("nan"), 2.0, 3.0])
     with pytest.raises(InputError, match="the loss became nan"):
         search(Numbered(), None, scores, checkpoint=path)
-    assert [trial["trial"] for trial in json.loads(path.read_text())] == [0]
+    assert [trial["trial"] for trial in json.loads(path.read_text())["trials"]] == [0]
 
 
 def test_no_trials_are_refused():

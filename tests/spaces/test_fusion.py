@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
+from ssnas_core.modalities import drop_modality
 from ssnas_core.ops import PRIMITIVES
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace, Stem
 
@@ -770,6 +771,47 @@ def test_dropout_acts_on_the_stems_while_training_only():
     net, inputs = random_supernet(space), draw_features(space)
     assert not torch.equal(net.train()(inputs), net(inputs))
     assert torch.equal(net.eval()(inputs), net(inputs))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.1, float("nan")])
+def test_modality_dropout_outside_its_range_is_refused(dropout):
+    with pytest.raises(InputError, match=r"modality_dropout must be in \[0, 1\], got"):
+        FusionConfig(modality_dropout=dropout)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_modality_dropout_gives_both_networks_one_modality_less_per_row_in_training(derived):
+    nodes = (Node("cell_0", "ConcatFC", ("image_0", "text_0")),)
+    plain = fusion(3, 1)
+    space = FusionSpace(plain.channels, replace(plain.config, modality_dropout=1.0))
+    nets = []
+    for each in (plain, space):
+        torch.manual_seed(0)
+        nets.append(each.build(Genotype("fusion", nodes)) if derived else each.supernet().double())
+    assert nets[0].state_dict().keys() == nets[1].state_dict().keys()
+    inputs = draw_features(space, samples=40)
+    for net in nets:
+        net.eval()
+    assert torch.equal(nets[0](inputs), nets[1](inputs))
+    nets[1].stems.train()  # the norms too: compare with what the plain one makes of dropped inputs
+    nets[0].stems.train()
+    torch.manual_seed(1)
+    found = nets[1](inputs)
+    torch.manual_seed(1)
+    wanted = nets[0](drop_modality(inputs, list(nets[0].stems._modules), 1.0))
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, nets[0](inputs))
+
+
+def test_network_of_one_modality_loses_nothing():
+    plain = fusion(3, 1)
+    space = FusionSpace(plain.channels, replace(plain.config, modality_dropout=1.0))
+    nodes = (Node("cell_0", "Sum", ("image_0", "image_1")),)
+    torch.manual_seed(0)
+    net = space.build(Genotype("fusion", nodes)).train()
+    state, inputs = torch.get_rng_state(), draw_features(space)
+    assert torch.equal(net(inputs), net(inputs))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_vector_feature_stays_one_column_in_its_stem():

@@ -1,0 +1,226 @@
+"""A primitive from outside the package: searched, derived, written, inherited like the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, Node
+from ssnas_core.objectives import Contrastive
+from ssnas_core.ops import PRIMITIVES
+from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.random import RandomConfig, random_search
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+
+FEATURES = ("image_0", "image_1", "text_0")
+
+
+class Gated(nn.Module):
+    """x gated by y: not the same when they change places, and with state of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(channels, channels)
+        self.register_buffer("offset", torch.zeros(()))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * self.gate(y).sigmoid() + self.offset
+
+
+class Maximum(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.maximum(x, y)
+
+
+OWN = {"Gated": Gated, "Maximum": lambda channels: Maximum(channels)}
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def fusion(cells: int = 1, steps: int = 1, features: int = 3, operators=OWN) -> FusionSpace:
+    config = FusionConfig(channels=3, length=2, cells=cells, steps=steps, dropout=0.0)
+    return FusionSpace(dict.fromkeys(FEATURES[:features], 4), config, operators)
+
+
+def inputs_of(space: FusionSpace) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(3, 2, 4, generator=generator) for name in space.features}
+
+
+def random_supernet(space: FusionSpace, seed: int = 0):
+    torch.manual_seed(seed)
+    net = space.supernet().double()
+    with torch.no_grad():
+        for value in (*net.parameters(), *(b for n, b in net.named_buffers() if "offset" in n)):
+            value.copy_(torch.randn_like(value))
+    return net.eval()
+
+
+def set_logits(net, logits) -> None:
+    with torch.no_grad():
+        for name, value in logits.items():
+            net.logits[name].copy_(value)
+
+
+@pytest.mark.parametrize(("cells", "steps"), [(1, 1), (2, 1), (1, 2)])
+def test_space_has_both_orders_of_its_inputs_and_each_architecture_once(cells, steps):
+    space = fusion(cells, steps, features=2)
+    found = list(space.genotypes())
+    assert len(set(found)) == len(found)
+    if (cells, steps) == (1, 1):
+        both = {str(g) for g in found if g.nodes[0].operator in OWN}
+        pairs = ("image_0, image_1", "image_1, image_0")
+        assert both == {f"{name}({pair})" for name in OWN for pair in pairs}
+        assert len(found) == 5 + 4
+    for genotype in found:
+        assert space.derive(space.one_hot(genotype)) == genotype
+    assert set(space.genotypes()) > set(fusion(cells, steps, 2, None).genotypes())
+
+
+def test_gamma_names_it_after_the_five():
+    space = fusion()
+    assert space.labels()["gamma_0_0"] == (*PRIMITIVES, "Gated", "Maximum")
+    assert space.supernet().logits["gamma_0_0"].shape == (7,)
+
+
+def test_relaxation_adds_its_share_of_query_and_value():
+    space, plain = fusion(), fusion(operators=None)
+    net = random_supernet(space)
+    old = random_supernet(plain, seed=1)
+    shared = {n: v for n, v in net.state_dict().items() if n in old.state_dict()}
+    step = net.cells[0].steps[0]
+    states = list(torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(2)))
+    beta, gamma = torch.randn(2, 2), torch.randn(7)
+    old.load_state_dict(shared | {"logits.gamma_0_0": gamma[:5]})
+    shares = gamma.softmax(0)
+    order = torch.tensor([beta[0, 0] + beta[1, 1], beta[0, 1] + beta[1, 0]]).softmax(0)
+    query = order[0] * states[0] + order[1] * states[1]
+    value = order[0] * states[1] + order[1] * states[0]
+    wanted = shares[:5].sum() * old.cells[0].steps[0](states, beta, gamma[:5])
+    wanted = wanted + shares[5] * step.Gated(query, value)
+    wanted = wanted + shares[6] * torch.maximum(query, value)
+    torch.testing.assert_close(step(states, beta, gamma), wanted)
+
+
+@pytest.mark.parametrize(("cells", "steps"), [(1, 1), (3, 1), (2, 2)])
+def test_derived_network_inherits_its_weights_and_computes_the_one_hot_supernet(cells, steps):
+    space = fusion(cells, steps)
+    inputs, used = inputs_of(space), set()
+    for seed in range(20):
+        genotype = space.sample(torch.Generator().manual_seed(seed))
+        used |= {node.operator for node in genotype.nodes}
+        net = random_supernet(space, seed)
+        set_logits(net, space.one_hot(genotype))
+        network = space.inherit(genotype, net.state_dict()).eval()
+        torch.testing.assert_close(network(inputs), net(inputs), rtol=1e-9, atol=1e-9)
+    assert set(OWN) <= used
+
+
+def test_its_inputs_keep_their_roles_when_cells_change_places():
+    # as in test_fusion: cell_0 and cell_1 are canonical the other way round
+    space = fusion(3)
+    net = random_supernet(space)
+    logits = space.one_hot(next(space.genotypes()))
+    logits["alpha_0"] = 200.0 * torch.tensor([0, 1, 1])
+    logits["alpha_1"] = 200.0 * torch.tensor([0, 1, 1, 0])
+    logits["alpha_2"] = 200.0 * torch.tensor([1, 1, 0, 0, 0])
+    logits["beta_2_0"] = 200.0 * torch.eye(2)
+    logits["gamma_2_0"] = 200.0 * torch.eye(7)[5]
+    set_logits(net, logits)
+    genotype = space.derive(net.logits)
+    assert genotype.nodes[2] == Node("cell_2", "Gated", ("cell_1", "cell_0"))
+    inputs = inputs_of(space)
+    mine = space.inherit(genotype, net.state_dict()).eval()(inputs).unflatten(1, (3, -1))
+    torch.testing.assert_close(mine, net(inputs).unflatten(1, (3, -1))[:, [1, 0, 2]])
+
+
+def test_genotype_survives_its_file_and_is_known_to_spaces_with_the_operator_alone(tmp_path):
+    space = fusion(2)
+    genotype = Genotype(
+        "fusion",
+        (
+            Node("cell_0", "Gated", ("text_0", "image_0")),
+            Node("cell_1", "Maximum", ("cell_0", "image_1")),
+        ),
+    )
+    genotype.save(tmp_path / "genotype.json")
+    loaded = Genotype.load(tmp_path / "genotype.json")
+    assert loaded == genotype
+    space.validate(loaded)
+    assert space.build(loaded).eval()(inputs_of(space)).shape == (3, space.width)
+    with pytest.raises(InputError, match="expected Sum, Attention, LinearGLU, ConcatFC of two"):
+        fusion(2, operators=None).build(loaded)
+    wrong = Genotype("fusion", (Node("cell_0", "Median", ("image_0", "text_0")),))
+    with pytest.raises(InputError, match="expected Sum, .*ConcatFC, Gated, Maximum of two differ"):
+        fusion(1).validate(wrong)
+
+
+def test_a_space_without_further_operators_is_the_one_that_it_was():
+    states = []
+    for operators in (None, {}):
+        torch.manual_seed(0)
+        states.append(fusion(2, 2, operators=operators).supernet().state_dict())
+    torch.manual_seed(0)
+    more = fusion(2, 2).supernet().state_dict()
+    assert states[0].keys() == states[1].keys() < more.keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    own = more.keys() - states[0].keys()
+    assert {name.split(".")[4] for name in own} == {"Gated"}  # `Maximum` has no state
+
+
+def test_both_strategies_search_it(memory_source):
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    source = memory_source({n: torch.randn(64, 2, 4, generator=generator) for n in FEATURES})
+    config = FusionConfig(channels=4, length=2, cells=1, dropout=0.0)
+    space = FusionSpace(dict.fromkeys(FEATURES, 4), config, OWN)
+    objective = Contrastive(hidden=8, out=4)
+    parts = {"train": torch.arange(32), "dev": torch.arange(32, 64), "seed": 0}
+    short = BilevelConfig(epochs=2, batch_size=16, arch_learning_rate=0.1)
+    result = bilevel(space, source, objective, config=short, **parts)
+    space.validate(result.genotype)
+    start, end = (result.history[n]["logits"]["gamma_0_0"] for n in (0, -1))
+    assert all(abs(end[own] - start[own]) > 0.01 for own in (5, 6))
+    assert space.inherit(result.genotype, result.state).width == space.width
+    drawn = random_search(space, source, objective, config=RandomConfig(trials=1), **parts)
+    space.validate(drawn.genotype)
+
+
+@pytest.mark.parametrize("name", ["two words", "3D", "", "a.b", "class", "_hidden", "Gated()"])
+def test_operator_whose_name_is_no_identifier_is_refused(name):
+    with pytest.raises(InputError, match="operator's name must be an identifier, got "):
+        fusion(operators={name: Gated})
+
+
+@pytest.mark.parametrize("name", [*PRIMITIVES, "Concat", "forward", "training", "add_module"])
+def test_operator_of_a_name_in_use_is_refused(name):
+    with pytest.raises(InputError, match=f"operator '{name}' has a name in use .*; rename it"):
+        fusion(operators={name: Gated})
+
+
+class Wide(Gated):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y).mean(1, keepdim=True)  # would broadcast without a word
+
+
+def test_operator_that_is_no_module_or_gives_another_shape_is_refused():
+    genotype = Genotype("fusion", (Node("cell_0", "Own", ("image_0", "text_0")),))
+    space = fusion(operators={"Own": Wide})
+    for network in (space.supernet().double(), space.build(genotype)):
+        with pytest.raises(InputError, match=r"Own must give the shape .*\(3, 2, 3\), got \(3, 1,"):
+            network(inputs_of(space))
+    space = fusion(operators={"Own": lambda channels: torch.maximum})
+    for make in (space.supernet, lambda: space.build(genotype)):
+        with pytest.raises(InputError, match="Own must be made as an nn.Module, got builtin_func"):
+            make()
