@@ -1,4 +1,4 @@
-"""Drawings show what is in a genotype or history, without overlap, clipping or global state."""
+"""Figures show what is in a genotype, history or table; nothing overlaps, nothing is clipped."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from ssnas_core._layout import Layout, spread
+from ssnas_core._look import save
+from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
-from ssnas_core.plots import COLOURS, draw_genotype, plot_history, plot_scores, posters
+from ssnas_core.plots import (
+    COLOURS,
+    draw_genotype,
+    plot_history,
+    plot_losses,
+    plot_scores,
+    posters,
+)
 
 FEATURES = [f"{modality}_{depth}" for modality in ("image", "text") for depth in range(4)]
 
@@ -39,6 +48,12 @@ GENOTYPES = {
         ("cell_1_step_0", "LinearGLU", ("text_1", "cell_0")),
         ("cell_1_step_1", "Sum", ("cell_1_step_0", "text_1")),
         ("cell_1", "Concat", ("cell_1_step_0", "cell_1_step_1")),
+    ),
+    "a chain of steps": chain(
+        ("cell_0_step_0", "Sum", ("image_2", "text_0")),
+        ("cell_0_step_1", "ConcatFC", ("text_0", "cell_0_step_0")),
+        ("cell_0_step_2", "Attention", ("cell_0_step_0", "cell_0_step_1")),
+        ("cell_0", "Concat", ("cell_0_step_0", "cell_0_step_1", "cell_0_step_2")),
     ),
     "one cell": chain(("cell_0", "Sum", ("image_0", "text_1"))),
     "one input": chain(("cell_0", "Identity", ("audio",))),
@@ -111,6 +126,18 @@ def test_each_edge_is_drawn_once_and_the_first_input_enters_above():
     assert [colour for _, colour in into_cell_1] == [ink, text_colour]  # LinearGLU(cell_0, text_0)
 
 
+def test_an_edge_inside_a_cell_does_not_leave_a_step_where_another_enters():
+    from matplotlib.patches import FancyArrowPatch
+
+    axes = draw_genotype(GENOTYPES["a chain of steps"]).axes[0]
+    paths = [p._path_original.vertices for p in axes.patches if isinstance(p, FancyArrowPatch)]
+    inside = [path for path in paths if path[0][0] == path[-1][0]]  # from right side to right side
+    assert len(inside) == 3
+    for first, second in itertools.product(inside, inside):
+        assert abs(first[0][1] - second[-1][1]) > 0.1  # inches
+    assert len({path[1][0] for path in inside}) == 2  # the one that spans two steps is wider
+
+
 def test_unused_features_are_pale():
     axes = draw_genotype(GENOTYPES["published"], FEATURES).axes[0]
     colours = {text.get_text(): text.get_color() for text in axes.texts}
@@ -162,22 +189,120 @@ def history(epochs: int) -> list[dict]:
     ]
 
 
+def panels(figure) -> list:
+    """The charts of a figure, without the places of legends."""
+    return [axes for axes in figure.axes if axes.axison]
+
+
+def legends(figure) -> list[list[str]]:
+    found = [axes.get_legend() for axes in figure.axes]
+    return [[text.get_text() for text in legend.get_texts()] for legend in found if legend]
+
+
 def test_history_shows_losses_and_the_softmax_of_every_logit_vector():
-    figure = plot_history(history(3), {"alpha_0": ("image_0", "text_0")})
-    losses, alpha, beta = figure.axes
+    figure = plot_history(history(3), {"alpha_0": ("image_0", "text_0")}, unit="nats")
+    losses, alpha, beta = panels(figure)
     assert [line.get_ydata().tolist() for line in losses.lines] == [[3, 2, 1], [4, 3, 2]]
+    assert losses.get_ylabel() == "mean loss (nats)"
     sigmoid = 1 / (1 + np.exp(-np.arange(3)))
     assert np.allclose([line.get_ydata() for line in alpha.lines], [1 - sigmoid, sigmoid])
     rows = np.array([line.get_ydata() for line in beta.lines])
     assert np.allclose(rows[:3].sum(0), 1)  # each row of a matrix is a softmax of its own
     assert np.allclose(rows[3:].sum(0), 1)
-    assert [text.get_text() for text in alpha.get_legend().get_texts()] == ["image_0", "text_0"]
-    assert beta.get_legend() is None
+    assert legends(figure) == [
+        ["weights, on train", "architecture, on dev"], ["image_0", "text_0"],
+    ]  # fmt: skip
+
+
+def searched(cells: int, steps: int, features: int = 7) -> tuple[list[dict], dict]:
+    """A made-up history of a fusion search, and its labels."""
+    rng = np.random.default_rng(0)
+    names = [f"image_{n}" for n in range(features - 3)] + [f"text_{n}" for n in range(3)]
+    labels: dict[str, tuple[str, ...]] = {}
+    for cell in range(cells):
+        labels[f"alpha_{cell}"] = (*(f"cell_{c}" for c in range(cell)), *names)
+    for cell, step in itertools.product(range(cells), range(steps)):
+        states = ("x", "y", *(f"step_{s}" for s in range(step)))
+        labels[f"beta_{cell}_{step}"] = tuple(
+            f"{s} {o}" for o in ("first", "second") for s in states
+        )
+    sizes = {k: (2, len(v) // 2) if "beta" in k else (len(v),) for k, v in labels.items()}
+    entries = [
+        {
+            "epoch": epoch,
+            "train_loss": 3 - 0.1 * epoch,
+            "logits": {name: rng.normal(size=size).tolist() for name, size in sizes.items()},
+        }
+        for epoch in range(1, 13)
+    ]
+    return entries, labels
+
+
+def test_cells_stand_side_by_side_and_a_feature_has_one_colour_in_all():
+    figure = plot_history(*searched(3, 2))
+    found = {axes.get_title(): axes for axes in panels(figure)}
+    for kind in ("alpha_{}", "beta_{}_0", "beta_{}_1"):
+        row = [found[kind.format(cell)].get_subplotspec() for cell in range(3)]
+        assert len({spec.rowspan.start for spec in row}) == 1
+        assert [spec.colspan.start for spec in row] == [0, 1, 2]
+    looks = {}
+    for cell in range(3):
+        for line in found[f"alpha_{cell}"].lines:
+            look = (line.get_color(), line.get_linestyle())
+            assert looks.setdefault(line.get_label(), look) == look
+    assert len(set(looks.values())) == len(looks) == 7 + 2
+    solid, dashed = (
+        [line for line in found["beta_1_1"].lines if line.get_label().endswith(which)]
+        for which in ("first", "second")
+    )
+    assert [line.get_color() for line in solid] == [line.get_color() for line in dashed]
+    assert {line.get_linestyle() for line in solid} == {"-"}
+    assert {line.get_linestyle() for line in dashed} == {"--"}
+    assert legends(figure)[1][-2:] == ["cell_0", "cell_1"]  # what the first cell has not
+
+
+def test_trials_of_a_random_search_are_dots_and_their_lowest_so_far_a_line():
+    losses = [3.0, 2.0, 2.5, 1.0]
+    trials = [{"trial": n, "genotype": "Sum(a, b)", "dev_loss": v} for n, v in enumerate(losses)]
+    (axes,) = panels(plot_history(trials, unit="nats"))
+    dots, best = axes.lines
+    assert dots.get_linestyle() == "None" and dots.get_ydata().tolist() == losses
+    assert best.get_ydata().tolist() == [3, 2, 2, 1]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial", "mean loss on dev (nats)")
+
+
+def stages() -> dict[str, dict[str, list[dict]]]:
+    def curve(epochs: int) -> list[dict]:
+        return [{"epoch": epoch, "loss": 1 / (1 + epoch)} for epoch in range(epochs)]
+
+    methods = ("text only", "image only", "found, pretrained")
+    fine_tuning = {
+        f"fine-tuning, r = {r}": {method: curve(4) for method in methods} for r in (0.05, 0.1, 1)
+    }
+    return {
+        "search": {"search: weights": curve(3)},
+        "pretraining": {"found, pretrained": curve(5), "nothing yet": []},
+        **fine_tuning,
+    }
+
+
+def test_losses_of_all_stages_have_one_legend_and_one_colour_per_name():
+    figure = plot_losses(stages(), ["text only", "image only", "never trained"])
+    found = {axes.get_title(): axes for axes in panels(figure)}
+    assert list(found) == list(stages())
+    (names,) = legends(figure)
+    assert names == ["text only", "image only", "search: weights", "found, pretrained"]
+    for axes in found.values():
+        for line in axes.lines:
+            assert line.get_color() == COLOURS[names.index(line.get_label())]
+    assert found["pretraining"].lines[0].get_ydata() == pytest.approx(
+        [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]
+    )
 
 
 def test_history_of_one_epoch_is_visible():
-    assert all(line.get_marker() == "o" for axes in plot_history(history(1)).axes
-               for line in axes.lines)  # fmt: skip
+    for axes in panels(plot_history(history(1))):
+        assert axes.lines and all(line.get_marker() == "o" for line in axes.lines)
 
 
 def rows() -> list[dict]:
@@ -195,9 +320,124 @@ def test_scores_are_means_with_intervals_from_the_smallest_ratio_up():
     line, _, (bars,) = axes.containers[1].lines
     assert line.get_ydata() == pytest.approx([0.4, 0.5])
     assert line.get_xdata() == pytest.approx([0.05, 1.0], rel=0.03)
-    single, many = (segment[:, 1] for segment in bars.get_segments())
-    assert single == pytest.approx([0.4, 0.4])  # one seed: no interval
-    assert many == pytest.approx([0.5 - 0.248414, 0.5 + 0.248414], abs=1e-5)  # t(2) 0.1 / sqrt 3
+    single, many = bars.get_segments()
+    assert np.isnan(single).all()  # one seed: no interval
+    assert many[:, 1] == pytest.approx([0.5 - 0.248414, 0.5 + 0.248414], abs=1e-5)  # t(2) .1/sqrt 3
+
+
+def test_settings_of_one_method_share_its_colour_and_differ_in_dash_and_filling():
+    two = [{**row, "setting": setting} for setting in ("short", "long") for row in rows()]
+    figure = plot_scores(two, part="test")
+    (axes,) = figure.axes
+    looks = {}
+    for bars in axes.containers:
+        line = bars.lines[0]
+        look = (line.get_linestyle(), line.get_markerfacecolor() == "white")
+        looks[bars.get_label()] = (line.get_color(), line.get_marker(), *look)
+    assert looks["random, short"][:2] == looks["random, long"][:2] != looks["found, long"][:2]
+    assert {look[2:] for name, look in looks.items() if name.endswith("short")} == {("-", False)}
+    assert {look[2:] for name, look in looks.items() if name.endswith("long")} == {("--", True)}
+    assert legends(figure) == [["random", "found", "short", "long"]]
+    assert axes.get_ylabel() == "weighted F1 on test"
+
+
+def test_intervals_of_two_seeds_do_not_stretch_the_axis_beyond_what_scores_can_be():
+    two = [{"method": "found", "label_ratio": 1, "seed": s, "f1": 0.2 + 0.5 * s} for s in (0, 1)]
+    assert plot_scores(two, "f1").axes[0].get_ylim() == (0, 1)
+    ranks = [{**row, "f1": 10 * row["f1"]} for row in two]  # no share
+    assert plot_scores(ranks, "f1").axes[0].get_ylim()[1] > 10
+
+
+def many(methods: int, ratios=(0.01, 0.05, 0.1, 1.0), seeds: int = 5, **more) -> list[dict]:
+    names = [f"a method of a long name, number {n}" for n in range(methods)]
+    return [
+        {"method": m, "label_ratio": r, "seed": s, "weighted_f1": (n + r + s) / 20, **more}
+        for n, m in enumerate(names)
+        for r in ratios
+        for s in range(seeds)
+    ]
+
+
+FIGURES = {
+    "one cell": lambda: plot_history(*searched(1, 1)),
+    "four cells of three steps": lambda: plot_history(*searched(4, 3), unit="nats"),
+    "sixteen features": lambda: plot_history(*searched(2, 1, features=16)),
+    "without labels": lambda: plot_history(searched(2, 2)[0]),
+    "losses": lambda: plot_losses(stages()),
+    "losses of one stage": lambda: plot_losses({"search": stages()["search"]}),
+    "twelve methods": lambda: plot_scores(many(12)),
+    "one method, one seed, one ratio": lambda: plot_scores(many(1, (1.0,), 1)),
+    "ratios near to each other": lambda: plot_scores(many(3, (0.01, 0.2, 0.25, 0.3, 1.0), 1)),
+    "long settings": lambda: plot_scores(
+        [*many(3, setting="strategy=bilevel, recipe.search.epochs=12, recipe.fusion.cells=4"),
+         *many(3, setting="strategy=random, recipe.search.epochs=12, recipe.fusion.cells=2")]
+    ),
+}  # fmt: skip
+
+
+def printed(figure) -> dict[str, tuple]:
+    """Place of every text in a figure of charts."""
+    figure.draw_without_rendering()
+    found = []
+    for axes in figure.axes:
+        if axes.axison:
+            found += [axes.title, axes.xaxis.label, axes.yaxis.label]
+            found += [tick.label1 for a in (axes.xaxis, axes.yaxis) for tick in a._update_ticks()]
+        if axes.get_legend():
+            found += axes.get_legend().get_texts()
+    shown = [text for text in found if text.get_text() and text.get_visible()]
+    return {f"{n} {text.get_text()}": text.get_window_extent() for n, text in enumerate(shown)}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_texts_of_charts_neither_overlap_nor_leave_the_page(name):
+    figure = FIGURES[name]()
+    places = printed(figure)
+    for text, place in places.items():
+        assert place.x0 >= 0 and place.y0 >= 0, text
+        assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1, text
+    for (one, first), (other, second) in itertools.combinations(places.items(), 2):
+        shared = [min(a, b) - max(c, d) for a, b, c, d in (
+            (first.x1, second.x1, first.x0, second.x0), (first.y1, second.y1, first.y0, second.y0),
+        )]  # fmt: skip
+        assert min(shared) < 2, (one, other)  # pixels: boxes of texts have some air
+    for axes in panels(figure):
+        box = axes.get_window_extent()
+        assert box.width > 1.2 * figure.dpi and box.height > 0.6 * figure.dpi  # legend or not
+        for text, place in places.items():
+            if not text.endswith(axes.get_title()) or not axes.get_title():
+                middle = (place.x0 + place.x1) / 2, (place.y0 + place.y1) / 2
+                assert not box.contains(*middle), text  # legends are outside
+
+
+@pytest.mark.parametrize("name", ["twelve methods", "long settings"])
+def test_long_names_widen_the_page_and_leave_the_chart_its_width(name):
+    figure, short = FIGURES[name](), plot_scores(rows())
+    for drawn in (figure, short):
+        drawn.draw_without_rendering()
+    assert figure.get_figwidth() > short.get_figwidth() + 0.5
+    widths = [drawn.axes[0].get_window_extent().width for drawn in (figure, short)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_same_figure_is_the_same_file(kind, tmp_path):
+    def drawn(name: str) -> bytes:
+        figures = (
+            draw_genotype(GENOTYPES["cells of several steps"], FEATURES),
+            plot_scores(rows()),
+            plot_history(*searched(2, 1)),
+        )
+        return b"".join(
+            save(figure, tmp_path / f"{name}{n}.{kind}").read_bytes()
+            for n, figure in enumerate(figures)
+        )
+
+    first = drawn("first")
+    assert first == drawn("second")
+    assert all(word not in first for word in (b"CreationDate", b"<dc:date>", b"Software"))
+    with pytest.raises(InputError, match=r"named \.png, \.svg or \.pdf, got 'figure\.gif'"):
+        save(plot_scores(rows()), tmp_path / "figure.gif")
 
 
 def test_posters_stand_in_rows_with_their_captions():
@@ -211,6 +451,7 @@ def test_figures_show_themselves_are_opaque_and_belong_to_no_global_state():
     figures = [
         draw_genotype(GENOTYPES["published"]),
         plot_history(history(2)),
+        plot_losses(stages()),
         plot_scores(rows()),
         posters(np.zeros((1, 6, 4, 3))),
     ]
@@ -224,6 +465,12 @@ def test_figures_show_themselves_are_opaque_and_belong_to_no_global_state():
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="at least one epoch, got an empty history"):
         plot_history([])
+    with pytest.raises(ValueError, match="neither losses nor logits"):
+        plot_history([{"epoch": 0}])
+    with pytest.raises(ValueError, match="with one trial nothing is compared"):
+        plot_history([{"trial": 0, "genotype": "Sum(a, b)"}])
+    with pytest.raises(ValueError, match="plot_losses needs at least one epoch, got none"):
+        plot_losses({"search": {"weights": []}})
     with pytest.raises(ValueError, match="at least one row, got none"):
         plot_scores([])
     with pytest.raises(ValueError, match="one caption for each, got 2 and 1"):
