@@ -1,12 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/.installed
+# The book's address, e.g. where it is cloned from; gives its pages Colab and Binder buttons.
+REPOSITORY ?=
+export SSNAS_REPOSITORY := $(REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test check demo clean
+.PHONY: help env book students refresh test browser wheel check demo clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-6s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 env: $(ENV) ## the environment, in .venv (PYTHON=python3.12 to choose another)
 
@@ -16,10 +19,27 @@ $(ENV): pyproject.toml
 	touch $@
 
 book: $(ENV) ## execute every notebook and build the book into book/_build/html
+	$(BIN)/python book/_tools/vendor.py
 	$(BIN)/jupyter-book build book --all -W --keep-going
 
+students: $(ENV) ## the notebooks without solutions and outputs, into build/students
+	$(BIN)/python book/_tools/notebooks.py students build/students
+
+refresh: $(ENV) ## execute every notebook in place; seconds, memory and size of each
+	$(BIN)/python book/_tools/notebooks.py refresh
+
 test: $(ENV) ## all tests; the notebooks run, and their checked outputs are compared
-	$(BIN)/python -m pytest --nbval-lax tests book/*.ipynb
+	$(BIN)/python -m pytest --nbval-lax --ignore tests/browser tests book/*.ipynb
+
+browser: $(ENV) ## open every page of the built book in Chromium, and move its widgets
+	$(BIN)/python -m pytest -rs tests/browser
+
+wheel: $(ENV) ## the wheel in an environment of its own, outside of the checkout: demo, predict, save
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheel .
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build/wheel && env/bin/python -I $(CURDIR)/tests/outside.py .
 
 check: $(ENV) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -30,4 +50,4 @@ demo: $(ENV) ## search, pretrain, fine-tune and score on the bundled sample, int
 	$(BIN)/ssnas demo --out runs/demo
 
 clean: ## remove what the other targets built, except the environment and runs
-	rm -rf book/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf book/_build build .pytest_cache .ruff_cache .hypothesis

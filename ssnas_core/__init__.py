@@ -11,32 +11,52 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ssnas_core.backbones import array_backbone as array_backbone
     from ssnas_core.backbones import image_backbone as image_backbone
     from ssnas_core.backbones import text_backbone as text_backbone
+    from ssnas_core.datasets.arrays import ArrayDataset as ArrayDataset
+    from ssnas_core.datasets.hdf5 import read_mmimdb_hdf5 as read_mmimdb_hdf5
     from ssnas_core.datasets.mmimdb import read_mmimdb as read_mmimdb
     from ssnas_core.datasets.records import Dataset as Dataset
     from ssnas_core.datasets.records import Record as Record
     from ssnas_core.datasets.sample import generate_sample as generate_sample
     from ssnas_core.datasets.sample import sample_archive as sample_archive
     from ssnas_core.datasets.splits import labelled_part as labelled_part
+    from ssnas_core.datasets.table import read_table as read_table
+    from ssnas_core.downloads import download as download
     from ssnas_core.errors import InputError as InputError
     from ssnas_core.features import FeatureStore as FeatureStore
+    from ssnas_core.features import LiveFeatures as LiveFeatures
     from ssnas_core.genotype import Genotype as Genotype
+    from ssnas_core.genotype import Node as Node
     from ssnas_core.genotype import SearchResult as SearchResult
+    from ssnas_core.lessons import classroom as classroom
+    from ssnas_core.logs import csv_log as csv_log
+    from ssnas_core.logs import tensorboard_log as tensorboard_log
+    from ssnas_core.models import MultimodalClassifier as MultimodalClassifier
+    from ssnas_core.models import classifier_of as classifier_of
+    from ssnas_core.models import export_embeddings as export_embeddings
     from ssnas_core.objectives import Contrastive as Contrastive
+    from ssnas_core.objectives import Hybrid as Hybrid
     from ssnas_core.objectives import Supervised as Supervised
     from ssnas_core.objectives import nt_xent as nt_xent
     from ssnas_core.plots import draw_genotype as draw_genotype
     from ssnas_core.plots import plot_history as plot_history
+    from ssnas_core.plots import plot_losses as plot_losses
     from ssnas_core.plots import plot_scores as plot_scores
     from ssnas_core.preparation import PrepareConfig as PrepareConfig
     from ssnas_core.preparation import prepare as prepare
     from ssnas_core.recipes import RECIPES as RECIPES
+    from ssnas_core.recipes import Recipe as Recipe
     from ssnas_core.recipes import RunConfig as RunConfig
+    from ssnas_core.reports import compare_runs as compare_runs
+    from ssnas_core.reports import comparison_table as comparison_table
+    from ssnas_core.reports import show_run as show_run
     from ssnas_core.search.bilevel import BilevelConfig as BilevelConfig
     from ssnas_core.search.bilevel import bilevel as bilevel
     from ssnas_core.search.random import RandomConfig as RandomConfig
     from ssnas_core.search.random import random_search as random_search
+    from ssnas_core.sources import open_dataset as open_dataset
     from ssnas_core.spaces.fusion import FusionConfig as FusionConfig
     from ssnas_core.spaces.fusion import FusionSpace as FusionSpace
     from ssnas_core.studies import Run as Run
@@ -45,38 +65,58 @@ if TYPE_CHECKING:
     from ssnas_core.training import predict as predict
 
 _HOME = {
+    "array_backbone": "backbones",
+    "image_backbone": "backbones",
+    "text_backbone": "backbones",
+    "ArrayDataset": "datasets.arrays",
+    "read_mmimdb_hdf5": "datasets.hdf5",
+    "read_mmimdb": "datasets.mmimdb",
     "Dataset": "datasets.records",
     "Record": "datasets.records",
-    "read_mmimdb": "datasets.mmimdb",
     "generate_sample": "datasets.sample",
     "sample_archive": "datasets.sample",
     "labelled_part": "datasets.splits",
-    "image_backbone": "backbones",
-    "text_backbone": "backbones",
+    "read_table": "datasets.table",
+    "download": "downloads",
+    "InputError": "errors",
     "FeatureStore": "features",
-    "PrepareConfig": "preparation",
-    "prepare": "preparation",
+    "LiveFeatures": "features",
     "Genotype": "genotype",
+    "Node": "genotype",
     "SearchResult": "genotype",
-    "FusionConfig": "spaces.fusion",
-    "FusionSpace": "spaces.fusion",
+    "classroom": "lessons",
+    "csv_log": "logs",
+    "tensorboard_log": "logs",
+    "MultimodalClassifier": "models",
+    "classifier_of": "models",
+    "export_embeddings": "models",
     "Contrastive": "objectives",
+    "Hybrid": "objectives",
     "Supervised": "objectives",
     "nt_xent": "objectives",
+    "draw_genotype": "plots",
+    "plot_history": "plots",
+    "plot_losses": "plots",
+    "plot_scores": "plots",
+    "PrepareConfig": "preparation",
+    "prepare": "preparation",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "RunConfig": "recipes",
+    "compare_runs": "reports",
+    "comparison_table": "reports",
+    "show_run": "reports",
     "BilevelConfig": "search.bilevel",
     "bilevel": "search.bilevel",
     "RandomConfig": "search.random",
     "random_search": "search.random",
+    "open_dataset": "sources",
+    "FusionConfig": "spaces.fusion",
+    "FusionSpace": "spaces.fusion",
+    "Run": "studies",
     "TrainConfig": "training",
     "fit": "training",
     "predict": "training",
-    "RECIPES": "recipes",
-    "RunConfig": "recipes",
-    "Run": "studies",
-    "draw_genotype": "plots",
-    "plot_history": "plots",
-    "plot_scores": "plots",
-    "InputError": "errors",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]

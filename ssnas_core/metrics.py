@@ -155,6 +155,26 @@ def accuracy(logits: ArrayLike, classes: ArrayLike) -> float:
     return float((logits.argmax(1) == classes).mean())
 
 
+def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float]:
+    """All scores that a run reports on data of one label a sample.
+
+    Args:
+        probs: probabilities, or any scores, (N, K); the largest is the prediction.
+        classes: class indices, (N,).
+
+    Returns:
+        `accuracy`, and `weighted_f1` and `macro_f1` of the predicted classes.
+
+    Raises:
+        ValueError: as `accuracy`.
+    """
+    share = accuracy(probs, classes)
+    width = np.asarray(probs).shape[1]
+    predicted, truth = (np.eye(width)[np.asarray(c)] for c in (np.argmax(probs, 1), classes))
+    found = f1_scores(predicted, truth, 0.5)
+    return {"accuracy": share, "weighted_f1": found["weighted"], "macro_f1": found["macro"]}
+
+
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean of independent runs and its Student t confidence interval.
 

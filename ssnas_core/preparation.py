@@ -17,9 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones import Backbone, TextBackbone, image_backbone, text_backbone
-from ssnas_core.datasets.mmimdb import read_mmimdb
-from ssnas_core.datasets.records import SPLITS, Dataset, Record
+from ssnas_core.backbones import (
+    Backbone,
+    TextBackbone,
+    array_backbone,
+    backbone_from_config,
+    image_backbone,
+    text_backbone,
+)
+from ssnas_core.backbones.base import ArrayBackbone
+from ssnas_core.datasets.records import SPLITS, Dataset
 from ssnas_core.errors import InputError
 from ssnas_core.features import (
     FeatureStore,
@@ -32,6 +39,7 @@ from ssnas_core.features import (
 from ssnas_core.files import atomic_path, read_json, write_json
 from ssnas_core.inputs import content_key
 from ssnas_core.objectives import Contrastive, OnDevice
+from ssnas_core.sources import open_dataset
 from ssnas_core.training import TrainConfig, fit, seeded
 
 
@@ -40,13 +48,15 @@ class PrepareConfig:
     """Which backbones, how they are trained without labels, and what is stored.
 
     Args:
-        image, text: backbones by name, see `ssnas_core.backbones`.
+        image, text, array: the backbone of each kind of modality, by name, see
+            `ssnas_core.backbones`; arrays of several positions are taken as they are.
+        image_size: (H, W) that images are decoded to; None for the backbone's own.
         pretrained: load published weights where a backbone has any; without,
             they are random.
-        views: V, stored augmented views per sample beside the clean one.
+        views: V >= 1, stored augmented views per sample beside the clean one.
         length: L, positions of a pooled feature map.
-        image_training, text_training: SimCLR on the train part for the backbones
-            that come without weights ("small", "maxout").
+        image_training, text_training, array_training: SimCLR on the train part for
+            the backbones that come without weights (`Backbone.learns`).
         contrastive: the loss of that training.
         seed: of initial weights, training and views.
         strict: refuse the data at the first bad record instead of skipping it.
@@ -54,6 +64,8 @@ class PrepareConfig:
 
     image: str = "small"
     text: str = "maxout"
+    array: str = "maxout"
+    image_size: tuple[int, int] | None = None
     pretrained: bool = True
     views: int = 8
     length: int = 4
@@ -63,14 +75,17 @@ class PrepareConfig:
     text_training: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
     )
+    array_training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
+    )
     contrastive: Contrastive = field(default_factory=Contrastive)
     seed: int = 0
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.views < 2:
+        if self.views < 1:
             raise InputError(
-                f"contrastive learning needs at least 2 stored views, got {self.views}."
+                f"contrastive learning needs views >= 1 beside the clean one, got {self.views}."
             )
         if self.length < 1 or math.isqrt(self.length) ** 2 != self.length:
             raise InputError(
@@ -100,30 +115,33 @@ class Prepared:
 
     def backbones(self) -> dict[str, Backbone]:
         """The backbones that made the features, by modality."""
-        backbones = _fresh_backbones(self.dataset, self.config)
-        for modality, backbone in backbones.items():
+        backbones = {}
+        for modality in self.dataset.kinds:
+            files = self.folder / f"{modality}-files"
+            backbone = backbone_from_config(read_json(self.folder / f"{modality}.json"), files)
             _load_backbone(self.folder / f"{modality}.pt", backbone)
+            backbones[modality] = backbone
         return backbones
 
     def taps(self) -> Taps:
         """The backbones as a module to be trained along, for inputs from `live`."""
         return Taps(self.backbones(), self.config.length)
 
-    def live(self) -> LiveInputs:
-        """Decoded images and vectorised texts, augmented when drawn."""
-        note = read_json(self.folder / "inputs.json")
-        columns: dict[str, Any] = {
-            name: np.load(self.folder / "inputs" / note["images"][name], mmap_mode="r")
-            if kind == "image"
-            else self.dataset.column(name)
-            for name, kind in self.dataset.kinds.items()
-        }
-        inputs = RawInputs(columns, dict(self.dataset.kinds), note["fingerprint"])
+    def live(self, *, fresh_texts: bool = False) -> LiveInputs:
+        """Decoded images, texts and arrays, augmented when drawn.
+
+        A text's views are those vectorised once, unless `fresh_texts` are asked for.
+        """
+        columns = stored_columns(self.folder)
+        for name in self.dataset.kinds.keys() - columns.keys():
+            columns[name] = self.dataset.column(name)
+        fingerprint = read_json(self.folder / "inputs.json")["fingerprint"]
+        inputs = RawInputs(columns, dict(self.dataset.kinds), fingerprint)
         return LiveInputs(
             inputs,
             self.backbones(),
             self.folder / "inputs",
-            views=self.config.views,
+            views=None if fresh_texts else self.config.views,
             seed=self.config.seed,
         )
 
@@ -163,8 +181,14 @@ class _LastTap(nn.Module):
         return last.flatten(2).mean(2)
 
 
+def stored_columns(folder: Path) -> dict[str, Any]:
+    """The decoded images and the arrays of the preparation in `folder`, mapped, by modality."""
+    files = read_json(folder / "inputs.json")["files"]
+    return {name: np.load(folder / "inputs" / file, mmap_mode="r") for name, file in files.items()}
+
+
 def prepare(
-    data: Path,
+    data: Path | Dataset,
     folder: Path,
     config: PrepareConfig | None = None,
     *,
@@ -174,7 +198,7 @@ def prepare(
     """Compute what is missing of a preparation, and open it.
 
     Args:
-        data: raw archive or folder.
+        data: what `open_dataset` reads, or a dataset.
         folder: parent of all preparations; this one's is named by a hash of
             the data (not its labels) and of `config`.
         config: backbones, views and training.
@@ -186,9 +210,14 @@ def prepare(
     """
     config = config or PrepareConfig()
     folder = Path(folder)
-    raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
-    dataset = read_mmimdb(Path(data), unpack_to=raw, strict=config.strict, progress=progress)
-    home = folder / f"prepared-{content_key(dataset.fingerprint(), dataclasses.asdict(config))}"
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
+        dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
+    stamps = [_stamp(spec) for spec in (config.image, config.text)]
+    key = content_key(dataset.fingerprint(), dataclasses.asdict(config), stamps)
+    home = folder / f"prepared-{key}"
     home.mkdir(parents=True, exist_ok=True)
     backbones = _fresh_backbones(dataset, config)
     dataset, inputs = prepare_inputs(
@@ -205,55 +234,22 @@ def prepare(
         seed=config.seed,
         progress=progress,
     )
-    images = {name: inputs.columns[name] for name, k in inputs.kinds.items() if k == "image"}
+    rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
     note = {
-        "images": {name: _on_disk(array, home / "inputs", name) for name, array in images.items()},
+        "files": {name: _on_disk(array, home / "inputs", name) for name, array in rows.items()},
         "fingerprint": inputs.fingerprint,
     }
     write_json(home / "inputs.json", note)
     return Prepared(home, dataset, store, config)
 
 
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write the records (without images) to `path`, so that the raw data is not needed again."""
-    records = [
-        {
-            "id": record.id,
-            "inputs": {name: str(value) for name, value in record.inputs.items()},
-            "labels": record.labels,
-            "split": record.split,
-        }
-        for record in dataset.records
-    ]
-    told = {name: getattr(dataset, name) for name in ("name", "kinds", "classes", "skipped")}
-    write_json(path, {**told, "records": records})
-
-
-def load_dataset(path: Path) -> Dataset:
-    """What `save_dataset` wrote.
-
-    Raises:
-        InputError: the file is missing, or is none of these.
-    """
-    told = read_json(path)
-    try:
-        records = tuple(
-            Record(
-                entry["id"],
-                {
-                    name: Path(value) if told["kinds"][name] == "image" else value
-                    for name, value in entry["inputs"].items()
-                },
-                tuple(entry["labels"]),
-                entry["split"],
-            )
-            for entry in told["records"]
-        )
-        return Dataset(
-            told["name"], told["kinds"], tuple(told["classes"]), records, told["skipped"]
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not hold records ({error!r}); delete it.") from error
+def _stamp(spec: str) -> list[list[Any]]:
+    """Name, size and time of the files that a backbone's name leads to, so that others tell."""
+    _, _, name = spec.partition(":")
+    path = Path(name or "no file")
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in found if file.is_file()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def _fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbone]:
@@ -262,10 +258,16 @@ def _fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backb
         with seeded(config.seed, 40, place):
             if kind == "text":
                 backbones[modality] = text_backbone(config.text)
+            elif kind == "array":
+                shape = dataset.records[0].inputs[modality].shape
+                spec = config.array if len(shape) == 1 else "identity"
+                backbones[modality] = array_backbone(spec, shape)
             else:
                 trained = config.pretrained and config.image != "small"
                 weights = "DEFAULT" if trained else None
-                backbones[modality] = image_backbone(config.image, weights=weights)
+                backbones[modality] = image_backbone(
+                    config.image, weights=weights, size=config.image_size
+                )
     return backbones
 
 
@@ -285,14 +287,13 @@ def _ready(
         _load_backbone(file, backbone)
         return
     train = torch.from_numpy(dataset.indices("train"))
-    is_text = isinstance(backbone, TextBackbone)
+    kind, column = dataset.kinds[modality], inputs.columns[modality]
     if isinstance(backbone, TextBackbone):
-        texts = inputs.columns[modality]
-        backbone.fit([texts[row] for row in train.tolist()])
-    if (config.text if is_text else config.image) in ("small", "maxout"):
-        kind = dataset.kinds[modality]
-        column = {modality: inputs.columns[modality]}
-        alone = RawInputs(column, {modality: kind}, inputs.fingerprint)
+        backbone.fit([column[row] for row in train.tolist()])
+    elif isinstance(backbone, ArrayBackbone):
+        backbone.fit(column[train.numpy()])
+    if backbone.learns:
+        alone = RawInputs({modality: column}, {modality: kind}, inputs.fingerprint)
         live = LiveInputs(
             alone, {modality: backbone}, home / "inputs", views=config.views, seed=config.seed
         )
@@ -306,14 +307,18 @@ def _ready(
             OnDevice(live, device),
             config.contrastive,
             train,
-            config.text_training if is_text else config.image_training,
+            getattr(config, f"{kind}_training"),
             seed=config.seed,
             checkpoint=checkpoint,
             progress=f"SimCLR of the {modality} backbone" if progress else None,
         )
         write_json(home / f"{modality}-training.json", history)
         checkpoint.unlink(missing_ok=True)
-    with atomic_path(file) as temporary:
+    files = home / f"{modality}-files"
+    files.mkdir(exist_ok=True)
+    backbone.save_files(files)
+    write_json(home / f"{modality}.json", backbone.config())
+    with atomic_path(file) as temporary:  # last: it says that the others are there
         torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, temporary)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ssnas_core.datasets.records import Dataset
 from ssnas_core.errors import InputError
 from ssnas_core.objectives import Contrastive
 from ssnas_core.preparation import PrepareConfig
@@ -22,7 +24,8 @@ class Recipe:
     """All sizes, optimisers and schedules of a run.
 
     `fusion.dropout` is that of the search and of pretraining; fine-tuning on
-    few labels takes `finetune_dropout`.
+    few labels takes `finetune_dropout`. `hybrid_weight` is the supervised share of
+    a hybrid search.
     """
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -33,6 +36,7 @@ class Recipe:
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     finetune_dropout: float = 0.1
+    hybrid_weight: float = 0.5
 
 
 RECIPES: dict[str, Recipe] = {
@@ -47,6 +51,21 @@ RECIPES: dict[str, Recipe] = {
         ),
         finetune_dropout=0.5,
     ),
+    # Smaller images and fewer epochs: the whole way in a minute or two, for the book.
+    "classroom": Recipe(
+        prepare=PrepareConfig(
+            image_size=(48, 32),
+            views=4,
+            image_training=TrainConfig(epochs=16, batch_size=128),
+        ),
+        fusion=FusionConfig(channels=64, length=4, dropout=0.1),
+        search=BilevelConfig(arch_learning_rate=1e-2),
+        pretrain=TrainConfig(epochs=10, batch_size=128),
+        finetune=TrainConfig(
+            epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
+        ),
+        finetune_dropout=0.5,
+    ),
     # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
     "bm-nas": Recipe(
         prepare=PrepareConfig(image="vgg19", length=16),
@@ -57,27 +76,33 @@ RECIPES: dict[str, Recipe] = {
 """Named recipes; `dataclasses.replace` varies one."""
 
 
+_IN_MEMORY = "dataset:"  # how the name of data begins that no path leads to
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run: what is searched, how, and what is then compared.
 
     Args:
-        data: raw archive or folder.
+        data: what `open_dataset` reads, or a dataset.
         seed: decides the search, the labelled parts and every initial weight;
             the stored features have a seed of their own in the recipe.
         label_ratio: the ratios r of labels, in train and dev.
         objective, strategy: two of the three axes; the space is the fusion space.
+        views: those stored, or views made anew for each step of the search and of
+            pretraining, by running the frozen backbones every time.
         backbones: kept frozen behind the feature store, or trained along in
             pretraining and fine-tuning.
         inherit: start pretraining from the supernet's weights.
         recipe: sizes and schedules.
     """
 
-    data: Path
+    data: Path | Dataset
     seed: int = 0
     label_ratio: tuple[float, ...] = (0.1, 1.0)
-    objective: Literal["contrastive", "supervised"] = "contrastive"
+    objective: Literal["contrastive", "supervised", "hybrid"] = "contrastive"
     strategy: Literal["bilevel", "random"] = "bilevel"
+    views: Literal["stored", "live"] = "stored"
     backbones: Literal["frozen", "trained"] = "frozen"
     inherit: bool = False
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
@@ -97,17 +122,23 @@ class RunConfig:
             raise InputError(f"a label ratio must be in (0, 1], got {bad[0]}; as 0.1.")
         if self.seed < 0:
             raise InputError(f"a seed must be a whole number >= 0, got {self.seed}.")
-        if self.objective == "supervised" and len(self.label_ratio) > 1:
+        if self.objective != "contrastive" and len(self.label_ratio) > 1:
             raise InputError(
-                "a supervised search uses labels, so every label ratio needs a search of its "
-                f"own, got {len(self.label_ratio)} ratios; give one --label-ratio per run."
+                f"a {self.objective} search uses labels, so every label ratio needs a search of "
+                f"its own, got {len(self.label_ratio)} ratios; give one --label-ratio per run."
             )
         if self.inherit and self.strategy != "bilevel":
             raise InputError("only a bilevel search has weights to inherit; drop --inherit.")
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as JSON values; `data` as an absolute path."""
-        return {**dataclasses.asdict(self), "data": str(Path(self.data).resolve())}
+        """The configuration as JSON values; data as an absolute path, a dataset as a hash."""
+        data = self.data
+        if isinstance(data, Dataset):
+            labels = hashlib.sha256(repr(data.classes).encode() + data.labels().tobytes())
+            named = f"{_IN_MEMORY}{data.name}:{data.fingerprint()}:{labels.hexdigest()[:16]}"
+        else:
+            named = str(data) if str(data).startswith(_IN_MEMORY) else str(Path(data).resolve())
+        return {**dataclasses.asdict(dataclasses.replace(self, data=Path())), "data": named}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -127,6 +158,6 @@ def _rebuild(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         return kind(**{name: _rebuild(hints[name], item) for name, item in value.items()})
-    if get_origin(kind) is tuple:
+    if isinstance(value, list):
         return tuple(value)
-    return Path(value) if kind is Path else value
+    return Path(value) if kind in (Path, Path | Dataset) else value

@@ -23,7 +23,7 @@ from ssnas_core.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the run folder's layout."""
 
 
@@ -78,9 +78,25 @@ class RunFolder:
         if not file.is_file():
             raise InputError(f"{path} is not a run folder (no config.json); see ssnas run --help.")
         config = read_json(file)
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise InputError(f"{file}: expected a run of format {FORMAT}; make the run anew.")
+        found = config.get("format") if isinstance(config, dict) else config
+        if found != FORMAT:
+            raise InputError(
+                f"{file}: expected a run of format {FORMAT}, got {str(found)[:20]!r}; make the run "
+                "anew, or use the version of ssnas that made it."
+            )
         return config
+
+    @classmethod
+    def opened(cls, path: Path) -> RunFolder:
+        """The folder of a run that is only looked at: nothing is written to it.
+
+        Raises:
+            InputError: as `config_of`.
+        """
+        cls.config_of(path)
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        return folder
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

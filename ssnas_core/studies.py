@@ -8,6 +8,7 @@ cell (method x label ratio x seed) leaves its own files, which are its result.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssnas_core import metrics
-from ssnas_core.baselines import LateConcat
+from ssnas_core._look import save as save_figure
+from ssnas_core._run_data import RunData
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.errors import InputError
-from ssnas_core.features import FeatureStore
 from ssnas_core.files import (
-    atomic_path,
     load_tensors,
     read_json,
     save_tensors,
@@ -29,20 +28,16 @@ from ssnas_core.files import (
     write_text,
 )
 from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.objectives import Objective, OnDevice, Source, Supervised, modality_of
-from ssnas_core.preparation import Prepared, load_dataset, prepare, save_dataset
-from ssnas_core.recipes import Recipe, RunConfig
-from ssnas_core.runs import RunFolder, pick_device
+from ssnas_core.logs import csv_log, tensorboard_log
+from ssnas_core.methods import check_method, network_of
+from ssnas_core.objectives import Hybrid, Objective
+from ssnas_core.plots import draw_genotype
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.search.random import random_search
-from ssnas_core.spaces.fusion import FusionConfig, FusionNetwork, FusionSpace
 from ssnas_core.training import fit, predict, restore, seeded
 
-METHODS = ("text only", "image only", "late concat", "random", "found", "found, pretrained")
-"""What a run compares, weakest claim first."""
 
-
-class Run:
+class Run(RunData):
     """The stages of one run; each is skipped where its result is already there.
 
     Args:
@@ -50,66 +45,13 @@ class Run:
         out: its run folder.
         store: folder for prepared data, shared by runs; `out/store` by default.
         device: "cpu", "cuda", or "auto".
+        log: where epochs are logged while they run: "csv" or "tensorboard" files in
+            `out/logs`, or not at all.
         progress: show progress bars on standard error.
 
     Raises:
         InputError: `out` holds another run, or no GPU for "cuda".
     """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        out: Path,
-        *,
-        store: Path | None = None,
-        device: str = "auto",
-        progress: bool = False,
-    ) -> None:
-        self.config = config
-        self.folder = RunFolder(out, config.plain())
-        self.store = Path(store) if store is not None else Path(out) / "store"
-        self.device = pick_device(device)
-        self.progress = progress
-        self._prepared: Prepared | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """The run's sizes and schedules."""
-        return self.config.recipe
-
-    @property
-    def prepared(self) -> Prepared:
-        """Features of the data; computed at the first use, ever."""
-        if self._prepared is None:
-            note, records = self.folder / "prepared.json", self.folder / "dataset.json"
-            name = read_json(note)["folder"] if note.exists() else None
-            if name is None or not (self.store / name).is_dir():
-                with self.folder.stage("prepare"):
-                    made = prepare(
-                        self.config.data,
-                        self.store,
-                        self.recipe.prepare,
-                        device=self.device,
-                        progress=self.progress,
-                    )
-                if name is None:
-                    name = made.folder.name
-                    save_dataset(made.dataset, records)
-                    write_json(note, {"folder": name})
-                elif name != made.folder.name:
-                    raise InputError(
-                        f"{self.config.data} is no longer the data that {self.folder.path} began "
-                        "with; restore it, or give another --out."
-                    )
-            home = self.store / name
-            store = FeatureStore.open(home / "features")
-            self._prepared = Prepared(home, load_dataset(records), store, self.recipe.prepare)
-        return self._prepared
-
-    @property
-    def space(self) -> FusionSpace:
-        """The fusion space over the stored features."""
-        return FusionSpace(self.prepared.store.channels, self.recipe.fusion)
 
     def part(self, ratio: float) -> LabelledPart:
         """The samples whose labels may be used at `ratio`.
@@ -118,16 +60,12 @@ class Run:
             InputError: nothing would be left, or a supervised search has
                 already used the labels of another ratio.
         """
-        if self.config.objective == "supervised" and ratio != self.config.label_ratio[0]:
+        if self.config.objective != "contrastive" and ratio != self.config.label_ratio[0]:
             raise InputError(
                 f"this run's search used the labels of r = {self.config.label_ratio[0]:g}, so "
                 f"it cannot be scored at r = {ratio:g}; search anew for that ratio."
             )
         return labelled_part(self.prepared.dataset, ratio, self.config.seed)
-
-    def labels(self) -> Tensor:
-        """(N, K) 0/1 labels of the whole data set."""
-        return torch.from_numpy(self.prepared.dataset.labels())
 
     def search(self) -> Genotype:
         """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
@@ -137,23 +75,31 @@ class Run:
             self.space.validate(genotype)
             return genotype
         prepared, config = self.prepared, self.config
-        objective: Objective
-        if config.objective == "contrastive":
-            objective = self.recipe.contrastive
-            train, dev = prepared.indices("train"), prepared.indices("dev")
-        else:
-            objective = Supervised(labels=self.labels())
+        train, dev = prepared.indices("train"), prepared.indices("dev")
+        objective: Objective = self.recipe.contrastive
+        if config.objective != "contrastive":
+            objective = self.supervised()
             part = self.part(config.label_ratio[0])
-            train, dev = torch.from_numpy(part.train), torch.from_numpy(part.dev)
+            labelled = [torch.from_numpy(rows) for rows in (part.train, part.dev)]
+            if config.objective == "supervised":
+                train, dev = labelled
+            else:
+                objective = Hybrid(
+                    supervised=objective,
+                    labelled=torch.cat(labelled),
+                    contrastive=self.recipe.contrastive,
+                    weight=self.recipe.hybrid_weight,
+                )
         shared: dict[str, Any] = {
             "train": train,
             "dev": dev,
             "seed": config.seed,
             "device": self.device,
             "checkpoint": self.folder / "checkpoint" / "search.pt",
+            "on_epoch": self._logger("search"),
             "progress": "search" if self.progress else None,
         }
-        source = OnDevice(prepared.store, self.device)
+        source = self.views()
         result: SearchResult
         with self.folder.stage("search"):
             if config.strategy == "bilevel":
@@ -166,7 +112,8 @@ class Run:
         write_text(self.folder / "history.jsonl", lines)
         if result.state:
             save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
-        self._draw(result.genotype)
+        drawing = draw_genotype(result.genotype, self.space.features)
+        save_figure(drawing, self.folder / "genotype.png")
         result.genotype.save(file)  # last: it says that the search is done
         return result.genotype
 
@@ -179,22 +126,23 @@ class Run:
             _same_genotype(trained, genotype, file)
             return load_tensors(file)
         with self.folder.stage("pretrain"), seeded(seed, 10):
-            network = self._network("found", genotype, self.recipe.fusion)
+            network = self.space.build(genotype)
             if self.config.inherit:
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 network = self.space.inherit(genotype, supernet)
-            encoder = self._encoder(network)
+            encoder = self.encoder(network)
             head = self.recipe.contrastive.head(self.space.width)
             model = nn.Sequential(encoder, head).to(self.device)
             checkpoint = self.folder / "checkpoint" / "pretrain.pt"
             history = fit(
                 model,
-                self._source(),
+                self.source() if self.config.backbones == "trained" else self.views(),
                 self.recipe.contrastive,
                 self.prepared.indices("train"),
                 self.recipe.pretrain,
                 seed=seed,
                 checkpoint=checkpoint,
+                on_epoch=self._logger("pretrain"),
                 progress="pretrain" if self.progress else None,
             )
             note = {"genotype": str(genotype), "history": history}
@@ -213,16 +161,16 @@ class Run:
         """
         cell = self._cell(method, ratio)
         part = self.part(ratio)
-        genotype = self._genotype_of(method)
+        genotype = self.genotype_of(method)
         if (cell / "train.json").exists():
             _same_genotype(read_json(cell / "train.json")["genotype"], genotype, cell)
             return cell
         recipe, seed = self.recipe, self.config.seed
         pretrained = self.pretrain() if method == "found, pretrained" else None
-        labels = self.labels()
-        objective = Supervised(labels=labels)
-        source = self._source()
-        with self.folder.stage("train"), seeded(seed, 20, METHODS.index(method)):
+        objective, scoring = self.supervised(), self.scoring
+        labels = self.prepared.dataset.labels()
+        source = self.source()
+        with self.folder.stage("train"), seeded(seed, 20, self.methods.index(method)):
             model = self._model(method, genotype, objective)
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
@@ -236,12 +184,12 @@ class Run:
                 recipe.finetune,
                 seed=seed,
                 checkpoint=checkpoint,
+                on_epoch=self._logger(cell.name),
                 progress=f"{method}, r = {ratio:g}" if self.progress else None,
             )
             dev = torch.from_numpy(part.dev)
-            probs = predict(model, source, dev).sigmoid().numpy()
-            dev_labels = labels[dev].numpy()
-            threshold = metrics.choose_threshold(probs, dev_labels)
+            probs = scoring.probabilities(predict(model, source, dev))
+            threshold = scoring.threshold(probs, labels[part.dev])
             save_tensors(cell / "model.safetensors", model.state_dict())
             write_json(
                 cell / "train.json",
@@ -253,7 +201,7 @@ class Run:
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "labelled": {"train": len(part.train), "dev": len(part.dev)},
                     "threshold": threshold,
-                    "dev": metrics.scores(probs, dev_labels, threshold),
+                    "dev": scoring.scores(probs, labels[part.dev], threshold),
                     "history": history,
                 },
             )
@@ -272,16 +220,14 @@ class Run:
         if file.exists():
             return read_json(file)
         trained = read_json(cell / "train.json")
-        prepared, labels = self.prepared, self.labels()
+        prepared, scoring = self.prepared, self.scoring
         with self.folder.stage("evaluate"):
-            genotype = self._genotype_of(method)
-            model = self._model(method, genotype, Supervised(labels=labels))
-            weights = load_tensors(cell / "model.safetensors")
-            restore({"model": weights}, {"model": model}, str(cell))
+            model = self._trained(method, cell)
             test = prepared.indices("test")
             self.folder.append("test_reads.jsonl", {"cell": cell.name, "samples": len(test)})
-            probs = predict(model.to(self.device), self._source(), test).sigmoid().numpy()
-            found = metrics.scores(probs, labels[test].numpy(), trained["threshold"])
+            logits = predict(model.to(self.device), self.source(), test)
+            labels = prepared.dataset.labels()[test.numpy()]
+            found = scoring.scores(scoring.probabilities(logits), labels, trained["threshold"])
         keep = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
         result = {**{name: trained[name] for name in keep}, **found}
         write_json(file, result)
@@ -301,7 +247,9 @@ class Run:
             self.part(ratio)  # nothing is computed for a ratio that leaves no labels
         genotype = self.search()
         cells = [
-            self.evaluate(method, ratio) for ratio in self.config.label_ratio for method in METHODS
+            self.evaluate(method, ratio)
+            for ratio in self.config.label_ratio
+            for method in self.methods
         ]
         result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
         result["data"] = self.prepared.counts()
@@ -309,12 +257,12 @@ class Run:
         return result
 
     def _cell(self, method: str, ratio: float) -> Path:
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}.")
+        check_method(method, self.prepared.dataset.kinds)
         kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
         return self.folder / "cells" / f"{kind}_r{r.removesuffix('.0')}"
 
-    def _genotype_of(self, method: str) -> Genotype | None:
+    def genotype_of(self, method: str) -> Genotype | None:
+        """The architecture of a method; None for those without one."""
         if method.startswith("found"):
             return self.search()
         if method == "random":
@@ -322,41 +270,26 @@ class Run:
                 return self.space.sample(generator)
         return None
 
-    def _network(
-        self, method: str, genotype: Genotype | None, config: FusionConfig
-    ) -> FusionNetwork | LateConcat:
-        """A method's network on stored features, with fresh weights and its `width`."""
-        if genotype is not None:
-            return FusionSpace(self.prepared.store.channels, config).build(genotype)
-        store = self.prepared.store
-        kept = {
-            name: channels
-            for name, channels in store.channels.items()
-            if method == "late concat" or modality_of(name) == method.split()[0]
-        }
-        return LateConcat(kept, config, store.positions)
-
-    def _encoder(self, network: nn.Module) -> nn.Module:
-        """The network alone on stored features, or behind the backbones that it trains along."""
-        if self.config.backbones == "frozen":
-            return network
-        return nn.Sequential(self.prepared.taps(), network)
-
     def _model(self, method: str, genotype: Genotype | None, head: Objective) -> nn.Sequential:
         config = replace(self.recipe.fusion, dropout=self.recipe.finetune_dropout)
-        network = self._network(method, genotype, config)
-        return nn.Sequential(self._encoder(network), head.head(network.width))
+        store = self.prepared.store
+        network = network_of(method, genotype, store.channels, store.positions, config)
+        return nn.Sequential(self.encoder(network), head.head(network.width))
 
-    def _source(self) -> Source:
-        live = self.config.backbones == "trained"
-        return OnDevice(self.prepared.live() if live else self.prepared.store, self.device)
+    def _trained(self, method: str, cell: Path) -> nn.Sequential:
+        """Encoder and classifier of a trained cell, with its weights."""
+        model = self._model(method, self.genotype_of(method), self.supervised())
+        restore({"model": load_tensors(cell / "model.safetensors")}, {"model": model}, str(cell))
+        return model
 
-    def _draw(self, genotype: Genotype) -> None:
-        from ssnas_core.plots import draw_genotype
-
-        figure = draw_genotype(genotype, self.space.features)
-        with atomic_path(self.folder / "genotype.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=150)
+    def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
+        """What is told the history after each epoch of a stage."""
+        if self.log is None:
+            return None
+        labels, folder = self.space.labels(), self.folder / "logs"
+        if self.log == "csv":
+            return csv_log(folder / f"{name}.csv", labels)
+        return tensorboard_log(folder / name, labels)
 
 
 def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -> None:

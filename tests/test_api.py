@@ -17,7 +17,10 @@ import pytest
 import ssnas_core
 
 ROOT = Path(__file__).parents[1]
-SLOW = ("torch", "torchvision", "sklearn", "scipy", "transformers", "matplotlib", "PIL", "tqdm")
+SLOW = (
+    *("torch", "torchvision", "sklearn", "scipy", "transformers", "matplotlib", "PIL", "tqdm"),
+    *("h5py", "pooch", "huggingface_hub"),
+)
 
 
 def declared_for_types() -> dict[str, str]:

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import pytest
 
 from ssnas_core import cli, runs
+from ssnas_core.methods import methods_of
 from ssnas_core.objectives import Contrastive, Supervised
 from ssnas_core.recipes import RECIPES
-from ssnas_core.studies import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
+POSITIONAL = {("show", "what"), ("compare", "runs"), ("download", "name")}
 RATIOS = ("--label-ratio", "0.25", "1.0")
 
 
@@ -118,7 +119,7 @@ def test_help_of_a_subcommand_explains_each_of_its_options(name, monkeypatch):
     assert told.out.startswith(f"usage: ssnas {name} ")
     rows = [row.strip("│ ") for row in told.out.splitlines()]
     for field in dataclasses.fields(cli.COMMANDS[name]):
-        if name == "show" and field.name == "what":
+        if (name, field.name) in POSITIONAL:
             continue
         option = "--" + field.name.replace("_", "-")
         (place,) = (place for place, row in enumerate(rows) if row.split(" ")[0] == option)
@@ -134,10 +135,10 @@ def test_run_prints_what_it_left_in_its_folder_and_the_same_again(finished, monk
     assert result == json.loads((out / "metrics.json").read_text())
     assert {"genotype", "scores", "seconds", "peak_anonymous_mb"} <= result.keys()
     assert [(row["method"], row["label_ratio"]) for row in result["scores"]] == [
-        (method, ratio) for ratio in (0.25, 1.0) for method in METHODS
+        (method, ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
     ]
-    for name in ("prepare", "bilevel", "fit", "predict"):
-        monkeypatch.setattr(f"ssnas_core.studies.{name}", None)
+    for name in ("_run_data.prepare", "studies.bilevel", "studies.fit", "studies.predict"):
+        monkeypatch.setattr(f"ssnas_core.{name}", None)
     assert document(call(*command)) == result
 
 
@@ -166,7 +167,7 @@ def test_stages_are_commands_whose_json_is_one_document(finished, run, tiny_stor
     assert row in whole["scores"]
     assert (mine / "test_reads.jsonl").read_text().count("\n") == 1
     shown = document(call("show", mine, "--json"))
-    assert shown == {"genotype": whole["genotype"], "png": str(mine / "genotype.png")}
+    assert shown["genotype"] == whole["genotype"]
 
 
 def test_stages_print_readable_text_too(finished, run):
@@ -240,14 +241,15 @@ main()
 
 def test_show_prints_and_draws_a_genotype(finished, tmp_path):
     result, _, out = finished
-    drawn = tmp_path / "new" / "drawing.png"
-    told = call("show", out / "genotype.json", "--png", drawn)
+    told = call("show", out / "genotype.json", "--out", tmp_path / "new")
     assert told.code == 0
     lines = told.out.splitlines()
     assert lines[0] == result["genotype"]
     assert [line.partition(" = ")[0] for line in lines[2:4]] == ["cell_0", "cell_1"]
-    assert lines[-1] == f"drawn: {drawn}"
+    drawn = tmp_path / "new" / "genotype.png"
+    assert str(drawn) in told.out
     assert drawn.read_bytes().startswith(b"\x89PNG") and drawn.stat().st_size > 5000
+    assert (tmp_path / "new" / "genotype.svg").read_text().startswith("<?xml")
 
 
 # --- options
@@ -286,7 +288,10 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
         (["--label-ratio", "0.1", "0.1"], "each once, got"),
         (["--label-ratio"], r"expected label ratios, each once, got \[\]"),
         (["--seed", "-1"], "a seed must be a whole number >= 0, got -1"),
-        (["--views", "1"], "at least 2 stored views, got 1"),
+        (["--views", "0"], "views >= 1 beside the clean one, got 0"),
+        (["--objective", "hybrid"], "a hybrid search uses labels.*got 2 ratios"),
+        (["--modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
+        (["--order", "3"], "--order"),
         (["--search-epochs", "0"], "a search needs epochs >= 1"),
         (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
         (["--inherit", "--strategy", "random"], "drop --inherit"),
@@ -302,8 +307,8 @@ def test_values_that_make_no_sense_are_refused_before_anything_is_read(options, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image-backbone", "eye"], "expected an image backbone 'small', 'vgg19' or .*'eye'"),
-        (["--text-backbone", "ear"], "expected a text backbone 'maxout' or .*'ear'"),
+        (["--image-backbone", "eye"], "expected an image backbone 'small', 'vgg19', .*'eye'"),
+        (["--text-backbone", "ear"], "expected a text backbone 'maxout', .*'ear'"),
         (["--label-ratio", "0.01"], r"label ratio 0\.01 leaves none of the 36 train samples lab"),
     ],
 )
@@ -332,7 +337,7 @@ DATA = {
         lambda movies, path: movies.archive(path, {**movies.files, "../evil": b"x"}),
         r"holds a path outside of it \('../evil'\)",
     ),
-    "an empty folder": (lambda movies, path: path.mkdir(), "holds no split.json; expected MM-I"),
+    "an empty folder": (lambda movies, path: path.mkdir(), "holds nothing; expected mmimdb"),
     "a split that is not JSON": (
         lambda movies, path: movies.archive(path, {**movies.files, "split.json": b"{"}),
         "split.json is not valid JSON",
@@ -449,17 +454,17 @@ def test_training_in_what_is_no_run_is_refused(command, tmp_path):
 def test_training_with_a_mistake_is_refused(run):
     _, options = run
     told = call("train", *options, "--label-ratio", "1", "--method", "best")
-    refused(told, "unknown method 'best'; expected one of text only, image only, late concat")
+    refused(told, "unknown method 'best'; expected one of text only; image only; late concat")
     for ratio in ("0", "1.5", "nan"):
         told = call("train", *options, "--label-ratio", ratio)
         refused(told, r"expected a label ratio in \(0, 1\], got (0\.0|1\.5|nan)")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 1, "recipe": 3}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 2, "recipe": 3}'])
 def test_configuration_edited_by_hand_is_refused(run, text):
     mine, options = run
     (mine / "config.json").write_text(text)
-    message = "(expected a run of format 1|not valid JSON|not a run configuration)"
+    message = "(expected a run of format 2, got|not valid JSON|not a run configuration)"
     refused(call("train", *options, "--label-ratio", "1"), message)
 
 
@@ -525,7 +530,7 @@ def test_genotype_edited_by_hand_is_refused(case, run):
 
 
 def test_show_of_nothing_is_refused(tmp_path):
-    refused(call("show", tmp_path), r"cannot read .*genotype\.json: No such file")
+    refused(call("show", tmp_path), r"is not a run folder \(no config\.json\)")
     refused(call("show", tmp_path / "gone.json"), r"cannot read .*gone\.json: No such file")
 
 
@@ -591,3 +596,14 @@ def test_folder_that_cannot_be_written_is_refused(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "write_json", denied)
     refused(call("run", *data, "--out", tmp_path / "run"), "Permission denied: .*run")
+
+
+def test_reader_that_stops_early_is_no_mistake(finished):
+    _, _, out = finished
+    program = "from ssnas_core.cli import main; main()"
+    words = [sys.executable, "-c", program, "show", str(out / "genotype.json"), "--quiet"]
+    shown = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert shown.stdout is not None and shown.stderr is not None
+    shown.stdout.close()
+    assert "Traceback" not in shown.stderr.read()
+    assert shown.wait() == 0

@@ -19,17 +19,28 @@ PACKAGE = "ssnas_core"
 LAYERS = (
     {"errors"},
     {"files"},
-    {"genotype", "metrics", "ops", "augment"},
+    {"genotype", "metrics", "modalities", "ops", "augment", "downloads", "_contrastive"},
     {"datasets", "backbones"},
+    {"sources"},
     {"features", "inputs", "spaces", "objectives"},
     {"training", "search", "preparation", "baselines"},
-    {"runs", "recipes", "studies", "_layout", "plots", "widgets"},
+    {"_look", "_layout", "_drawing", "plots", "logs"},
+    {"runs", "recipes", "methods", "_run_data", "studies", "lessons"},
+    {"_widget_figures", "_frames", "widgets"},
+    {"_tables", "_reading", "_comparison", "reports"},
+    {"models", "cards", "_classifier", "_model_folder", "_model_inputs", "_model_spec"},
     {"cli", "__main__", "__init__"},
 )
 # Folders of interchangeable parts, and the base that the parts of each share. Modules whose
 # name starts with an underscore are pieces of a part and may be imported by it.
-SIBLINGS = {"datasets": {"records"}, "spaces": set(), "search": set()}
-HEAVY = {"torchvision", "sklearn", "transformers", "matplotlib", "PIL", "networkx", "IPython"}
+SIBLINGS = {"datasets": {"records", "splits"}, "spaces": set(), "search": set()}
+HEAVY = {
+    *("torchvision", "sklearn", "transformers", "matplotlib", "PIL", "networkx", "IPython"),
+    *("h5py", "pooch", "huggingface_hub", "ipywidgets"),
+}
+# A base class is imported with the module of its heir. Nothing imports these before their use.
+HEIRS = {("ssnas_core._classifier", "huggingface_hub")}
+LATE = {"ssnas_core._classifier", "ssnas_core.models"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ def problems(sources: dict[str, str]) -> list[str]:
         for found in imports(name, text, is_package=source != name):
             if found.star:
                 wrong.append(f"{name}: star import of {found.target}.")
-            if found.target.split(".")[0] in HEAVY and found.at_top:
+            root = found.target.split(".")[0]
+            if root in HEAVY and found.at_top and (name, root) not in HEIRS:
                 wrong.append(f"{name}: imports {found.target} at the top; import it where used.")
             if found.target.split(".")[0] != PACKAGE:
                 continue
@@ -237,6 +249,7 @@ def draw():
 
 def test_importing_every_module_imports_nothing_heavy():
     names = [name.removesuffix(".__init__") for name in package() if "__main__" not in name]
+    names = [name for name in names if name not in LATE]
     program = f"""
 import importlib, sys
 import torch

@@ -18,6 +18,7 @@ from ssnas_core.metrics import (
     f1_scores,
     mean_interval,
     scores,
+    single_label_scores,
     weighted_average_precision,
 )
 
@@ -256,3 +257,17 @@ def test_unusable_logits_and_values_are_refused():
         mean_interval([])
     with pytest.raises(ValueError, match=r"level in \(0, 1\)"):
         mean_interval([1.0, 2.0], level=95)
+
+
+def test_single_label_scores_equal_scikit_learn():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    classes, probs = rng.integers(5, size=60), rng.random((60, 5))
+    probs[:, 4] = 0  # a class that is never predicted
+    found, predicted = single_label_scores(probs, classes), probs.argmax(1)
+    assert found == {
+        "accuracy": pytest.approx((predicted == classes).mean()),
+        "weighted_f1": pytest.approx(f1_score(classes, predicted, average="weighted")),
+        "macro_f1": pytest.approx(f1_score(classes, predicted, average="macro")),
+    }

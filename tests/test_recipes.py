@@ -6,8 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.errors import InputError
 from ssnas_core.recipes import RECIPES, Recipe, RunConfig
 
@@ -40,9 +42,11 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif isinstance(old, bool):
                 changed = [not old]
             elif isinstance(old, str):
-                changed = [old + "x"]
+                changed = [{"step": "epoch"}.get(old, old + "x")]
             elif isinstance(old, tuple):
                 changed = [old[::-1]]
+            elif old is None:
+                changed = [(48, 32)]
             elif field.name == "length":
                 changed = [25]
             else:
@@ -102,7 +106,7 @@ NAN = float("nan")
         ({"label_ratio": (NAN,)}, r"in \(0, 1\], got nan"),
         ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ({"objective": "supervised"}, "every label ratio needs a search .* got 2 ratios"),
-        ({"objective": "Contrastive"}, "objective must be contrastive or supervised, got 'Contr"),
+        ({"objective": "Contrastive"}, "objective must be contrastive or supervised or h"),
         ({"strategy": "bi-level"}, "strategy must be bilevel or random, got 'bi-level'"),
         ({"backbones": True}, "backbones must be frozen or trained, got True"),
         ({"strategy": "random", "inherit": True}, "only a bilevel search has weights to inherit"),
@@ -116,7 +120,7 @@ def test_run_that_makes_no_sense_is_refused(change, message):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("prepare", {"views": 1}, "at least 2 stored views, got 1"),
+        ("prepare", {"views": 0}, "views >= 1 beside the clean one, got 0"),
         ("prepare", {"length": 6}, "length must be a square number .* got 6"),
         ("prepare", {"length": -4}, "length must be a square number .* got -4"),
         ("fusion", {"channels": 0}, "channels must be >= 1, got 0"),
@@ -169,3 +173,25 @@ def edited(*place, value):
 def test_configuration_edited_by_hand_is_refused(document):
     with pytest.raises(InputError, match=r"not a run configuration \(.*\); make the run anew\.$"):
         RunConfig.from_plain(document)
+
+
+def in_memory(labels=("Drama", "Crime"), value=0.0):
+    rows = [
+        Record(str(n), {"a": np.full(2, value, np.float32), "b": "text"}, (labels[n % 2],), split)
+        for n, split in enumerate(("train", "train", "dev", "dev", "test", "test"))
+    ]
+    return Dataset("toy", {"a": "array", "b": "text"}, ("Crime", "Drama"), tuple(rows))
+
+
+def test_data_set_in_memory_is_told_by_its_content_and_labels():
+    told = RunConfig(data=in_memory()).plain()["data"]
+    assert told.startswith("dataset:toy:") and told == RunConfig(data=in_memory()).plain()["data"]
+    for other in (in_memory(value=1.0), in_memory(labels=("Crime", "Drama"))):
+        assert RunConfig(data=other).plain()["data"] != told
+    json.dumps(RunConfig(data=in_memory()).plain())
+
+
+def test_configuration_of_a_data_set_in_memory_comes_back_as_it_was(tmp_path, monkeypatch):
+    plain = json.loads(json.dumps(RunConfig(data=in_memory()).plain()))
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(json.dumps(RunConfig.from_plain(plain).plain())) == plain

@@ -17,23 +17,25 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core import studies
+from ssnas_core import _run_data, studies
 from ssnas_core.baselines import LateConcat
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.errors import InputError
 from ssnas_core.files import load_tensors, read_json
 from ssnas_core.genotype import Genotype
+from ssnas_core.methods import methods_of
 from ssnas_core.metrics import choose_threshold
 from ssnas_core.metrics import scores as scored
-from ssnas_core.objectives import Contrastive, Supervised
+from ssnas_core.objectives import Contrastive, Hybrid, Supervised
 from ssnas_core.recipes import RunConfig
 from ssnas_core.runs import RunFolder
-from ssnas_core.studies import METHODS, Run
+from ssnas_core.studies import Run
 from ssnas_core.training import TrainConfig, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATIOS = (0.25, 1.0)
+METHODS = methods_of(("image", "text"))
 STAGES = ("prepare", "search", "pretrain", "train", "evaluate")
 # What two runs that did the same may still differ in.
 COST = ("seconds", "peak_anonymous_mb")
@@ -206,7 +208,8 @@ def idle(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    for name in ("prepare", "bilevel", "random_search", "fit", "predict"):
+    monkeypatch.setattr(_run_data, "prepare", refuse)
+    for name in ("bilevel", "random_search", "fit", "predict"):
         monkeypatch.setattr(studies, name, refuse)
 
 
@@ -417,7 +420,7 @@ def test_contrastive_search_is_the_same_for_permuted_labels(
     run.search()
     run.pretrain()
     same, other = results(run), results(finished)
-    assert (run.labels() != finished.labels()).any(1).float().mean() > 0.5
+    assert (run.prepared.dataset.labels() != finished.prepared.dataset.labels()).any(1).mean() > 0.5
     for name in ("genotype.json", "history.jsonl", "checkpoint/supernet.safetensors",
                  "checkpoint/pretrained.safetensors"):  # fmt: skip
         assert same[name] == other[name], name
@@ -475,7 +478,7 @@ def same_part(finished, monkeypatch):
 METHODS_TRAINED = ("text only", "late concat", "found", "found, pretrained")
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "supervised"])
+@pytest.mark.parametrize("objective", ["contrastive", "supervised", "hybrid"])
 def test_labels_outside_the_labelled_part_change_nothing(
     movies, start, results, tmp_path, same_part, objective
 ):
@@ -521,15 +524,15 @@ def test_labels_inside_the_labelled_part_matter(movies, start, results, tmp_path
 
 AXES = [
     {"objective": objective, "strategy": strategy}
-    for objective in ("contrastive", "supervised")
+    for objective in ("contrastive", "supervised", "hybrid")
     for strategy in ("bilevel", "random")
 ]
 
 
 @pytest.mark.parametrize("axes", AXES, ids=lambda axes: "-".join(axes.values()))
 def test_every_objective_goes_with_every_strategy(start, axes, monkeypatch):
-    seen: dict[str, set[int]] = {"Contrastive": set(), "Supervised": set()}
-    for objective in (Contrastive, Supervised):
+    seen: dict[str, set[int]] = {"Contrastive": set(), "Supervised": set(), "Hybrid": set()}
+    for objective in (Contrastive, Supervised, Hybrid):
         loss = objective.loss
 
         def spied(self, model, source, indices, generator, loss=loss):
@@ -550,15 +553,61 @@ def test_every_objective_goes_with_every_strategy(start, axes, monkeypatch):
         assert len(history) == 2 and not supernet.exists()
     part = run.part(0.25)
     labelled = set(part.train.tolist()) | set(part.dev.tolist())
-    if axes["objective"] == "supervised":
-        assert seen == {"Contrastive": set(), "Supervised": labelled}
-    else:
-        assert seen["Supervised"] == set() and seen["Contrastive"] == set(range(48))
+    used = {"supervised": labelled}.get(axes["objective"], set(range(48)))
+    name = axes["objective"].capitalize()
+    assert seen == {**dict.fromkeys(seen, set()), name: used}
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
 
 
-def test_supervised_search_has_used_the_labels_of_one_ratio_only(start):
-    run = start(label_ratio=(0.25,), objective="supervised")
+def test_hybrid_search_is_weighted_as_the_recipe_says(start):
+    found = {}
+    for weight in (0.0, 0.5):
+        run = start(
+            f"{weight}", label_ratio=(0.25,), objective="hybrid", recipe={"hybrid_weight": weight}
+        )
+        run.search()
+        found[weight] = run.folder.lines("history.jsonl")[-1]["arch_loss"]
+    contrastive = start("contrastive", label_ratio=(0.25,))
+    contrastive.search()
+    assert found[0.0] == contrastive.folder.lines("history.jsonl")[-1]["arch_loss"] != found[0.5]
+
+
+def test_live_views_are_made_anew_by_the_frozen_backbones(start, finished, monkeypatch):
+    from ssnas_core.features import FeatureStore
+
+    run = start(views="live")
+    run.prepared  # noqa: B018  # the store is there, but its views are not used
+    monkeypatch.setattr(FeatureStore, "augmented", None)
+    genotype = run.search()
+    run.space.validate(genotype)
+    run.pretrain()
+    first, stored = (one.folder.lines("history.jsonl") for one in (run, finished))
+    assert first[0] == stored[0]  # the same start
+    assert first[1]["train_loss"] != stored[1]["train_loss"]
+    monkeypatch.undo()
+    assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
+
+
+@pytest.mark.parametrize("log", ["csv", "tensorboard"])
+def test_epochs_are_logged_where_asked_and_change_nothing(finished, start, results, log):
+    run = start(label_ratio=(0.25,))
+    run.log = log
+    run.search()
+    run.train("found, pretrained", 0.25)
+    logs = run.folder / "logs"
+    ending = ".csv" if log == "csv" else ""
+    names = {f"{stage}{ending}" for stage in ("search", "pretrain", "found-pretrained_r0.25")}
+    assert {path.name for path in logs.iterdir()} == names
+    if log == "csv":
+        rows = (logs / "search.csv").read_text().splitlines()
+        assert len(rows) == 1 + 3 and "image_0" in rows[0] and "arch_loss" in rows[0]
+    cell = "cells/found-pretrained_r0.25/model.safetensors"
+    assert results(run)[cell] == results(finished)[cell]
+
+
+@pytest.mark.parametrize("objective", ["supervised", "hybrid"])
+def test_search_with_labels_has_used_those_of_one_ratio_only(start, objective):
+    run = start(label_ratio=(0.25,), objective=objective)
     for use in (
         lambda: run.part(0.5),
         lambda: run.train("text only", 1.0),
@@ -645,7 +694,7 @@ def test_ratio_that_leaves_no_labels_is_refused_before_the_search(start):
 
 
 def test_unknown_method_is_refused(start):
-    with pytest.raises(InputError, match="unknown method 'best'; expected one of text only, ima"):
+    with pytest.raises(InputError, match="unknown method 'best'; expected one of text only; ima"):
         start().train("best", 1.0)
 
 
@@ -753,9 +802,9 @@ def test_run_folder_says_how_many_threads_computed_it(finished):
 
 
 def test_labels_are_a_matrix_of_all_movies(finished, movies):
-    labels = finished.labels()
+    labels = finished.prepared.dataset.labels()
     assert labels.shape == (60, 23)
     names = np.array(finished.prepared.dataset.classes)
     for row in (0, 40, 59):
         wanted = json.loads(movies.files[movies.json(row)])["genres"]
-        assert set(names[labels[row].bool().numpy()]) == set(wanted)
+        assert set(names[labels[row].astype(bool)]) == set(wanted)

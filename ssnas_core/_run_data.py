@@ -1,0 +1,119 @@
+"""What a run works on: its configuration, folder, features and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ssnas_core.datasets._saved import load_dataset, save_dataset
+from ssnas_core.errors import InputError
+from ssnas_core.features import FeatureStore, LiveFeatures
+from ssnas_core.files import read_json, write_json
+from ssnas_core.methods import Scoring, methods_of
+from ssnas_core.objectives import OnDevice, Source, Supervised
+from ssnas_core.preparation import Prepared, prepare, stored_columns
+from ssnas_core.recipes import Recipe, RunConfig
+from ssnas_core.runs import RunFolder, pick_device
+from ssnas_core.spaces.fusion import FusionSpace
+
+
+class RunData:
+    """A run's configuration, folder, features and labels; `studies.Run` adds the stages."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        *,
+        store: Path | None = None,
+        device: str = "auto",
+        log: Literal["csv", "tensorboard"] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.folder = RunFolder(out, config.plain())
+        self.store = Path(store) if store is not None else Path(out) / "store"
+        self.device = pick_device(device)
+        self.progress = progress
+        self._prepared: Prepared | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's sizes and schedules."""
+        return self.config.recipe
+
+    @property
+    def prepared(self) -> Prepared:
+        """Features of the data; computed at the first use, ever."""
+        if self._prepared is None:
+            data = self.config.data
+            note, records = self.folder / "prepared.json", self.folder / "dataset.json"
+            name = read_json(note)["folder"] if note.exists() else None
+            if name is None or not (self.store / name).is_dir():
+                with self.folder.stage("prepare"):
+                    made = prepare(
+                        data,
+                        self.store,
+                        self.recipe.prepare,
+                        device=self.device,
+                        progress=self.progress,
+                    )
+                if name is None:
+                    name = made.folder.name
+                    save_dataset(made.dataset, records)
+                    features = {"channels": made.store.channels, "positions": made.store.positions}
+                    write_json(note, {"folder": name, **features})
+                elif name != made.folder.name:
+                    raise InputError(
+                        f"{data} is no longer the data that {self.folder.path} began "
+                        "with; restore it, or give another --out."
+                    )
+            home = self.store / name
+            store = FeatureStore.open(home / "features")
+            dataset = load_dataset(records, stored_columns(home))
+            self._prepared = Prepared(home, dataset, store, self.recipe.prepare)
+        return self._prepared
+
+    @property
+    def space(self) -> FusionSpace:
+        """The fusion space over the stored features."""
+        return FusionSpace(self.prepared.store.channels, self.recipe.fusion)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What the run compares, weakest claim first."""
+        return methods_of(self.prepared.dataset.kinds)
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the data set is scored."""
+        return Scoring(self.prepared.dataset.single_label)
+
+    def supervised(self) -> Supervised:
+        """The objective that holds the labels of the whole data set."""
+        dataset = self.prepared.dataset
+        targets = torch.from_numpy(dataset.targets())
+        return Supervised(labels=targets, classes=len(dataset.classes))
+
+    def encoder(self, network: nn.Module) -> nn.Module:
+        """The network alone on stored features, or behind the backbones that it trains along."""
+        if self.config.backbones == "frozen":
+            return network
+        return nn.Sequential(self.prepared.taps(), network)
+
+    def views(self) -> Source:
+        """Features for contrastive learning, in stored views or in views made anew each time."""
+        prepared = self.prepared
+        if self.config.views == "stored":
+            return OnDevice(prepared.store, self.device)
+        live = OnDevice(prepared.live(fresh_texts=True), self.device)
+        return LiveFeatures(live, prepared.taps().to(self.device))
+
+    def source(self) -> Source:
+        """What an `encoder` reads: stored features, or live inputs of backbones trained along."""
+        live = self.config.backbones == "trained"
+        return OnDevice(self.prepared.live() if live else self.prepared.store, self.device)

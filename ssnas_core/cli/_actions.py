@@ -1,0 +1,300 @@
+"""What the subcommands of `ssnas` do: a result as JSON values, and as text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssnas_core.cli import _commands as commands
+from ssnas_core.errors import InputError
+
+if TYPE_CHECKING:
+    from ssnas_core.models import MultimodalClassifier
+    from ssnas_core.studies import Run
+
+
+def run_command(command: Any) -> tuple[Any, str]:
+    """Do what `command` says: its result as JSON values, and as text."""
+    do = {
+        commands.PrepareCommand: _prepare,
+        commands.SearchCommand: _search,
+        commands.RunCommand: _run,
+        commands.DemoCommand: _run,
+        commands.TrainCommand: _train,
+        commands.EvaluateCommand: _evaluate,
+        commands.ShowCommand: _show,
+        commands.CompareCommand: _compare,
+        commands.PredictCommand: _predict,
+        commands.SaveCommand: _save,
+        commands.EmbedCommand: _embed,
+        commands.DownloadCommand: _download,
+    }
+    return do[type(command)](command)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Test scores as a table of methods by label ratio."""
+    columns = {
+        "accuracy": "accuracy",
+        "weighted_f1": "weighted F1",
+        "weighted_f1_at_0.3": "at 0.3",
+        "weighted_f1_at_0.5": "at 0.5",
+        "micro_f1": "micro",
+        "macro_f1": "macro",
+        "samples_f1": "samples",
+        "weighted_ap": "weighted AP",
+        "threshold": "threshold",
+    }
+    columns = {name: head for name, head in columns.items() if name in rows[0]}
+    width = max(len("method"), *(len(row["method"]) for row in rows)) + 2
+    heads = "".join(f"{head:>13}" for head in columns.values())
+    lines = [f"{'method':<{width}}{'r':>6}{heads}"]
+    for row in rows:
+        cells = "".join(f"{row[name]:>13.3f}" for name in columns)
+        lines.append(f"{row['method']:<{width}}{row['label_ratio']:>6g}{cells}")
+    return "\n".join(lines)
+
+
+def _recipe(command: commands.PrepareCommand) -> Any:
+    """The named recipe with what the options say instead."""
+    from ssnas_core.recipes import RECIPES
+
+    def changed(part: Any, **values: Any) -> Any:
+        given = {name: value for name, value in values.items() if value is not None}
+        return dataclasses.replace(part, **given)
+
+    recipe = RECIPES[command.recipe]
+    prepare = changed(
+        recipe.prepare,
+        image=command.image_backbone,
+        text=command.text_backbone,
+        array=command.array_backbone,
+        views=command.views,
+        strict=command.strict,
+    )
+    recipe = changed(recipe, prepare=prepare)
+    if isinstance(command, commands.RunCommand):
+        search = changed(
+            recipe.search,
+            epochs=command.search_epochs,
+            order=command.order,
+            alternate=command.alternate,
+        )
+        fusion = changed(recipe.fusion, modality_dropout=command.modality_dropout)
+        weight = command.hybrid_weight
+        recipe = changed(recipe, search=search, fusion=fusion, hybrid_weight=weight)
+    return recipe
+
+
+def _start(command: commands.RunCommand | commands.DemoCommand) -> Run:
+    """A run that the command begins, or goes on with."""
+    from ssnas_core.recipes import RunConfig
+    from ssnas_core.studies import Run
+
+    progress = not command.quiet
+    if isinstance(command, commands.DemoCommand):
+        from ssnas_core.datasets.sample import sample_archive
+
+        config = RunConfig(data=sample_archive(), seed=command.seed)
+        return Run(config, command.out, progress=progress)
+    config = RunConfig(
+        data=command.data,
+        seed=command.seed,
+        label_ratio=command.label_ratio,
+        objective=command.objective,
+        strategy=command.strategy,
+        views="live" if command.live_views else "stored",
+        backbones=command.backbones,
+        inherit=command.inherit,
+        recipe=_recipe(command),
+    )
+    return Run(
+        config,
+        command.out,
+        store=command.store,
+        device=command.device,
+        log=command.log,
+        progress=progress,
+    )
+
+
+def _open(path: Path, command: commands.TrainCommand | commands.ModelCommand) -> Run:
+    """The run in a folder."""
+    from ssnas_core.recipes import RunConfig
+    from ssnas_core.runs import RunFolder
+    from ssnas_core.studies import Run
+
+    config = RunConfig.from_plain(RunFolder.config_of(path))
+    progress = not command.quiet
+    return Run(config, path, store=command.store, device=command.device, progress=progress)
+
+
+def _prepare(command: commands.PrepareCommand) -> tuple[Any, str]:
+    from ssnas_core.preparation import prepare
+    from ssnas_core.runs import pick_device
+
+    prepared = prepare(
+        command.data,
+        command.out,
+        _recipe(command).prepare,
+        device=pick_device(command.device),
+        progress=not command.quiet,
+    )
+    result = prepared.describe()
+    return result, "\n".join(f"{name}: {value}" for name, value in result.items())
+
+
+def _search(command: commands.SearchCommand) -> tuple[Any, str]:
+    run = _start(command)
+    genotype = str(run.search())
+    return {"genotype": genotype, **run.folder.cost()}, genotype
+
+
+def _run(command: commands.RunCommand | commands.DemoCommand) -> tuple[Any, str]:
+    run = _start(command)
+    result = run.run()
+    minutes = sum(result["seconds"].values()) / 60
+    text = [
+        f"found: {result['genotype']}",
+        f"drawn: {run.folder / 'genotype.png'}",
+        "",
+        table(result["scores"]),
+        "",
+        f"{minutes:.1f} minutes, peak anonymous memory {result['peak_anonymous_mb']:.0f} MB",
+    ]
+    return result, "\n".join(text)
+
+
+def _train(command: commands.TrainCommand) -> tuple[Any, str]:
+    from ssnas_core.files import read_json
+
+    run = _open(command.run, command)
+    cell = run.train(command.method, command.label_ratio)
+    result = {"folder": str(cell), **read_json(cell / "train.json")}
+    name = run.scoring.primary
+    told = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
+    return result, f"{cell}: {told} on the labelled dev part"
+
+
+def _evaluate(command: commands.EvaluateCommand) -> tuple[Any, str]:
+    result = _open(command.run, command).evaluate(command.method, command.label_ratio)
+    return result, table([result])
+
+
+def _show(command: commands.ShowCommand) -> tuple[Any, str]:
+    from ssnas_core.reports import show_genotype, show_run
+
+    show = show_run if command.what.is_dir() else show_genotype
+    result = show(command.what, out=command.out, formats=command.format)
+    return {name: value for name, value in result.items() if name != "text"}, result["text"]
+
+
+def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
+    from ssnas_core import reports
+    from ssnas_core.files import write_text
+
+    rows = reports.compare_runs(command.runs)
+    if command.csv is not None:
+        write_text(command.csv, reports.comparison_csv(rows))
+    if command.png is not None:
+        reports.draw_comparison(rows, command.png)
+    return rows, reports.comparison_table(rows)
+
+
+def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:
+    """The model that the command names, on its device."""
+    from ssnas_core.models import MultimodalClassifier, classifier_of
+    from ssnas_core.runs import pick_device
+
+    if (command.run is None) == (command.model is None):
+        raise InputError("expected either --run or --model; give one of them.")
+    if command.model is not None:
+        model = MultimodalClassifier.from_pretrained(command.model)
+    else:
+        assert command.run is not None
+        run = _open(command.run, command)
+        model = classifier_of(run, command.method, command.label_ratio)
+    return model.to(pick_device(command.device)).eval()
+
+
+def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
+    model = _classifier(command)
+    inputs = _sample(command, model.kinds)
+    found = model.predict(inputs)
+    lines = [f"{name:<20}{value:>7.3f}" for name, value in found.items()]
+    if model.threshold is not None:
+        above = sum(value > model.threshold for value in found.values())
+        lines.insert(above, f"{'-- threshold':<20}{model.threshold:>7.3f}")
+    missing = [name for name in model.spec.modalities if name not in inputs]
+    if missing:
+        lines.append(f"(without {', '.join(missing)}: its mean stands in, so trust this less)")
+    return {"probabilities": found, "threshold": model.threshold, "missing": missing}, "\n".join(
+        lines
+    )
+
+
+def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str, Any]:
+    """What the options give of one sample, by modality."""
+    sample: dict[str, Any] = {}
+    for option, kind, value in (
+        ("--poster", "image", command.poster),
+        ("--plot", "text", command.plot),
+    ):
+        names = [name for name, of in kinds.items() if of == kind]
+        if value is not None and len(names) != 1:
+            raise InputError(
+                f"{option} is for a model with one {kind}, this one has {len(names)}; "
+                f"give --input NAME=VALUE with a name among {', '.join(kinds)}."
+            )
+        if value is not None:
+            sample[names[0]] = value
+    for given in command.input:
+        name, sign, value = given.partition("=")
+        if not sign or name not in kinds:
+            raise InputError(
+                f"expected --input NAME=VALUE with a name among {', '.join(kinds)}, got {given!r}."
+            )
+        sample[name] = value if kinds[name] == "text" else Path(value)
+        if kinds[name] == "array":
+            sample[name] = _array(Path(value))
+    return sample
+
+
+def _array(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read a .npy array from {path}: {error}.") from error
+
+
+def _save(command: commands.SaveCommand) -> tuple[Any, str]:
+    model = _classifier(command)
+    model.save_pretrained(command.out)
+    return {"model": str(command.out)}, f"{command.out}: weights, config.json and model card"
+
+
+def _embed(command: commands.EmbedCommand) -> tuple[Any, str]:
+    from ssnas_core.models import export_embeddings
+
+    if command.run is None:
+        raise InputError("ssnas embed needs --run, whose data set is embedded; give it.")
+    run = _open(command.run, command)
+    rows, width = export_embeddings(run, command.method, command.label_ratio, command.out)
+    result = {"file": str(command.out), "samples": rows, "width": width}
+    return result, f"{command.out}: {rows} embeddings of {width} numbers"
+
+
+def _download(command: commands.DownloadCommand) -> tuple[Any, str]:
+    from ssnas_core.downloads import download
+
+    path = download(
+        command.name,
+        command.out,
+        urls=command.url or None,
+        sha256=command.sha256,
+        progress=not command.quiet,
+    )
+    return {"path": str(path)}, f"{path}"
