@@ -607,3 +607,107 @@ def test_reader_that_stops_early_is_no_mistake(finished):
     shown.stdout.close()
     assert "Traceback" not in shown.stderr.read()
     assert shown.wait() == 0
+
+
+# --- using a result
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tiny_store):
+    """Options that name the finished run and its features."""
+    _, _, out = finished
+    return ("--run", out, "--store", tiny_store, "--device", "cpu", "--quiet")
+
+
+def test_predict_names_genres_and_a_saved_model_says_the_same(trained, tiny_data, tmp_path):
+    asked = ("--poster", tiny_data / "dataset" / "m03.jpeg", "--plot", "a ship at war", "--json")
+    told = document(call("predict", *trained, *asked))
+    assert len(told["probabilities"]) == 23 and told["missing"] == []
+    assert list(told["probabilities"].values()) == sorted(told["probabilities"].values())[::-1]
+    assert 0 <= told["threshold"] <= 1
+    model = tmp_path / "model"
+    assert document(call("save", *trained, "--out", model, "--json")) == {"model": str(model)}
+    assert (model / "README.md").exists()
+    assert document(call("predict", "--model", model, *asked)) == told
+    other = document(call("predict", *trained, *asked, "--method", "text only"))
+    assert other["probabilities"] != told["probabilities"]
+    ratio = document(call("predict", *trained, *asked, "--label-ratio", "0.25"))
+    assert ratio["probabilities"] != told["probabilities"]
+
+
+def test_prediction_without_a_modality_says_so(trained, tiny_data):
+    told = call("predict", *trained, "--plot", "a ship at war")
+    lines = told.out.splitlines()
+    assert told.code == 0 and len(lines) == 23 + 2
+    assert sum("-- threshold" in line for line in lines) == 1
+    assert lines[-1].startswith("(without image: its mean stands in")
+    named = call("predict", *trained, "--input", "text=a ship at war")
+    assert named.out == told.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), r"gives nothing that the model reads; give at least one of image, text"),
+        (("--poster", "gone.jpeg"), "image is no usable image .*gone.jpeg"),
+        (("--poster", __file__), "image is no usable image .UnidentifiedImageError"),
+        (("--input", "sound=x"), "NAME=VALUE with a name among image, text, got 'sound=x'"),
+        (("--plot", "x", "--method", "best"), "unknown method 'best'"),
+        (("--plot", "x", "--label-ratio", "2"), r"label ratio in \(0, 1\], got 2"),
+    ],
+)
+def test_prediction_of_nothing_usable_is_refused(trained, options, message):
+    refused(call("predict", *trained, *options), message)
+
+
+def test_prediction_needs_one_model(trained, tmp_path):
+    refused(call("predict", "--plot", "x"), "expected either --run or --model; give one of them")
+    both = call("predict", *trained, "--model", tmp_path, "--plot", "x")
+    refused(both, "expected either --run or --model")
+    refused(call("predict", "--model", tmp_path / "none", "--plot", "x"), "is not a folder")
+
+
+def test_embeddings_are_written_for_other_tools(trained, tmp_path):
+    import numpy as np
+
+    told = document(call("embed", *trained, "--out", tmp_path / "e.npz", "--json"))
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as found:
+        assert found["embeddings"].shape == (told["samples"], told["width"]) == (60, 2 * 4 * 8)
+    refused(call("embed", *trained, "--out", tmp_path / "e.txt"), r"\.npz or a \.csv")
+    refused(call("embed", "--model", tmp_path, "--out", tmp_path / "e.npz"), "needs --run")
+
+
+def test_runs_are_compared_as_one_table(finished, run, tmp_path):
+    _, _, out = finished
+    files = ("--csv", tmp_path / "table.csv", "--png", tmp_path / "scores.png")
+    told = call("compare", out, run[0], *files)
+    assert told.code == 0 and "found, pretrained" in told.out
+    assert (tmp_path / "table.csv").read_text().startswith("run,stage,seed,")
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert isinstance(document(call("compare", out, "--json")), list)
+    refused(call("compare", tmp_path), "run folder")
+
+
+def test_download_of_a_dead_mirror_is_refused(tmp_path):
+    dead = "http://127.0.0.1:9/mmimdb.tar.gz"  # the discard port: nobody answers
+    told = call("download", "mmimdb", "--out", tmp_path, "--url", dead, "--quiet")
+    refused(told, re.escape(dead))
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+
+
+# --- every source
+
+
+def test_table_of_ones_own_runs_from_the_command_line(movies, tiny_data, tmp_path):
+    rows = ["id,poster,plot,genres,split"]
+    for split, names in movies.split.items():
+        for name in names:
+            movie = json.loads((tiny_data / "dataset" / f"{name}.json").read_text())
+            genres = "|".join(movie["genres"])
+            rows.append(f"{name},dataset/{name}.jpeg,{movie['plot'][0]},{genres},{split}")
+    data = movies.folder(tmp_path / "mine")
+    (data / "split.json").unlink()
+    (data / "movies.csv").write_text("\n".join(rows))
+    options = ("--data", data, "--store", tmp_path / "store", "--device", "cpu", "--quiet")
+    result = document(call("run", *options, "--out", tmp_path / "run", *RATIOS, "--json"))
+    assert result["data"]["train"] == 36 and len(result["scores"]) == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 from collections.abc import Mapping
 
@@ -364,3 +365,47 @@ def test_too_few_views_for_a_pair_are_refused(views):
 
 def test_store_of_a_preparation_opens_by_itself(prepared):
     assert FeatureStore.open(prepared.folder / "features").key == prepared.store.key
+
+
+# --- what a preparation holds of its backbones
+
+
+def test_backbones_come_back_without_the_files_they_were_made_from(
+    tiny_data, tmp_path, config, movies
+):
+    rng = np.random.default_rng(0)
+    words = tmp_path / "words.vec"
+    words.write_text(
+        "".join(
+            f"{word} {' '.join(f'{x:.3f}' for x in rng.normal(size=6))}\n" for word in movies.words
+        )
+    )
+    changed = dataclasses.replace(config, text=f"word2vec:{words}")
+    made = prepare(tiny_data, tmp_path / "store", changed)
+    words.unlink()
+    taps = made.taps().eval()
+    with torch.inference_mode():
+        live = taps(made.live().clean(torch.arange(60)))
+    for name, value in made.store.clean(torch.arange(60)).items():
+        torch.testing.assert_close(live[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_other_vectors_under_the_same_name_are_another_preparation(
+    tiny_data, tmp_path, config, movies
+):
+    folders = set()
+    for number in (1, 2):
+        words = tmp_path / "words.vec"
+        words.write_text(
+            "".join(f"{word} {number}.5 1 {n}\n" for n, word in enumerate(movies.words))
+        )
+        os.utime(words, (number, number))
+        changed = dataclasses.replace(config, text=f"word2vec:{words}")
+        folders.add(prepare(tiny_data, tmp_path / "store", changed).folder)
+    assert len(folders) == 2
+
+
+def test_images_are_decoded_to_the_size_asked_for(tiny_data, tmp_path, config):
+    made = prepare(tiny_data, tmp_path, dataclasses.replace(config, image_size=(48, 32)))
+    assert made.live().clean(torch.arange(2))["image"].shape == (2, 3, 48, 32)
+    assert made.backbones()["image"].size == (48, 32)  # type: ignore[attr-defined]
