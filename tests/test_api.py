@@ -92,3 +92,67 @@ def test_names_of_the_readme_are_public():
     used = re.findall(r"from ssnas_core import ([\w, ]+)", (ROOT / "README.md").read_text())
     names = {name.strip() for line in used for name in line.split(",")}
     assert names <= set(ssnas_core.__all__)
+
+
+# --- the public surface: no underscore anywhere in a dotted name
+
+
+def public_modules() -> list[str]:
+    root = Path(ssnas_core.__file__).parent
+    names = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if not any(part.startswith("_") for part in parts):
+            names.append(".".join(("ssnas_core", *parts)))
+    return names
+
+
+def own(owner: object, module: str) -> dict[str, object]:
+    """Public functions and classes that are defined in a module, or methods in a class."""
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module
+    }
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_public_functions_and_classes_are_typed_and_documented(module):
+    wrong = []
+    for name, value in own(importlib.import_module(module), module).items():
+        parts = {name: value}
+        if inspect.isclass(value):
+            parts |= {f"{name}.{key}": method for key, method in own(value, module).items()}
+        for label, part in parts.items():
+            if not inspect.getdoc(part):
+                wrong.append(f"{label} has no docstring")
+            if inspect.isfunction(part):
+                signature = inspect.signature(part)
+                bare = [
+                    parameter.name
+                    for parameter in signature.parameters.values()
+                    if parameter.annotation is parameter.empty
+                    and parameter.name not in ("self", "cls", "_")
+                ]
+                if bare or signature.return_annotation is signature.empty:
+                    wrong.append(f"{label} lacks types of {bare or 'what it returns'}")
+    assert wrong == []
+
+
+def test_names_that_only_their_module_uses_are_underscored():
+    root = Path(ssnas_core.__file__).parent
+    texts = {path: path.read_text() for path in root.rglob("*.py")}
+    pages = [*ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb"), *ROOT.glob("tests/**/*.py")]
+    elsewhere = {path: path.read_text() for path in [*pages, ROOT / "README.md"]}
+    lonely = []
+    for module in public_modules():
+        file = Path(importlib.import_module(module).__file__ or "")
+        for name in own(importlib.import_module(module), module):
+            word = re.compile(rf"\b{name}\b")
+            others = [text for path, text in texts.items() if path != file]
+            if not any(word.search(text) for text in [*others, *elsewhere.values()]):
+                lonely.append(f"{module}.{name}")
+    assert lonely == []

@@ -23,6 +23,7 @@ VGG19_TAPS = (20, 26, 33, 36)
 
 
 def check_images(images: Tensor) -> None:
+    """Raise `InputError` unless `images` are float (N, 3, H, W)."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise InputError(
             f"an image backbone needs float images (N, 3, H, W) in [0, 1], got {images.dtype} "
@@ -31,6 +32,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) as whole numbers; `InputError` unless both are >= 1."""
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"an image size must be (H, W), both >= 1, got {size}; as (96, 64).")
     return (int(size[0]), int(size[1]))
@@ -85,7 +87,7 @@ class SmallConvNet(ImageBackbone):
         return taps
 
 
-class TappedNet(ImageBackbone):
+class _TappedNet(ImageBackbone):
     """A pre-trained network cut at its last tap, with ImageNet's normalisation in front.
 
     Args:
@@ -205,7 +207,7 @@ def vgg19(weights: str | None = None, size: tuple[int, int] = (256, 160)) -> Ima
     ends = [0, *(tap + 1 for tap in VGG19_TAPS)]
     assert isinstance(layers, nn.Sequential)
     slices = _Slices(layers[a:b] for a, b in zip(ends, ends[1:], strict=False))
-    return TappedNet(slices, f"vgg19 {weights}", size, "vgg19")
+    return _TappedNet(slices, f"vgg19 {weights}", size, "vgg19")
 
 
 def _stages(model: nn.Module, size: tuple[int, int], channels_last: bool) -> list[str]:
@@ -323,4 +325,4 @@ def _tapped_torchvision(
     nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
     traced = create_feature_extractor(model, return_nodes=nodes)
     name = f"torchvision:{model_name} {weights} {tuple(stages)}"
-    return TappedNet(_Extracted(traced, arrange), name, size, "torchvision", **told)
+    return _TappedNet(_Extracted(traced, arrange), name, size, "torchvision", **told)
