@@ -239,6 +239,7 @@ def test_view_of_an_array_depends_on_its_seed_alone():
     masks = apply_array(torch.ones(20, 64), ArrayAugment(drop=0.5), neighbours)
     assert float(torch.corrcoef(masks).fill_diagonal_(0).abs().max()) < 0.6
     assert apply_array(values, ArrayAugment(drop=0), draws) is values
+    assert not torch.equal(masks[1:, :-1], masks[:-1, 1:])  # nor one another's, moved by one
     assert torch.equal(apply_array(values, ArrayAugment(drop=1), draws), torch.zeros(20, 9))
 
 

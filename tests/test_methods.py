@@ -12,8 +12,8 @@ from ssnas_core.errors import InputError
 from ssnas_core.methods import Scoring, check_method, methods_of, network_of
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 
-CHANNELS = {"image_0": 4, "image_1": 6, "left_ear_0": 3, "text_0": 5}
-POSITIONS = {"image_0": 4, "image_1": 4, "left_ear_0": 1, "text_0": 1}
+CHANNELS = {"image_0": 4, "image_1": 6, "left_ear_0": 3, "left_eye_0": 3, "text_0": 5}
+POSITIONS = {"image_0": 4, "image_1": 4, "left_ear_0": 1, "left_eye_0": 1, "text_0": 1}
 CONFIG = FusionConfig(channels=8, length=4)
 
 

