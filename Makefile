@@ -4,6 +4,8 @@ ENV := .venv/.installed
 # The book's address, e.g. where it is cloned from; gives its pages Colab and Binder buttons.
 REPOSITORY ?=
 export SSNAS_REPOSITORY := $(REPOSITORY)
+# Where notebooks keep what they computed; `make clean` forgets it.
+export SSNAS_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
 .PHONY: help env book students refresh test browser wheel check demo clean

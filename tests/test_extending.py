@@ -251,3 +251,18 @@ def test_three_modalities_are_worth_more_than_one(triples, tiny_recipe, tmp_path
     together = scores.popitem()[1]
     assert together >= 0.75
     assert max(scores.values()) <= together - 0.25
+
+
+def test_stored_views_of_arrays_lose_channels_and_the_clean_ones_none(
+    triples, tiny_recipe, tmp_path
+):
+    inputs, classes = triples
+    prepared = prepare(ArrayDataset(inputs, classes), tmp_path, tiny_recipe.prepare)
+    rows = torch.arange(90)
+    assert (prepared.store.clean(rows)["motion_0"] != 0).all()
+    first, second = prepared.store.augmented(rows, torch.Generator().manual_seed(0))
+    for view in (first["motion_0"], second["motion_0"]):
+        lost = (view == 0).all(1)
+        assert torch.equal(lost, (view == 0).any(1))  # a channel is lost at all its positions
+        assert 0.2 < lost.float().mean() < 0.4
+    assert not torch.equal(first["motion_0"], second["motion_0"])
