@@ -65,6 +65,8 @@ LOST = 0.03
 ADDED = 0.08
 MOST_GENRES = 5
 
+_FIRST_ID = 9_000_000  # seven digits, as at IMDb
+
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
@@ -145,6 +147,21 @@ def draw_story(rng: random.Random) -> Story:
     return Story(**values, echoes=echoes)
 
 
+def story_of(movie: str, seed: int = 0) -> Story:
+    """The factors that a movie of the corpus `seed` was made from; no label holds them.
+
+    Args:
+        movie: a record's id, as "9000012".
+        seed: which corpus; 0 is the bundled one.
+    """
+    return draw_story(_stream(int(movie) - _FIRST_ID, seed, "story"))
+
+
+def _stream(index: int, seed: int, part: str) -> random.Random:
+    """The chance in one part of movie `index`."""
+    return random.Random(f"ssnas-sample/{seed}/{index}/{part}")
+
+
 def genres_of(story: Story) -> tuple[str, ...]:
     """The genres that follow from a story, without label noise, in MM-IMDB's order."""
     found = dict.fromkeys(
@@ -175,18 +192,15 @@ def draw_movie(index: int, seed: int) -> tuple[Story, dict[str, object], bytes]:
     """
     from ssnas_core.datasets import _plots, _posters
 
-    def stream(part: str) -> random.Random:
-        return random.Random(f"ssnas-sample/{seed}/{index}/{part}")
-
-    story = draw_story(stream("story"))
-    title, year, plots = _plots.write(story, stream("plot"))
+    story = draw_story(_stream(index, seed, "story"))
+    title, year, plots = _plots.write(story, _stream(index, seed, "plot"))
     document = {
         "title": title,
         "year": year,
-        "genres": list(noisy_genres(genres_of(story), stream("labels"))),
+        "genres": list(noisy_genres(genres_of(story), _stream(index, seed, "labels"))),
         "plot": plots,
     }
-    return story, document, _posters.paint(story, title, stream("poster"))
+    return story, document, _posters.paint(story, title, _stream(index, seed, "poster"))
 
 
 def generate_sample(path: Path, *, movies: int = 1200, seed: int = 0) -> Path:
@@ -228,7 +242,7 @@ def generate_sample(path: Path, *, movies: int = 1200, seed: int = 0) -> Path:
 
 
 def _members(movies: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    ids = [f"{9_000_000 + index}" for index in range(movies)]  # seven digits, as at IMDb
+    ids = [f"{_FIRST_ID + index}" for index in range(movies)]
     shuffled = random.Random(f"ssnas-sample/{seed}/split").sample(ids, movies)
     train = round(SPLITS["train"] * movies)
     dev = train + round(SPLITS["dev"] * movies)

@@ -113,6 +113,12 @@ def test_bundled_posters_are_the_generators_up_to_the_encoder(bundled):
         assert gap < 8  # of 255; an unrelated poster is 40 and more away
 
 
+def test_a_movie_can_be_asked_for_its_story():
+    for index in (0, 77, 1199):
+        assert sample.story_of(f"{9_000_000 + index}") == sample.draw_movie(index, 0)[0]
+    assert sample.story_of("9000077", seed=1) != sample.story_of("9000077")
+
+
 def test_the_bundled_archive_is_small():
     assert sample.sample_archive().stat().st_size <= 6e6
 
