@@ -13,6 +13,7 @@ from typing import Any
 from ssnas_core.datasets.sample import sample_archive
 from ssnas_core.inputs import content_key
 from ssnas_core.recipes import RECIPES, RunConfig
+from ssnas_core.runs import FORMAT
 from ssnas_core.studies import Run
 
 
@@ -31,7 +32,7 @@ def classroom(**changes: Any) -> Run:
         InputError: values that make no sense together.
     """
     config = RunConfig(**{"data": sample_archive(), "recipe": RECIPES["classroom"], **changes})
-    cache = cache_folder() / metadata.version("ssnas")
+    cache = cache_folder() / f"{metadata.version('ssnas')}-format-{FORMAT}"
     folder = cache / f"run-{content_key(config.plain())}"
     return Run(config, folder, store=cache / "store", device="cpu")
 

@@ -52,7 +52,8 @@ class RunFolder:
                     f"{self.path} holds a run with {name}={_short(old)}, not {_short(new)}; "
                     "give the same options to resume it, or another --out."
                 )
-            if found.get("threads") != torch.get_num_threads():
+            known = (found.get("threads"), found.get("threads_changed_to"))
+            if torch.get_num_threads() not in known:
                 log.warning(
                     "this run began with %s threads and goes on with %d: what is computed now is "
                     "equal up to rounding, not bit for bit",

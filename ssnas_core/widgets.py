@@ -190,7 +190,7 @@ def threshold_widget(
             f"weighted F1 is {best:.2f}."
         ),
         caption=caption,
-        label="{:.2f}".format,
+        label="{:.3g}".format,
         start=int(np.abs(np.asarray(thresholds) - 0.5).argmin()),
     )
 

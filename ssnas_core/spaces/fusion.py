@@ -93,7 +93,7 @@ class FusionSpace:
 
     @property
     def width(self) -> int:
-        """Numbers in the embedding that a network of this space returns: cells x L x C."""
+        """Numbers in the embedding that a network of this space returns, cells x L x C."""
         return self.config.cells * self.config.length * self.config.channels
 
     def predecessors(self, cell: int) -> tuple[str, ...]:
