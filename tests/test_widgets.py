@@ -165,7 +165,7 @@ def test_the_slider_stands_where_the_first_frame_is(scored):
     assert [child.selected_index for child in widget.children[1:]] == [1, 1]
     page = Page(widget)
     assert page.control("threshold")["index"] == 1
-    assert page.control("threshold")["_options_labels"] == ["0.20", "0.50", "0.80"]
+    assert page.control("threshold")["_options_labels"] == ["0.2", "0.5", "0.8"]
 
 
 def test_threshold_text_says_the_scores_and_the_labels_per_sample(scored):
