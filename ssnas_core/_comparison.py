@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssnas_core._reading import read_cells, search_history, stage_of
+from ssnas_core._reading import check_config, read_cells, search_history, stage_of
 from ssnas_core._tables import align, heading, primary_score
 from ssnas_core.errors import InputError
-from ssnas_core.files import read_json
+from ssnas_core.files import read_fields
 from ssnas_core.metrics import mean_interval
 from ssnas_core.plots import plot_scores
 from ssnas_core.runs import RunFolder
@@ -165,6 +165,7 @@ class _Opened:
         folder = RunFolder.opened(path)
         self.path = path
         self.config = RunFolder.config_of(path)
+        check_config(self.config, path)
         self.cells = read_cells(folder)
         try:
             history = [] if self.cells else search_history(folder, str(self.config["strategy"]))
@@ -172,7 +173,7 @@ class _Opened:
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a run configuration ({error!r}).") from error
         note = folder / "prepared.json"
-        data = read_json(note).get("folder") if note.exists() else None
+        data = read_fields(note, "folder")["folder"] if note.exists() else None
         self.values = _flat({k: v for k, v in self.config.items() if k not in _NO_SETTING})
         self.data = self.values.pop("data", None)
         self.content = data or self.data  # the prepared folder's name is a hash of what is in it

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype
-from ssnas_core.modalities import modality_of
+from ssnas_core.modalities import is_modality, modality_of
 from ssnas_core.spaces.fusion import FusionConfig
 
 
@@ -48,14 +48,14 @@ class ClassifierSpec:
 
     def __post_init__(self) -> None:
         arrays = {name for name, kind in self.kinds.items() if kind == "array"}
-        bad = [name for name in self.kinds if not name.isidentifier()]
+        bad = [name for name in self.kinds if not is_modality(name)]
         sizes = [*self.channels.values(), *self.positions.values(), self.length]
         modalities = {modality_of(name) for name in self.channels}
         reads = self.features if self.genotype is None else self.genotype.features
         steps = self.fusion.steps + (self.fusion.steps > 1)  # several are concatenated by a node
         nodes = steps * self.fusion.cells if self.genotype else 0
         for wrong, told in (
-            (bad, f"modalities named by identifiers, got {bad}"),
+            (bad, f"modalities named by identifiers that are free, got {bad}"),
             (set(self.kinds.values()) - {"image", "text", "array"}, f"kinds, got {self.kinds}"),
             (arrays != self.shapes.keys(), f"a shape of each array, got {[*self.shapes]}"),
             (len({*self.classes}) < max(len(self.classes), 1), "classes of distinct names"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ssnas_core.errors import InputError
@@ -15,6 +16,22 @@ from ssnas_core.training import load_checkpoint
 
 # Of a cell's files: what it is, beside its scores.
 _FACTS = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration without what every run's has; other fields may come and go.
+
+    Raises:
+        InputError: it is no run's.
+    """
+    try:
+        known = all(isinstance(config[name], str) for name in ("objective", "strategy"))
+        FusionConfig(**config["recipe"]["fusion"])
+        int(config["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}/config.json is not of a run ({error!r}); restore it.") from error
+    if not known:
+        raise InputError(f"{path}/config.json is not of a run; restore it.")
 
 
 def read_cells(folder: RunFolder) -> list[dict[str, Any]]:
@@ -67,7 +84,8 @@ def pretraining_history(folder: RunFolder) -> list[dict[str, Any]]:
     """Epochs of pretraining, none where it is not done."""
     file = folder / "pretrain.json"
     note = read_json(file) if file.exists() else {}
-    return list(note.get("history", [])) if isinstance(note, dict) else []
+    history = note.get("history", []) if isinstance(note, dict) else []
+    return history if isinstance(history, list) else []
 
 
 def features_of(folder: RunFolder) -> dict[str, int]:

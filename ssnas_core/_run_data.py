@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +12,16 @@ from torch import nn
 from ssnas_core.datasets._saved import load_dataset, save_dataset
 from ssnas_core.errors import InputError
 from ssnas_core.features import FeatureStore, LiveFeatures
-from ssnas_core.files import read_json, write_json
+from ssnas_core.files import read_fields, write_json
 from ssnas_core.methods import Scoring, methods_of
 from ssnas_core.objectives import OnDevice, Source, Supervised
 from ssnas_core.preparation import Prepared, prepare, stored_columns
-from ssnas_core.recipes import Recipe, RunConfig
+from ssnas_core.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.runs import RunFolder, pick_device
+from ssnas_core.sources import form_of
 from ssnas_core.spaces.fusion import FusionSpace
+
+_LOG = logging.getLogger(__name__)
 
 
 class RunData:
@@ -35,9 +39,13 @@ class RunData:
     ) -> None:
         self.config = config
         self.log = log
+        self.device = pick_device(device)
+        data = config.data
+        begun = (Path(out) / "config.json").exists()  # it may need its data no more
+        if isinstance(data, Path) and not is_in_memory(data) and not begun:
+            form_of(data)  # a mistaken path is told before the folder is taken
         self.folder = RunFolder(out, config.plain())
         self.store = Path(store) if store is not None else Path(out) / "store"
-        self.device = pick_device(device)
         self.progress = progress
         self._prepared: Prepared | None = None
 
@@ -52,8 +60,20 @@ class RunData:
         if self._prepared is None:
             data = self.config.data
             note, records = self.folder / "prepared.json", self.folder / "dataset.json"
-            name = read_json(note)["folder"] if note.exists() else None
+            name = read_fields(note, "folder")["folder"] if note.exists() else None
             if name is None or not (self.store / name).is_dir():
+                if is_in_memory(data):
+                    raise InputError(
+                        f"the features of {self.folder.path} are not in {self.store}, and its data "
+                        "was in memory; give the --store that it was made with, or Run the data."
+                    )
+                if name is not None:
+                    _LOG.warning(
+                        "the features of %s are not in %s; preparing them there anew, from %s",
+                        self.folder.path,
+                        self.store,
+                        data,
+                    )
                 with self.folder.stage("prepare"):
                     made = prepare(
                         data,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from ssnas_core.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def told_where(path: Path) -> Iterator[None]:
+    """Tell a disk that is full or read-only in one line that names `path`.
+
+    Raises:
+        InputError: instead of what the block raises in such a case.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # torch and safetensors have their own kinds
+        number = _errno_of(error)
+        if number in _FULL:
+            remedy = "make room there; what was written before is whole, and is gone on from"
+        elif number in _READ_ONLY:
+            remedy = "make its folder writable, or name another"
+        else:
+            raise
+        raise InputError(f"cannot write {path}: {os.strerror(number)}; {remedy}.") from error
+
+
+def _errno_of(error: BaseException | None) -> int:
+    """The system's number for what went wrong, or 0."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+        if rust is not None:
+            return int(rust[1])
+        error = error.__cause__ or error.__context__  # torch's own error hides it
+    return 0
 
 
 @contextmanager
@@ -23,8 +62,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields:
         The path to write to. If the block raises, nothing is left behind and
         an older file at `path` is untouched.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
+    with told_where(path), _beside(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -64,6 +112,22 @@ def read_json(path: Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from error
+
+
+def read_fields(path: Path, *names: str) -> dict[str, Any]:
+    """The JSON object in `path`, which has these fields.
+
+    Raises:
+        InputError: as `read_json`; or it is something else.
+    """
+    told = read_json(path)
+    lacking = [name for name in names if not isinstance(told, dict) or name not in told]
+    if lacking:
+        raise InputError(
+            f"{path}: expected an object with {', '.join(names)}, got none with "
+            f"{lacking[0]}; restore it, or make the run anew."
+        )
+    return told
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def is_modality(name: str) -> bool:
+    """Whether a modality may have this name, which becomes that of features and of modules."""
+    taken = name in ("cell", "late") or hasattr(nn.ModuleDict(), name)
+    return name.isidentifier() and not taken
 
 
 def modality_of(name: str) -> str:

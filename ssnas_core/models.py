@@ -9,6 +9,7 @@ and unpickles nothing, and needs neither the run nor its data.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ssnas_core.studies import Run
 __all__ = ["ClassifierSpec", "MultimodalClassifier", "classifier_of", "export_embeddings"]
 
 _BATCH = 256
+_LOG = logging.getLogger(__name__)
 
 
 def classifier_of(
@@ -46,6 +48,8 @@ def classifier_of(
         InputError: an unknown method, or a ratio that leaves no labels.
     """
     ratio = max(run.config.label_ratio) if ratio is None else ratio
+    if not run.is_trained(method, ratio):
+        _LOG.info("%s at r = %g is not trained in this run yet: training it", method, ratio)
     cell = run.train(method, ratio)
     told, prepared = read_json(cell / "train.json"), run.prepared
     weights, store = load_tensors(cell / "model.safetensors"), prepared.store
@@ -161,16 +165,19 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
 
 
-@torch.inference_mode()
-def _features(model: MultimodalClassifier, run: Run, rows: Tensor) -> dict[str, Tensor]:
-    """Features of samples of the run's data, as its method was trained on them."""
-    inputs = run.source().clean(rows)
-    if run.config.backbones == "frozen":
-        return {name: value for name, value in inputs.items() if _is_read(model, name)}
-    made: dict[str, Tensor] = {}
-    for modality in model.spec.modalities:
-        made |= model.encode(modality, inputs[modality])
-    return made
+def _features(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Features of samples of the run's data, as its method was trained on them, in batches."""
+    source = run.source()  # once: of backbones trained along it loads them all
+    for part in rows.split(_BATCH):
+        inputs = source.clean(part)
+        if run.config.backbones == "frozen":
+            yield {name: value for name, value in inputs.items() if _is_read(model, name)}
+            continue
+        made: dict[str, Tensor] = {}
+        for modality in model.spec.modalities:
+            with torch.inference_mode():
+                made |= model.encode(modality, inputs[modality])
+        yield made
 
 
 def _is_read(model: MultimodalClassifier, feature: str) -> bool:
@@ -181,8 +188,8 @@ def _fill_missing(model: MultimodalClassifier, run: Run) -> None:
     """Set what stands for a modality that is not given: its features' mean over train."""
     train = run.prepared.indices("train")
     sums: dict[str, Tensor] = {}
-    for rows in train.split(_BATCH):
-        for name, value in _features(model, run, rows).items():
+    for features in _features(model, run, train):
+        for name, value in features.items():
             sums[name] = sums.get(name, torch.zeros(())).cpu() + value.sum(0).double().cpu()
     for name, total in sums.items():
         model.missing.get_buffer(name).copy_(total / len(train))
@@ -194,8 +201,7 @@ def _dev_scores(model: MultimodalClassifier, run: Run, ratio: float) -> dict[str
     labels = run.prepared.dataset.labels()[dev]
     modalities = model.spec.modalities
     probs: dict[str, list[Tensor]] = {}
-    for rows in torch.from_numpy(dev).split(_BATCH):
-        features = _features(model, run, rows)
+    for features in _features(model, run, torch.from_numpy(dev)):
         for gone in ("", *(modalities if len(modalities) > 1 else ())):
             with torch.inference_mode():
                 part = model.probabilities(model.without(features, gone) if gone else features)
@@ -208,8 +214,8 @@ def _dev_scores(model: MultimodalClassifier, run: Run, ratio: float) -> dict[str
 
 @torch.inference_mode()
 def _embeddings(model: MultimodalClassifier, run: Run) -> Iterator[np.ndarray]:
-    for rows in torch.arange(len(run.prepared.dataset)).split(_BATCH):
-        yield model.network(_features(model, run, rows)).float().cpu().numpy()
+    for features in _features(model, run, torch.arange(len(run.prepared.dataset))):
+        yield model.network(features).float().cpu().numpy()
 
 
 def _scores(told: dict[str, Any]) -> dict[str, float]:

@@ -36,7 +36,7 @@ from ssnas_core.features import (
     extract_features,
     prepare_inputs,
 )
-from ssnas_core.files import atomic_path, read_json, write_json
+from ssnas_core.files import atomic_path, read_fields, read_json, write_json
 from ssnas_core.inputs import content_key
 from ssnas_core.objectives import Contrastive, OnDevice
 from ssnas_core.sources import open_dataset
@@ -135,7 +135,7 @@ class Prepared:
         columns = stored_columns(self.folder)
         for name in self.dataset.kinds.keys() - columns.keys():
             columns[name] = self.dataset.column(name)
-        fingerprint = read_json(self.folder / "inputs.json")["fingerprint"]
+        fingerprint = read_fields(self.folder / "inputs.json", "fingerprint")["fingerprint"]
         inputs = RawInputs(columns, dict(self.dataset.kinds), fingerprint)
         return LiveInputs(
             inputs,
@@ -183,7 +183,7 @@ class _LastTap(nn.Module):
 
 def stored_columns(folder: Path) -> dict[str, Any]:
     """The decoded images and the arrays of the preparation in `folder`, mapped, by modality."""
-    files = read_json(folder / "inputs.json")["files"]
+    files = read_fields(folder / "inputs.json", "files")["files"]
     return {name: np.load(folder / "inputs" / file, mmap_mode="r") for name, file in files.items()}
 
 

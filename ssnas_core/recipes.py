@@ -38,6 +38,14 @@ class Recipe:
     finetune_dropout: float = 0.1
     hybrid_weight: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.hybrid_weight <= 1:  # told before anything is prepared
+            raise InputError(
+                f"the weight of the labels must be in [0, 1], got {self.hybrid_weight}."
+            )
+        if not 0 <= self.finetune_dropout < 1:
+            raise InputError(f"finetune_dropout must be in [0, 1), got {self.finetune_dropout}.")
+
 
 RECIPES: dict[str, Recipe] = {
     # Chosen on dev parts of the generated sample and of real posters and plots.
@@ -137,7 +145,7 @@ class RunConfig:
             labels = hashlib.sha256(repr(data.classes).encode() + data.labels().tobytes())
             named = f"{_IN_MEMORY}{data.name}:{data.fingerprint()}:{labels.hexdigest()[:16]}"
         else:
-            named = str(data) if str(data).startswith(_IN_MEMORY) else str(Path(data).resolve())
+            named = str(data) if is_in_memory(data) else str(Path(data).resolve())
         return {**dataclasses.asdict(dataclasses.replace(self, data=Path())), "data": named}
 
     @classmethod
@@ -151,6 +159,11 @@ class RunConfig:
             return _rebuild(cls, {name: values[name] for name in get_type_hints(cls)})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a run configuration ({error!r}); make the run anew.") from error
+
+
+def is_in_memory(data: Path | Dataset) -> bool:
+    """Whether `data` is the name of a dataset that no path leads to, as a run's folder tells it."""
+    return not isinstance(data, Dataset) and str(data).startswith(_IN_MEMORY)
 
 
 def _rebuild(kind: Any, value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ssnas_core._comparison import compare_runs, comparison_csv, comparison_table, plot_comparison
 from ssnas_core._look import save
 from ssnas_core._reading import (
+    check_config,
     features_of,
     logit_labels,
     pretraining_history,
@@ -65,6 +66,7 @@ def show_run(
     """
     run = RunFolder.opened(folder)
     config = RunFolder.config_of(run.path)
+    check_config(config, run.path)
     figures: dict[str, Figure] = {}
     notes: list[str] = []
     genotype = None

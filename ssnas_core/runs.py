@@ -119,9 +119,11 @@ class RunFolder:
         entries = []
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(entry, dict):
+                entries.append(entry)
         return entries
 
     @contextmanager
@@ -141,6 +143,8 @@ class RunFolder:
         seconds: dict[str, float] = {}
         peaks = [0.0]
         for entry in self.lines("timings.jsonl"):
+            if not {"stage", "seconds", "peak_anonymous_mb"} <= entry.keys():
+                continue  # edited by hand
             seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 3)
             peaks.append(entry["peak_anonymous_mb"] or 0.0)
         return {"seconds": seconds, "peak_anonymous_mb": max(peaks)}

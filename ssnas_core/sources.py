@@ -40,7 +40,7 @@ def open_dataset(
         InputError: nothing that is understood at `path`, or what its reader raises.
     """
     path = Path(path)
-    form = _form(path)
+    form = form_of(path)
     if form == "hdf5":
         return read_mmimdb_hdf5(path, strict=strict, progress=progress)
     if form == "table":
@@ -48,8 +48,12 @@ def open_dataset(
     return read_mmimdb(path, unpack_to=unpack_to, strict=strict, progress=progress)
 
 
-def _form(path: Path) -> str:
-    """`"hdf5"`, `"table"` or `"mmimdb"`."""
+def form_of(path: Path) -> str:
+    """What lies at `path`: "hdf5", "table" or "mmimdb".
+
+    Raises:
+        InputError: nothing that is understood.
+    """
     if path.is_dir():
         if any((root / "split.json").is_file() for root in (path, path / "mmimdb")):
             return "mmimdb"

@@ -22,6 +22,7 @@ from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.errors import InputError
 from ssnas_core.files import (
     load_tensors,
+    read_fields,
     read_json,
     save_tensors,
     write_json,
@@ -35,6 +36,8 @@ from ssnas_core.plots import draw_genotype
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.search.random import random_search
 from ssnas_core.training import fit, predict, restore, seeded
+
+_TOLD = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")  # of a cell
 
 
 class Run(RunData):
@@ -122,7 +125,7 @@ class Run(RunData):
         file = self.folder / "checkpoint" / "pretrained.safetensors"
         genotype, seed = self.search(), self.config.seed
         if file.exists():
-            trained = read_json(self.folder / "pretrain.json")["genotype"]
+            trained = read_fields(self.folder / "pretrain.json", "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
             return load_tensors(file)
         with self.folder.stage("pretrain"), seeded(seed, 10):
@@ -162,8 +165,9 @@ class Run(RunData):
         cell = self._cell(method, ratio)
         part = self.part(ratio)
         genotype = self.genotype_of(method)
-        if (cell / "train.json").exists():
-            _same_genotype(read_json(cell / "train.json")["genotype"], genotype, cell)
+        if self.is_trained(method, ratio):
+            trained = read_fields(cell / "train.json", "genotype", "dev", "threshold", *_TOLD)
+            _same_genotype(trained["genotype"], genotype, cell)
             return cell
         recipe, seed = self.recipe, self.config.seed
         pretrained = self.pretrain() if method == "found, pretrained" else None
@@ -208,6 +212,10 @@ class Run(RunData):
             checkpoint.unlink(missing_ok=True)
         return cell
 
+    def is_trained(self, method: str, ratio: float) -> bool:
+        """Whether `train` has nothing left to do."""
+        return (self._cell(method, ratio) / "train.json").exists()
+
     def evaluate(self, method: str, ratio: float) -> dict[str, Any]:
         """Scores of one trained cell on the test part.
 
@@ -228,8 +236,7 @@ class Run(RunData):
             logits = predict(model.to(self.device), self.source(), test)
             labels = prepared.dataset.labels()[test.numpy()]
             found = scoring.scores(scoring.probabilities(logits), labels, trained["threshold"])
-        keep = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
-        result = {**{name: trained[name] for name in keep}, **found}
+        result = {**{name: trained[name] for name in _TOLD}, **found}
         write_json(file, result)
         return result
 

@@ -292,6 +292,12 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
         (["--objective", "hybrid"], "a hybrid search uses labels.*got 2 ratios"),
         (["--modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
         (["--order", "3"], "--order"),
+        (["--hybrid-weight", "0.2"], "--hybrid-weight is an option of --objective hybrid; give"),
+        (["--strategy", "random", "--order", "2"], "--order is an option of --strategy bilevel"),
+        (
+            ["--objective", "hybrid", "--label-ratio", "1", "--hybrid-weight", "2"],
+            r"weight of the labels must be in \[0, 1\], got 2\.0",
+        ),
         (["--search-epochs", "0"], "a search needs epochs >= 1"),
         (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
         (["--inherit", "--strategy", "random"], "drop --inherit"),
@@ -301,7 +307,7 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
 def test_values_that_make_no_sense_are_refused_before_anything_is_read(options, message, tmp_path):
     told = call("run", "--data", tmp_path / "data", "--out", tmp_path / "run", *options)
     refused(told, message)
-    assert not (tmp_path / "run" / "store").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -449,6 +455,37 @@ def test_training_in_what_is_no_run_is_refused(command, tmp_path):
     for path in (tmp_path, tmp_path / "nothing", ROOT / "pyproject.toml"):
         told = call(command, "--run", path, "--label-ratio", "1", "--quiet")
         refused(told, r"is not a run folder \(no config\.json\); see ssnas run --help")
+
+
+def test_mistaken_path_of_data_does_not_take_the_folder(data, tmp_path):
+    out = tmp_path / "run"
+    refused(call("search", "--data", tmp_path / "dta", "--out", out), "dta does not exist")
+    assert not out.exists()
+
+
+def test_options_of_a_run_with_a_model_are_refused(tmp_path):
+    model = ("--model", tmp_path, "--quiet")
+    for options in (("--method", "found"), ("--label-ratio", "1"), ("--store", tmp_path)):
+        refused(call("predict", *model, *options), "are options of --run; .*drop them")
+    told = call("embed", *model, "--run", tmp_path, "--out", tmp_path / "e.npz")
+    refused(told, "needs --run alone")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("search", "--data", "d", "--out", "o"), "ssnas: stopped; the same command goes on from"),
+        (("download", "mmimdb"), "ssnas: stopped.\n"),  # an archive begins anew
+    ],
+)
+def test_ctrl_c_promises_to_go_on_only_where_it_does(command, message, monkeypatch):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", stopped)
+    told = call(*command)
+    assert told.code == 130
+    assert told.err.startswith(message)
 
 
 def test_training_with_a_mistake_is_refused(run):

@@ -429,6 +429,15 @@ def test_export_needs_no_raw_data_and_is_whole_or_absent(
     assert export_embeddings(run, "found", 1.0, tmp_path / "out" / "a.csv")[0] == 60
 
 
+def test_backbones_trained_along_are_loaded_once_for_a_whole_export(along, monkeypatch, tmp_path):
+    read = []
+    source = along.source
+    monkeypatch.setattr(along, "source", lambda: read.append(1) or source())
+    monkeypatch.setattr(models, "_BATCH", 7)
+    export_embeddings(along, "found", 1.0, tmp_path / "e.npz")
+    assert len(read) == 3  # means over train, scores on dev, embeddings
+
+
 def test_export_to_another_ending_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"embeddings go to a .npz or a .csv file, got 'a.txt'"):
         export_embeddings(run, "found", 1.0, tmp_path / "a.txt")
@@ -742,7 +751,7 @@ BROKEN = {
     ),
     "a path for a modality": (
         edit(lambda t: renamed(t, "../elsewhere")),
-        r"needs modalities named by identifiers, got \['../elsewhere'\]",
+        r"needs modalities named by identifiers that are free, got \['../elsewhere'\]",
     ),
     "a backbone too few": (
         edit(lambda t: t["backbones"].pop("text")),

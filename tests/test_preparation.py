@@ -355,7 +355,7 @@ BROKEN: Mapping[str, str] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_file_that_holds_no_records_is_refused(tmp_path, case):
     (tmp_path / "dataset.json").write_text(BROKEN[case])
-    with pytest.raises(InputError, match=r"dataset\.json does not hold records .*; delete it"):
+    with pytest.raises(InputError, match=r"dataset\.json does not hold records .*; restore it"):
         load_dataset(tmp_path / "dataset.json")
 
 

@@ -230,6 +230,33 @@ def test_what_cannot_be_shown_is_refused(copy, tmp_path):
         show_genotype(tmp_path / "gone.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"strategy": None}, {"seed": "x"}, {"recipe": {}}, {"recipe": {"fusion": {"more": 1}}}],
+)
+def test_configuration_edited_by_hand_is_no_runs(copy, change):
+    run = copy()
+    file = run / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    for look in (show_run, lambda folder: compare_runs([folder])):
+        with pytest.raises(InputError, match=r"config\.json is not of a run"):
+            look(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("history.jsonl", "3\n[1]\n"),
+        ("timings.jsonl", '{"stage": "search"}\n'),
+        ("pretrain.json", '{"history": 3}'),
+    ],
+)
+def test_notes_edited_by_hand_are_left_out(copy, name, text):
+    run = copy(*PREPARED, "metrics.json")
+    (run / name).write_text(text)
+    assert show_run(run)["stage"] == "finished"
+
+
 def test_genotype_file_is_drawn_beside_itself_or_where_told(tmp_path):
     genotype = Genotype("fusion", (Node("cell_0", "Sum", ("image_0", "text_0")),))
     genotype.save(tmp_path / "mine.json")

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -250,7 +251,9 @@ def test_second_run_on_a_store_does_not_prepare_again(finished, start, monkeypat
     assert second.prepared.store.key == finished.prepared.store.key
 
 
-def test_run_whose_store_was_deleted_prepares_again_and_goes_on(finished, start, tmp_path, results):
+def test_run_whose_store_was_deleted_prepares_again_and_goes_on(
+    finished, start, tmp_path, results, caplog
+):
     run = start("run", store=tmp_path / "store", label_ratio=(0.25,))
     run.search()
     records = (run.folder / "dataset.json").read_bytes()
@@ -258,6 +261,7 @@ def test_run_whose_store_was_deleted_prepares_again_and_goes_on(finished, start,
     home.rename(tmp_path / "elsewhere")
     moved = reopened(run)
     moved.train("found", 0.25)
+    assert re.search(r"features of .*run are not in .*store; preparing them there", caplog.text)
     assert (run.folder / "dataset.json").read_bytes() == records
     cell = "cells/found_r0.25/model.safetensors"
     assert results(moved)[cell] == results(finished)[cell]
@@ -272,6 +276,34 @@ def test_run_whose_data_changed_meanwhile_is_refused(movies, start, tmp_path):
     (data / movies.poster(0)).write_bytes(movies.files[movies.poster(1)])
     with pytest.raises(InputError, match=r"data is no longer the data that .*run began with"):
         reopened(run).train("found", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prepared.json", "with folder, got none with folder; restore it"),
+        (
+            "cells/found_r0.25/train.json",
+            "got none with genotype; restore it, or make",
+        ),
+    ],
+)
+def test_files_of_a_run_edited_by_hand_are_refused(start, name, message):
+    run = start(label_ratio=(0.25,))
+    run.train("found", 0.25)
+    (run.folder / name).write_text("[]")
+    with pytest.raises(InputError, match=message):
+        reopened(run).train("found", 0.25)
+
+
+def test_run_on_data_that_was_in_memory_needs_its_store(finished, tiny_recipe, tmp_path):
+    data, store = finished.prepared.dataset, tmp_path / "store"
+    run = Run(RunConfig(data=data, recipe=tiny_recipe), tmp_path / "run", store=store)
+    run.prepared  # noqa: B018
+    told = RunConfig.from_plain(RunFolder.config_of(run.folder.path))
+    assert Run(told, run.folder.path, store=store).prepared.dataset.classes == data.classes
+    with pytest.raises(InputError, match=r"was in memory; give the --store that it was made with"):
+        Run(told, run.folder.path, store=tmp_path / "other").prepared  # noqa: B018
 
 
 # --- killed and resumed

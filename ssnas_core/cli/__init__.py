@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import tyro
 
 from ssnas_core.cli._actions import run_command
-from ssnas_core.cli._commands import COMMANDS
+from ssnas_core.cli._commands import COMMANDS, DemoCommand, PrepareCommand, TrainCommand
 from ssnas_core.errors import InputError
 
 
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("ssnas: stopped; the same command goes on from here.", file=sys.stderr)
+        resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand)
+        told = "; the same command goes on from here" if resumed else ""
+        print(f"ssnas: stopped{told}.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))

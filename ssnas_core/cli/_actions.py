@@ -98,6 +98,7 @@ def _start(command: commands.RunCommand | commands.DemoCommand) -> Run:
 
         config = RunConfig(data=sample_archive(), seed=command.seed)
         return Run(config, command.out, progress=progress)
+    _refuse_unused(command)
     config = RunConfig(
         data=command.data,
         seed=command.seed,
@@ -117,6 +118,22 @@ def _start(command: commands.RunCommand | commands.DemoCommand) -> Run:
         log=command.log,
         progress=progress,
     )
+
+
+def _refuse_unused(command: commands.RunCommand) -> None:
+    """Refuse options of another objective or strategy than the one that is chosen."""
+    for needed, is_chosen, names in (
+        ("--objective hybrid", command.objective == "hybrid", ("hybrid_weight",)),
+        (
+            "--strategy bilevel",
+            command.strategy == "bilevel",
+            ("search_epochs", "order", "alternate"),
+        ),
+    ):
+        given = [name for name in names if getattr(command, name) is not None]
+        if given and not is_chosen:
+            option = given[0].replace("_", "-")
+            raise InputError(f"--{option} is an option of {needed}; give that too, or drop it.")
 
 
 def _open(path: Path, command: commands.TrainCommand | commands.ModelCommand) -> Run:
@@ -210,6 +227,12 @@ def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:
     if (command.run is None) == (command.model is None):
         raise InputError("expected either --run or --model; give one of them.")
     if command.model is not None:
+        whose = (command.method != type(command).method, command.label_ratio, command.store)
+        if any(whose):
+            raise InputError(
+                "--method, --label-ratio and --store are options of --run; a saved model is one "
+                "method's at one ratio: drop them."
+            )
         model = MultimodalClassifier.from_pretrained(command.model)
     else:
         assert command.run is not None
@@ -279,8 +302,8 @@ def _save(command: commands.SaveCommand) -> tuple[Any, str]:
 def _embed(command: commands.EmbedCommand) -> tuple[Any, str]:
     from ssnas_core.models import export_embeddings
 
-    if command.run is None:
-        raise InputError("ssnas embed needs --run, whose data set is embedded; give it.")
+    if command.run is None or command.model is not None:
+        raise InputError("ssnas embed needs --run alone, whose data set is embedded; give that.")
     run = _open(command.run, command)
     rows, width = export_embeddings(run, command.method, command.label_ratio, command.out)
     result = {"file": str(command.out), "samples": rows, "width": width}

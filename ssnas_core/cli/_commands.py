@@ -70,7 +70,7 @@ class RunCommand(PrepareCommand):
     alternate: Literal["step", "epoch"] | None = None
     """Weights and architecture take turns by step or by epoch, instead of the recipe's."""
     modality_dropout: float | None = None
-    """Probability that a sample loses a modality in search and pretraining."""
+    """Probability that a sample loses a modality, in search, pretraining and fine-tuning."""
     live_views: Flag = False
     """Make views anew for each step of search and pretraining (slow: runs the backbones)."""
     inherit: Flag = False

@@ -61,4 +61,6 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
             told["single_label"],
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path} does not hold records ({error!r}); delete it.") from error
+        raise InputError(
+            f"{path} does not hold records ({error!r}); restore it, or make the run anew."
+        ) from error

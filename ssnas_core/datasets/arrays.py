@@ -63,10 +63,11 @@ class ArrayDataset(Dataset):
             )
         read = {modality: _modality(modality, values) for modality, values in inputs.items()}
         plain = _plain("labels", labels)
+        named = None if ids is None else list(ids)  # by place, whatever an index of theirs says
         lengths = {modality: len(values) for modality, (_, values) in read.items()}
         lengths["labels"] = len(plain)
         lengths |= {"split": len(split)} if split is not None else {}
-        lengths |= {"ids": len(ids)} if ids is not None else {}
+        lengths |= {"ids": len(named)} if named is not None else {}
         if len(set(lengths.values())) != 1:
             raise InputError(
                 f"{name}: expected as many rows everywhere, got "
@@ -84,7 +85,7 @@ class ArrayDataset(Dataset):
                 )
         records = tuple(
             Record(
-                str(row if ids is None else ids[row]),
+                str(row if named is None else named[row]),
                 {modality: values[row] for modality, (_, values) in read.items()},
                 tuple(names[k] for k in np.flatnonzero(matrix[row])),
                 drawn[row],

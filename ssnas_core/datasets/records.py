@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssnas_core.errors import InputError
+from ssnas_core.modalities import is_modality
 
 SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
@@ -58,7 +59,8 @@ class Dataset:
     Args:
         name: what to call the source in reports.
         kinds: modality -> `"image"`, `"text"` or `"array"`; its order is that of the
-            modalities. A name is an identifier, and not "cell" or "late".
+            modalities. A name is an identifier, not "cell" or "late", and no
+            attribute of `torch.nn.ModuleDict`, as "keys" or "type".
         classes: names of the K classes, in the order of the label columns.
         records: the N usable samples.
         skipped: id -> reason, of the samples left out.
@@ -81,10 +83,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for modality, kind in self.kinds.items():
-            if kind not in KINDS or not modality.isidentifier() or modality in ("cell", "late"):
+            if kind not in KINDS or not is_modality(modality):
                 raise InputError(
-                    f"{self.name}: expected modalities named by identifiers, of a kind among "
-                    f"{', '.join(KINDS)}, got {modality!r}: {kind!r}; rename it."
+                    f"{self.name}: expected modalities named by identifiers that are free, of a "
+                    f"kind among {', '.join(KINDS)}, got {modality!r}: {kind!r}; rename it."
                 )
         arrays = [name for name, kind in self.kinds.items() if kind == "array"]
         first = self.records[0].inputs if self.records else {}

@@ -129,6 +129,16 @@ def test_without_a_split_one_is_drawn_by_the_seed():
     assert data.fingerprint() != ArrayDataset(INPUTS, LABELS, seed=1).fingerprint()
 
 
+def test_ids_go_by_their_place_whatever_index_they_have():
+    class Series(dict):  # as of pandas: [] looks an index up, iterating goes by place
+        def __iter__(self):
+            return iter(self.values())
+
+    ids = Series({N - 1 - row: f"m{row}" for row in range(N)})
+    found = ArrayDataset(INPUTS, LABELS, split=SPLIT, ids=ids)  # type: ignore[arg-type]
+    assert [record.id for record in found.records] == [f"m{row}" for row in range(N)]
+
+
 def test_it_is_a_dataset_in_every_way():
     data = ArrayDataset(INPUTS, LABELS, split=SPLIT)
     less = data.without({"3": "torn"})

@@ -200,6 +200,8 @@ def test_fingerprint_covers_arrays_and_stored_images():
         ({"sound": "wave"}, "of a kind among image, text, array, got 'sound': 'wave'"),
         ({"my sound": "text"}, "named by identifiers"),
         ({"late": "text"}, "got 'late': 'text'; rename it"),
+        ({"keys": "array"}, "identifiers that are free, .*got 'keys'"),
+        ({"train": "text"}, "got 'train': 'text'"),
     ],
 )
 def test_kinds_and_names_that_would_be_misread_are_refused(kinds, message):
