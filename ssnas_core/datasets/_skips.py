@@ -34,7 +34,8 @@ class Skips:
                 f"{self.source}{where}: record {name[:64]!r}: {reason}; mend it, "
                 "or read with strict off to leave it out."
             )
-        self.reasons[name[:64]] = reason
+        key = name[:64]
+        self.reasons[f"{key}{where}" if key in self.reasons else key] = reason
 
     def check(self, records: Sequence[Record]) -> None:
         """Warn once of all that was left out; raise InputError where a split has no record."""

@@ -192,7 +192,8 @@ def test_bad_record_is_left_out_and_told_or_refused(tmp_path, caplog, cells, rea
         data = read_table(path)
     kept = {"a", "c", "d", "e"} - ({"c"} if "id" in cells and cells["id"] == "c" else set())
     assert {record.id for record in data.records} == kept
-    assert [why.startswith(reason) for why in data.skipped.values()] == [True]
+    assert len(data.skipped) == 5 - len(kept)
+    assert all(why.startswith(reason) for why in data.skipped.values())
     assert len(caplog.records) == 1 and reason in caplog.text
     with pytest.raises(InputError, match=r"movies\.csv, line \d: record .*; mend it") as caught:
         read_table(path, strict=True)
@@ -301,3 +302,10 @@ def test_one_class_or_thousands_are_taken_for_a_wrong_column(tmp_path):
 def test_two_rows_are_too_few_to_split(tmp_path):
     with pytest.raises(InputError, match="at least 3 samples to split"):
         read_table(write(tmp_path, HEADER[:4], [row[:4] for row in ROWS[:2]]))
+
+
+def test_each_of_several_bad_records_of_one_name_counts(tmp_path):
+    rows = [*ROWS, list(ROWS[0]), list(ROWS[0])]  # "a" three times: none of them is usable
+    data = read_table(write(tmp_path, rows=[*rows, ["z", *ROWS[0][1:]]]))
+    assert list(data.skipped) == ["a", "a, line 7", "a, line 8"]
+    assert len(data.records) + len(data.skipped) == 7
