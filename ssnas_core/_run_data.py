@@ -45,6 +45,8 @@ class RunData:
         if isinstance(data, Path) and not is_in_memory(data) and not begun:
             form_of(data)  # a mistaken path is told before the folder is taken
         self.folder = RunFolder(out, config.plain())
+        if store is None and (self.folder / "store.json").exists():
+            store = Path(read_fields(self.folder / "store.json", "store")["store"])
         self.store = Path(store) if store is not None else Path(out) / "store"
         self.progress = progress
         self._prepared: Prepared | None = None
@@ -74,7 +76,7 @@ class RunData:
                         self.store,
                         data,
                     )
-                with self.folder.stage("prepare"):
+                with self.folder.released_by(InputError), self.folder.stage("prepare"):
                     made = prepare(
                         data,
                         self.store,
@@ -96,7 +98,15 @@ class RunData:
             store = FeatureStore.open(home / "features")
             dataset = load_dataset(records, stored_columns(home))
             self._prepared = Prepared(home, dataset, store, self.recipe.prepare)
+            self._remember_store()
         return self._prepared
+
+    def _remember_store(self) -> None:
+        """Leave a note of a store outside of the run folder, for commands that do not name it."""
+        note, told = self.folder / "store.json", {"store": str(self.store.resolve())}
+        own = self.store.resolve() == (self.folder / "store").resolve()
+        if not own and (not note.exists() or read_fields(note, "store") != told):
+            write_json(note, told)
 
     @property
     def space(self) -> FusionSpace:

@@ -215,11 +215,11 @@ def prepare(
     else:
         raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
         dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
+    backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
     stamps = [_stamp(spec) for spec in (config.image, config.text)]
     key = content_key(dataset.fingerprint(), dataclasses.asdict(config), stamps)
     home = folder / f"prepared-{key}"
     home.mkdir(parents=True, exist_ok=True)
-    backbones = _fresh_backbones(dataset, config)
     dataset, inputs = prepare_inputs(
         dataset, backbones, home / "inputs", strict=config.strict, progress=progress
     )

@@ -99,6 +99,21 @@ class RunFolder:
         folder.path = Path(path)
         return folder
 
+    @contextmanager
+    def released_by(self, *mistakes: type[Exception]) -> Iterator[None]:
+        """Forget the configuration where the block raises one of these and nothing was found yet.
+
+        So a mended command may begin in the same folder.
+        """
+        try:
+            yield
+        except mistakes:
+            if not any((self.path / name).exists() for name in ("checkpoint", "genotype.json")):
+                for name in ("prepared", "dataset", "store", "config"):
+                    (self.path / f"{name}.json").unlink(missing_ok=True)
+                (self.path / "timings.jsonl").unlink(missing_ok=True)
+            raise
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
@@ -199,8 +214,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Entries that are no temporary file, as a kill leaves behind."""
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    """Entries that are neither temporary, as a kill leaves behind, nor prepared data."""
+    kept = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return [entry for entry in kept if entry.name != "store"]
 
 
 def _difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:

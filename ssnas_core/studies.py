@@ -46,7 +46,8 @@ class Run(RunData):
     Args:
         config: the run.
         out: its run folder.
-        store: folder for prepared data, shared by runs; `out/store` by default.
+        store: folder for prepared data, shared by runs; by default where this run
+            has had it, at first `out/store`.
         device: "cpu", "cuda", or "auto".
         log: where epochs are logged while they run: "csv" or "tensorboard" files in
             `out/logs`, or not at all.
@@ -250,8 +251,9 @@ class Run(RunData):
         file = self.folder / "metrics.json"
         if file.exists():
             return read_json(file)
-        for ratio in self.config.label_ratio:
-            self.part(ratio)  # nothing is computed for a ratio that leaves no labels
+        with self.folder.released_by(InputError):
+            for ratio in self.config.label_ratio:
+                self.part(ratio)  # nothing is computed for a ratio that leaves no labels
         genotype = self.search()
         cells = [
             self.evaluate(method, ratio)

@@ -71,6 +71,7 @@ def results(tree):
     def read(run: Run) -> dict[str, Any]:
         found = tree(run.folder.path, "*.json", "*.png", "history.jsonl", "cells/**/*",
                      "checkpoint/*.safetensors")  # fmt: skip
+        found.pop("store.json", None)  # where the features are, if elsewhere
         if "metrics.json" in found:
             told = json.loads(found["metrics.json"])
             found["metrics.json"] = {key: told[key] for key in told if key not in COST}
@@ -840,3 +841,22 @@ def test_labels_are_a_matrix_of_all_movies(finished, movies):
     for row in (0, 40, 59):
         wanted = json.loads(movies.files[movies.json(row)])["genres"]
         assert set(names[labels[row].astype(bool)]) == set(wanted)
+
+
+def test_run_remembers_a_store_elsewhere(start, tiny_store):
+    run = start(label_ratio=(0.25,))
+    run.search()
+    again = Run(run.config, run.folder.path, device="cpu")
+    assert again.store == tiny_store.resolve()
+    assert 0 <= again.evaluate("text only", 0.25)["weighted_f1"] <= 1
+
+
+def test_mended_configuration_may_begin_where_a_mistaken_one_found_nothing(start, tiny_recipe):
+    wrong = dataclasses.replace(tiny_recipe.prepare, text="word2vec:gone.bin")
+    with pytest.raises(InputError, match="gone"):
+        start(recipe={"prepare": wrong}).run()
+    with pytest.raises(InputError, match="leaves none of the 36 train samples"):
+        start(label_ratio=(0.01,)).run()
+    start(label_ratio=(0.25,)).search()
+    with pytest.raises(InputError, match="holds a run with label_ratio"):
+        start(label_ratio=(0.01,))

@@ -107,7 +107,7 @@ class TrainCommand(Output):
     method: str = "found, pretrained"
     """One of: found, pretrained; found; random; late concat; or a modality, as: text only."""
     store: Path | None = None
-    """Folder of prepared data, where the run was made with one."""
+    """Folder of prepared data, if it was moved since the run."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
 
@@ -154,7 +154,7 @@ class ModelCommand(Output):
     label_ratio: float | None = None
     """Label ratio of the run; its largest if not given."""
     store: Path | None = None
-    """Folder of prepared data, where the run was made with one."""
+    """Folder of prepared data, if it was moved since the run."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
 
