@@ -28,7 +28,7 @@ students: $(ENV) ## the notebooks without solutions and outputs, into build/stud
 	$(BIN)/python book/_tools/notebooks.py students build/students
 
 refresh: $(ENV) ## execute every notebook in place; seconds, memory and size of each
-	$(BIN)/python book/_tools/notebooks.py refresh
+	$(BIN)/python book/_tools/notebooks.py refresh --table
 
 test: $(ENV) ## all tests; the notebooks run, and their checked outputs are compared
 	$(BIN)/python -m pytest --nbval-lax --ignore tests/browser tests book/*.ipynb
