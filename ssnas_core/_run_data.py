@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -76,24 +77,28 @@ class RunData:
                         self.store,
                         data,
                     )
-                with self.folder.released_by(InputError), self.folder.stage("prepare"):
-                    made = prepare(
-                        data,
-                        self.store,
-                        self.recipe.prepare,
-                        device=self.device,
-                        progress=self.progress,
-                    )
-                if name is None:
-                    name = made.folder.name
-                    save_dataset(made.dataset, records)
-                    features = {"channels": made.store.channels, "positions": made.store.positions}
-                    write_json(note, {"folder": name, **features})
-                elif name != made.folder.name:
-                    raise InputError(
-                        f"{data} is no longer the data that {self.folder.path} began "
-                        "with; restore it, or give another --out."
-                    )
+                with self.folder.working():
+                    with self.folder.released_by(InputError), self.folder.stage("prepare"):
+                        made = prepare(
+                            data,
+                            self.store,
+                            self.recipe.prepare,
+                            device=self.device,
+                            progress=self.progress,
+                        )
+                    if name is None:
+                        name = made.folder.name
+                        save_dataset(made.dataset, records)
+                        features = {
+                            "channels": made.store.channels,
+                            "positions": made.store.positions,
+                        }
+                        write_json(note, {"folder": name, **features})
+                    elif name != made.folder.name:
+                        raise InputError(
+                            f"{data} is no longer the data that {self.folder.path} began "
+                            "with; restore it, or give another --out."
+                        )
             home = self.store / name
             store = FeatureStore.open(home / "features")
             dataset = load_dataset(records, stored_columns(home))
@@ -106,7 +111,8 @@ class RunData:
         note, told = self.folder / "store.json", {"store": str(self.store.resolve())}
         own = self.store.resolve() == (self.folder / "store").resolve()
         if not own and (not note.exists() or read_fields(note, "store") != told):
-            write_json(note, told)
+            with suppress(InputError):  # read-only: it is only looked at
+                write_json(note, told)
 
     @property
     def space(self) -> FusionSpace:

@@ -30,21 +30,22 @@ def told_where(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # torch and safetensors have their own kinds
-        number = _errno_of(error)
+        number = _errno_of(error, Path(path).parent)
         if number in _FULL:
             remedy = "make room there; what was written before is whole, and is gone on from"
         elif number in _READ_ONLY:
-            remedy = "make its folder writable, or name another"
+            remedy = "make it writable, or name another folder"
         else:
             raise
         raise InputError(f"cannot write {path}: {os.strerror(number)}; {remedy}.") from error
 
 
-def _errno_of(error: BaseException | None) -> int:
-    """The system's number for what went wrong, or 0."""
+def _errno_of(error: BaseException | None, folder: Path) -> int:
+    """The system's number for what went wrong in `folder`, or 0."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
-            return error.errno
+            named = Path(os.fsdecode(error.filename)) if error.filename else folder
+            return error.errno if folder.is_relative_to(named) or folder in named.parents else 0
         rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
         if rust is not None:
             return int(rust[1])
@@ -87,6 +88,19 @@ def _beside(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> None:
+    """Claim the disk's blocks for a file that will be written through a map.
+
+    A full disk is then an error now, and not a fatal signal (SIGBUS) later.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with open(path, "rb+") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._locks import alone_in
 from ssnas_core.backbones import (
     Backbone,
     TextBackbone,
@@ -36,7 +37,7 @@ from ssnas_core.features import (
     extract_features,
     prepare_inputs,
 )
-from ssnas_core.files import atomic_path, read_fields, read_json, write_json
+from ssnas_core.files import atomic_path, read_fields, read_json, told_where, write_json
 from ssnas_core.inputs import content_key
 from ssnas_core.objectives import Contrastive, OnDevice
 from ssnas_core.sources import open_dataset
@@ -219,27 +220,27 @@ def prepare(
     stamps = [_stamp(spec) for spec in (config.image, config.text)]
     key = content_key(dataset.fingerprint(), dataclasses.asdict(config), stamps)
     home = folder / f"prepared-{key}"
-    home.mkdir(parents=True, exist_ok=True)
-    dataset, inputs = prepare_inputs(
-        dataset, backbones, home / "inputs", strict=config.strict, progress=progress
-    )
-    for modality, backbone in backbones.items():
-        _ready(modality, backbone, dataset, inputs, home, config, device, progress)
-    store = extract_features(
-        inputs,
-        {name: backbone.to(device) for name, backbone in backbones.items()},
-        home / "features",
-        views=config.views,
-        length=config.length,
-        seed=config.seed,
-        progress=progress,
-    )
-    rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
-    note = {
-        "files": {name: _on_disk(array, home / "inputs", name) for name, array in rows.items()},
-        "fingerprint": inputs.fingerprint,
-    }
-    write_json(home / "inputs.json", note)
+    with alone_in(home, "preparing", wait=True):
+        dataset, inputs = prepare_inputs(
+            dataset, backbones, home / "inputs", strict=config.strict, progress=progress
+        )
+        for modality, backbone in backbones.items():
+            _ready(modality, backbone, dataset, inputs, home, config, device, progress)
+        store = extract_features(
+            inputs,
+            {name: backbone.to(device) for name, backbone in backbones.items()},
+            home / "features",
+            views=config.views,
+            length=config.length,
+            seed=config.seed,
+            progress=progress,
+        )
+        rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
+        note = {
+            "files": {name: _on_disk(array, home / "inputs", name) for name, array in rows.items()},
+            "fingerprint": inputs.fingerprint,
+        }
+        write_json(home / "inputs.json", note)
     return Prepared(home, dataset, store, config)
 
 
@@ -315,11 +316,13 @@ def _ready(
         write_json(home / f"{modality}-training.json", history)
         checkpoint.unlink(missing_ok=True)
     files = home / f"{modality}-files"
-    files.mkdir(exist_ok=True)
-    backbone.save_files(files)
+    with told_where(files):
+        files.mkdir(exist_ok=True)
+        backbone.save_files(files)
     write_json(home / f"{modality}.json", backbone.config())
-    with atomic_path(file) as temporary:  # last: it says that the others are there
-        torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, temporary)
+    state = {name: value.cpu() for name, value in backbone.state_dict().items()}
+    with atomic_path(file) as temporary, open(temporary, "wb") as opened:  # its errors have numbers
+        torch.save(state, opened)  # last: it says that the others are there
 
 
 def _load_backbone(file: Path, backbone: Backbone) -> None:

@@ -12,14 +12,15 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ssnas_core._locks import alone_in
 from ssnas_core.errors import InputError
-from ssnas_core.files import read_json, write_json
+from ssnas_core.files import read_json, told_where, write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +61,18 @@ class RunFolder:
                     found.get("threads"),
                     torch.get_num_threads(),
                 )
-                write_json(file, {**found, "threads_changed_to": torch.get_num_threads()})
+                with suppress(InputError), self.working():  # else it is only looked at
+                    write_json(file, {**found, "threads_changed_to": torch.get_num_threads()})
         elif self.path.is_file() or (self.path.is_dir() and any(_visible(self.path))):
             raise InputError(
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
             )
         else:
-            write_json(file, {**wanted, "threads": torch.get_num_threads()})
+            with self.working():
+                if not (begun := file.exists()):  # by another process, just now
+                    write_json(file, {**wanted, "threads": torch.get_num_threads()})
+            if begun:
+                self.__init__(path, config)
 
     @classmethod
     def config_of(cls, path: Path) -> dict[str, Any]:
@@ -119,7 +125,8 @@ class RunFolder:
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add one JSON line to the log `name` in the folder."""
-        with (self.path / name).open("ab+") as file:
+        path = self.path / name
+        with told_where(path), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":  # a kill cut the last line short
@@ -142,16 +149,35 @@ class RunFolder:
         return entries
 
     @contextmanager
+    def working(self) -> Iterator[None]:
+        """Let no other process work on the run during the block; blocks may be nested.
+
+        Raises:
+            InputError: another one does, or the folder cannot be written.
+        """
+        with alone_in(self.path, "working on", wait=False):
+            yield
+
+    @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block and watch its memory; both go to `timings.jsonl`, whatever happens."""
-        start = time.perf_counter()
-        with PeakMemory() as memory:
+        """Time the block and watch its memory; both go to `timings.jsonl`, whatever happens.
+
+        Raises:
+            InputError: as `working`.
+        """
+        with self.working(), PeakMemory() as memory:
+            start, done = time.perf_counter(), False
             try:
                 yield
+                done = True
             finally:
                 seconds = round(time.perf_counter() - start, 3)
                 entry = {"stage": name, "seconds": seconds, "peak_anonymous_mb": memory.peak_mb}
-                self.append("timings.jsonl", entry)
+                try:
+                    self.append("timings.jsonl", entry)
+                except InputError:
+                    if done:  # else what went wrong before is what is told
+                        raise
 
     def cost(self) -> dict[str, Any]:
         """Seconds per stage, over all sessions that worked on the run, and the peak memory."""

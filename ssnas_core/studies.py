@@ -105,20 +105,21 @@ class Run(RunData):
         }
         source = self.views()
         result: SearchResult
-        with self.folder.stage("search"):
-            if config.strategy == "bilevel":
-                recipe = self.recipe.search
-                result = bilevel(self.space, source, objective, config=recipe, **shared)
-            else:
-                recipe = self.recipe.random
-                result = random_search(self.space, source, objective, config=recipe, **shared)
-        lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
-        write_text(self.folder / "history.jsonl", lines)
-        if result.state:
-            save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
-        drawing = draw_genotype(result.genotype, self.space.features)
-        save_figure(drawing, self.folder / "genotype.png")
-        result.genotype.save(file)  # last: it says that the search is done
+        with self.folder.working():
+            with self.folder.stage("search"):
+                if config.strategy == "bilevel":
+                    recipe = self.recipe.search
+                    result = bilevel(self.space, source, objective, config=recipe, **shared)
+                else:
+                    recipe = self.recipe.random
+                    result = random_search(self.space, source, objective, config=recipe, **shared)
+            lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
+            write_text(self.folder / "history.jsonl", lines)
+            if result.state:
+                save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
+            drawing = draw_genotype(result.genotype, self.space.features)
+            save_figure(drawing, self.folder / "genotype.png")
+            result.genotype.save(file)  # last: it says that the search is done
         return result.genotype
 
     def pretrain(self) -> dict[str, Tensor]:
@@ -237,8 +238,8 @@ class Run(RunData):
             logits = predict(model.to(self.device), self.source(), test)
             labels = prepared.dataset.labels()[test.numpy()]
             found = scoring.scores(scoring.probabilities(logits), labels, trained["threshold"])
-        result = {**{name: trained[name] for name in _TOLD}, **found}
-        write_json(file, result)
+            result = {**{name: trained[name] for name in _TOLD}, **found}
+            write_json(file, result)
         return result
 
     def run(self) -> dict[str, Any]:
@@ -251,18 +252,19 @@ class Run(RunData):
         file = self.folder / "metrics.json"
         if file.exists():
             return read_json(file)
-        with self.folder.released_by(InputError):
-            for ratio in self.config.label_ratio:
-                self.part(ratio)  # nothing is computed for a ratio that leaves no labels
-        genotype = self.search()
-        cells = [
-            self.evaluate(method, ratio)
-            for ratio in self.config.label_ratio
-            for method in self.methods
-        ]
-        result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
-        result["data"] = self.prepared.counts()
-        write_json(file, result)
+        with self.folder.working():
+            with self.folder.released_by(InputError):
+                for ratio in self.config.label_ratio:
+                    self.part(ratio)  # nothing is computed for a ratio that leaves no labels
+            genotype = self.search()
+            cells = [
+                self.evaluate(method, ratio)
+                for ratio in self.config.label_ratio
+                for method in self.methods
+            ]
+            result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
+            result["data"] = self.prepared.counts()
+            write_json(file, result)
         return result
 
     def _cell(self, method: str, ratio: float) -> Path:

@@ -212,8 +212,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state dicts of `parts` and the history to `path`, atomically."""
     states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_path(path) as temporary:
-        torch.save({**states, **more, "history": json.dumps(history)}, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # whose errors have numbers
+        torch.save({**states, **more, "history": json.dumps(history)}, file)
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:

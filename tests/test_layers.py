@@ -18,7 +18,7 @@ PACKAGE = "ssnas_core"
 # import each other, but never in a circle.
 LAYERS = (
     {"errors"},
-    {"files"},
+    {"files", "_locks"},
     {"genotype", "metrics", "modalities", "ops", "augment", "downloads", "_contrastive"},
     {"datasets", "backbones"},
     {"sources"},

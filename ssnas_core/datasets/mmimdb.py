@@ -28,6 +28,7 @@ from typing import Any, cast
 
 from tqdm.auto import tqdm
 
+from ssnas_core._locks import alone_in
 from ssnas_core.datasets._genres import GENRES
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.errors import InputError
@@ -211,42 +212,42 @@ def _report(skipped: Mapping[str, str], listed: int) -> None:
 
 def _oversized(root: Path) -> dict[str, int]:
     """File name -> size of the members that unpacking left out for their size."""
-    if not (root / _MARKER).is_file():
-        return {}
-    marker = read_json(root / _MARKER)
-    if not isinstance(marker, dict) or marker.get("done") is not True:
-        raise InputError(
-            f"{root} is an interrupted unpack; expected a finished one, "
-            "read the archive again to redo it."
-        )
-    return marker.get("oversized") or {}
+    marker = _marker(root)
+    if marker is not None and marker.get("done") is not True:
+        told = "an interrupted unpack; expected a finished one, read the archive again to redo it."
+        raise InputError(f"{root} is {told}")
+    return (marker or {}).get("oversized") or {}
 
 
 def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
     """Unpack into `root` unless the marker there says that this archive already is.
 
-    The marker is written as unfinished first and as done last, so a killed
-    unpack is redone; several processes may unpack the same archive at once.
+    The marker is written as unfinished first and as done last, so a killed unpack is redone.
     """
     try:
         status = archive.stat()
         identity = {"format": 1, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-        marker = read_json(root / _MARKER) if (root / _MARKER).is_file() else None
-        if marker is None:
-            if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
-                raise InputError(
-                    f"cannot unpack {archive}: {root} holds other files; expected an empty or "
-                    "new folder, pass another as unpack_to."
-                )
-        elif not isinstance(marker, dict) or marker.get("archive") != identity:
-            shutil.rmtree(root / "dataset", ignore_errors=True)  # of another archive
-            (root / "split.json").unlink(missing_ok=True)
-        elif marker.get("done") is True:
+        files = root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir())
+        marker = _marker(root)  # looked for after them, as it is written before
+        if files and marker is None:
+            raise InputError(
+                f"cannot unpack {archive}: {root} holds other files; expected an empty or "
+                "new folder, pass another as unpack_to."
+            )
+        whole = {"archive": identity, "done": True}
+        if marker and whole.items() <= marker.items():
             return
-        write_json(root / _MARKER, {"archive": identity, "done": False})
-        (root / "dataset").mkdir(exist_ok=True)
-        oversized = _unpack(archive, root, progress)
-        write_json(root / _MARKER, {"archive": identity, "done": True, "oversized": oversized})
+        with alone_in(root, "unpacking into", wait=True):
+            marker = _marker(root)
+            if marker and whole.items() <= marker.items():
+                return  # by the process that was waited for
+            if marker is not None and marker.get("archive") != identity:
+                shutil.rmtree(root / "dataset", ignore_errors=True)  # of another archive
+                (root / "split.json").unlink(missing_ok=True)
+            write_json(root / _MARKER, {"archive": identity, "done": False})
+            (root / "dataset").mkdir(exist_ok=True)
+            whole["oversized"] = _unpack(archive, root, progress)
+            write_json(root / _MARKER, whole)
     except InputError:
         raise
     except (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError) as error:
@@ -259,6 +260,12 @@ def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
             f"cannot unpack {archive} into {root} ({error.strerror or error}); "
             "pass a folder that can be written as unpack_to."
         ) from error
+
+
+def _marker(root: Path) -> dict[str, Any] | None:
+    """What the marker of an unpacked folder says, {} if that is something else; None without."""
+    marker = read_json(root / _MARKER) if (root / _MARKER).is_file() else None
+    return marker if isinstance(marker, dict | None) else {}
 
 
 def _unpack(archive: Path, root: Path, progress: bool) -> dict[str, int]:

@@ -33,7 +33,7 @@ from ssnas_core.augment import (
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.errors import InputError
 from ssnas_core.features.store import STORE_VERSION, FeatureStore, progress_path
-from ssnas_core.files import read_json, write_json
+from ssnas_core.files import read_json, reserve, told_where, write_json
 from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,8 @@ def _allocate(
 ) -> dict[str, np.memmap]:
     """Create the arrays, or open them where chunks are done already."""
     size = 2 * rows * sum(math.prod(shape) for shape in shapes.values())
-    folder.mkdir(parents=True, exist_ok=True)
+    with told_where(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     missing = size * max(0, rows - done * CHUNK) / rows
     free = shutil.disk_usage(folder).free
     log.info("feature store %s: %.1f MB for %d samples", folder, size / 1e6, rows)
@@ -268,6 +269,8 @@ def _allocate(
             arrays[name] = np.load(path, mmap_mode="r+")
         else:
             arrays[name] = np.lib.format.open_memmap(path, "w+", np.float16, (rows, *shape))
+            with told_where(path):
+                reserve(path)
     return arrays
 
 

@@ -23,7 +23,7 @@ from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.errors import InputError
 from ssnas_core.features.extract import Taps
 from ssnas_core.features.store import draw_views
-from ssnas_core.files import atomic_path
+from ssnas_core.files import atomic_path, reserve
 from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator, read_memmap
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class LiveInputs:
         shape = (len(texts), 1 + (self.views or 0), *example.shape[1:])
         with atomic_path(path) as temporary:
             rows = np.lib.format.open_memmap(temporary, "w+", example.dtype, shape)
+            reserve(temporary)
             for view in tqdm(range(shape[1]), desc="vectorising", disable=not progress):
                 draws = seed_draws(len(texts), generator)
                 seen = apply_text(texts, self.augment.text, draws) if view else texts
