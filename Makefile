@@ -8,7 +8,7 @@ export SSNAS_REPOSITORY := $(REPOSITORY)
 export SSNAS_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help env book students refresh test browser wheel check demo clean
+.PHONY: help env book students refresh test browser wheel bench check demo clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ wheel: $(ENV) ## the wheel in an environment of its own, outside of the checkout
 	$(PYTHON) -m venv build/wheel/env
 	build/wheel/env/bin/python -m pip install --quiet build/wheel/*.whl
 	cd build/wheel && env/bin/python -I $(CURDIR)/tests/outside.py .
+
+bench: $(ENV) ## seconds of a search step, beside a loop oracle and the matrix-product rate
+	OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/bench.py
 
 check: $(ENV) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif isinstance(old, bool):
                 changed = [not old]
             elif isinstance(old, str):
-                changed = [{"step": "epoch"}.get(old, old + "x")]
+                changed = [{"step": "epoch", "pairs": "released"}.get(old, old + "x")]
             elif isinstance(old, tuple):
                 changed = [old[::-1]]
             elif old is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from ssnas_core.ops import (
     attention,
     glu,
 )
+from ssnas_core.spaces._mixing import ReluDropout, mix
 
 Pair = tuple[int, int]
 Step = tuple[str, Pair]  # a primitive and two states of the cell
@@ -41,6 +43,7 @@ class FusionConfig:
     steps: int = 1  # operations inside one cell
     dropout: float = 0.1
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
 
     def __post_init__(self) -> None:
         for name in ("channels", "length", "cells", "steps"):
@@ -48,6 +51,10 @@ class FusionConfig:
                 raise InputError(f"FusionConfig.{name} must be >= 1, got {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
+        if self.relaxation not in ("pairs", "released"):
+            raise InputError(
+                f"FusionConfig.relaxation must be 'pairs' or 'released', got {self.relaxation!r}."
+            )
         if not 0 <= self.modality_dropout <= 1:
             raise InputError(
                 f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
@@ -66,15 +73,15 @@ class Stem(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_channels, channels, bias=False)
         self.norm = nn.BatchNorm1d(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ReluDropout(dropout)
 
     def forward(self, feature: Tensor) -> Tensor:
         hidden = self.linear(feature)
-        return self.dropout(self.norm(hidden.flatten(0, 1)).relu()).view_as(hidden)
+        return self.dropout(self.norm(hidden.flatten(0, 1))).view_as(hidden)
 
 
 class FusionStems(nn.Module):
-    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, P, C)."""
 
     def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()
@@ -94,7 +101,7 @@ class FusionStems(nn.Module):
                     f"feature {name} has {feature.shape[1]} positions, the fusion network "
                     f"expects 1 or {self.length}; set FusionConfig.length to the store's length."
                 )
-            hidden.append(feature.expand(-1, self.length, -1))
+            hidden.append(feature)
         return hidden
 
 
@@ -109,6 +116,20 @@ def ordered_pairs(beta: Tensor) -> Tensor:
     scores = beta[0][:, None] + beta[1][None, :]
     diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     return scores.masked_fill(diagonal, -torch.inf).flatten().softmax(0).view_as(scores)
+
+
+def pair_labels(
+    config: FusionConfig, features: Sequence[str], primitives: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """What each entry of each of `FusionSupernet`'s logit vectors stands for."""
+    names: dict[str, tuple[str, ...]] = {}
+    for cell in range(config.cells):
+        names[f"alpha_{cell}"] = (*(f"cell_{earlier}" for earlier in range(cell)), *features)
+        for step in range(config.steps):
+            states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
+            slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
+            names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": tuple(primitives)}
+    return names
 
 
 class FusionSupernet(nn.Module):
@@ -147,19 +168,16 @@ class FusionSupernet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
-        # (F, N, L, C); every predecessor's share in x and in y is one row of a product
-        states = torch.stack(self.stems(features))
+        states = self.stems(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             tables = self.get_buffer(f"_pairs_{index}")
             alpha = self.logits[f"alpha_{index}"]
-            shares = (tables @ alpha).sum(0).softmax(0) @ tables  # (2, E)
-            mixed = (shares[:, index:] @ states.flatten(1)).view(2, *states.shape[1:])
-            for earlier, output in enumerate(outputs):
-                mixed = mixed + shares[:, earlier].view(2, 1, 1, 1) * output
+            shares = (tables @ alpha).sum(0).softmax(0) @ tables  # (2, E), in x and in y
+            x, y = mix(shares, [*outputs, *states], self.config.length)
             betas = [self.logits[f"beta_{index}_{s}"] for s in range(self.config.steps)]
             gammas = [self.logits[f"gamma_{index}_{s}"] for s in range(self.config.steps)]
-            outputs.append(cell(mixed[0], mixed[1], betas, gammas))
+            outputs.append(cell(x, y, betas, gammas))
         return torch.stack(outputs, 1).flatten(1)
 
 
@@ -176,7 +194,8 @@ class _Output(nn.Module):
         self.norm = nn.LayerNorm(config.channels)
 
     def forward(self, steps: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return self.norm(self.project(torch.cat(list(steps), -1)) + x + y)
+        joined = steps[0] if len(steps) == 1 else torch.cat(list(steps), -1)
+        return self.norm(self.project(joined) + x + y)
 
 
 class _RelaxedStep(nn.Module):
@@ -191,15 +210,14 @@ class _RelaxedStep(nn.Module):
             self.add_module(name, _made(name, operators, config.channels))
 
     def forward(self, states: Sequence[Tensor], beta: Tensor, gamma: Tensor) -> Tensor:
+        length = states[0].shape[1]
         ordered = ordered_pairs(beta)
-        query, value = _mix(ordered.sum(1), states), _mix(ordered.sum(0), states)
-        # Primitives that do not tell x from y see each unordered pair in one order.
-        unordered = (ordered + ordered.T).triu(1)
-        x, y = (
-            (states[0], states[1])  # one pair only, of weight 1
-            if len(states) == 2
-            else (_mix(unordered.sum(1), states), _mix(unordered.sum(0), states))
-        )
+        query, value = mix(torch.stack((ordered.sum(1), ordered.sum(0))), states, length)
+        x, y = states[:2]  # one pair only, of weight 1
+        if len(states) > 2:
+            # Primitives that do not tell x from y see each unordered pair in one order.
+            pairs = (ordered + ordered.T).triu(1)
+            x, y = mix(torch.stack((pairs.sum(1), pairs.sum(0))), states, length)
         linears = (self.LinearGLU.linear, self.ConcatFC.linear)
         width = x.shape[-1]
         hidden = F.linear(
@@ -207,16 +225,13 @@ class _RelaxedStep(nn.Module):
             torch.cat([linear.weight for linear in linears]),
             torch.cat([linear.bias for linear in linears]),
         )
+        gates, dense = hidden.split((2 * width, width), -1)
+        results = [x + y, attention(query, value), glu(gates), dense.relu()]
         weights = gamma.softmax(0)
-        result = (
-            weights[1] * (x + y)
-            + weights[2] * attention(query, value)
-            + weights[3] * glu(hidden[..., : 2 * width])
-            + weights[4] * hidden[..., 2 * width :].relu()
-        )
-        for weight, name in zip(weights[len(PRIMITIVES) :], self._further, strict=True):
-            result = result + weight * _applied(self.get_submodule(name), name, query, value)
-        return result
+        results += [
+            _applied(self.get_submodule(name), name, query, value) for name in self._further
+        ]
+        return mix(weights[None, 1:], results, length)[0]
 
 
 def _made(name: str, operators: Mapping[str, Factory], channels: int) -> nn.Module:
@@ -256,14 +271,6 @@ class _RelaxedCell(nn.Module):
         return self.output(states[2:], x, y)
 
 
-def _mix(weights: Tensor, states: Sequence[Tensor]) -> Tensor:
-    """Weighted sum of tensors of one shape; `weights` is (len(states),)."""
-    mixed = weights[0] * states[0]
-    for weight, state in zip(weights[1:], states[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight, state)
-    return mixed
-
-
 class FusionNetwork(nn.Module):
     """The network of one genotype; it reads only the features that the genotype uses.
 
@@ -296,9 +303,10 @@ class FusionNetwork(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
-        states: dict[int | str, Tensor] = dict(
-            zip(self.features, self.stems(features), strict=True)
-        )
+        states: dict[int | str, Tensor] = {
+            name: state.expand(-1, self.stems.length, -1)
+            for name, state in zip(self.features, self.stems(features), strict=True)
+        }
         for index, cell in enumerate(self.cells):
             first, second = self._pairs[index]
             states[index] = cell(states[first], states[second])

@@ -45,7 +45,14 @@ from ssnas_core.spaces._fusion_nets import (
     Stem,
     Step,
     ordered_pairs,
+    pair_labels,
     pair_scores,
+)
+from ssnas_core.spaces._released import (
+    ReleasedSupernet,
+    check_released,
+    derive_released,
+    released_labels,
 )
 
 __all__ = ["FusionConfig", "FusionNetwork", "FusionSpace", "FusionSupernet", "Stem"]
@@ -64,7 +71,7 @@ class FusionSpace:
 
     Raises:
         InputError: fewer than two features, or an operator whose name is taken or
-            is no identifier.
+            is no identifier; or what the released relaxation does not know.
     """
 
     name = "fusion"
@@ -86,6 +93,8 @@ class FusionSpace:
             raise InputError(
                 f"a fusion space needs at least two features, got {list(self.features)}."
             )
+        if self.config.relaxation == "released":
+            check_released(self.config, self.operators, self.features)
         self.pairs = tuple(
             tuple(itertools.combinations(range(len(self.predecessors(cell))), 2))
             for cell in range(self.config.cells)
@@ -129,8 +138,10 @@ class FusionSpace:
             if self._distinct(cells) and self._form(cells).cells == cells:
                 yield self._genotype(cells)
 
-    def supernet(self) -> FusionSupernet:
+    def supernet(self) -> FusionSupernet | ReleasedSupernet:
         """All choices at once, with fresh weights and small random logits (torch's global seed)."""
+        if self.config.relaxation == "released":
+            return ReleasedSupernet(self.channels, self.config)
         return FusionSupernet(self.channels, self.pairs, self.config, self.operators)
 
     def build(self, genotype: Genotype) -> FusionNetwork:
@@ -197,7 +208,12 @@ class FusionSpace:
         return network
 
     def one_hot(self, genotype: Genotype, scale: float = 200.0) -> dict[str, Tensor]:
-        """Logits under which the relaxation is `genotype`: `scale` on each choice, 0 elsewhere."""
+        """Logits under which the relaxation is `genotype`: `scale` on each choice, 0 elsewhere.
+        Raises:
+            InputError: the released relaxation, which has none.
+        """
+        if self.config.relaxation == "released":
+            raise InputError("the released relaxation is no one genotype's network at any logits.")
         logits = {}
         for cell, (pair, steps) in enumerate(self._cells(genotype)):
             alpha = torch.zeros(len(self.predecessors(cell)))
@@ -213,17 +229,14 @@ class FusionSpace:
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """What each entry of each logit vector stands for, for tables and plots."""
-        names = {}
-        for cell in range(self.config.cells):
-            names[f"alpha_{cell}"] = self.predecessors(cell)
-            for step in range(self.config.steps):
-                states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
-                slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
-                names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": self.primitives}
-        return names
+        if self.config.relaxation == "released":
+            return released_labels(self.config, self.features)
+        return pair_labels(self.config, self.features, self.primitives)
 
     def _argmax(self, logits: Mapping[str, Tensor]) -> list[Cell]:
         """The mode: per cell the best pair, no pair twice (best total), and per step the best."""
+        if self.config.relaxation == "released":
+            return derive_released(logits, self.config, len(self.features))
         from scipy.optimize import linear_sum_assignment
 
         # Pairs by name, so that "the same pair" means the same in every cell.
@@ -272,36 +285,34 @@ class FusionSpace:
 
     def _cells(self, genotype: Genotype) -> list[Cell]:
         """The choices behind `genotype`, checked."""
-        wrong = "is not a genotype of this space"
+        wrong = f"{genotype!s:.300} is not a genotype of this space"
         if genotype.space != self.name:
-            raise InputError(f"{genotype} {wrong}: expected {self.name}, got {genotype.space}.")
+            raise InputError(f"{wrong}: expected {self.name}, got {genotype.space}.")
         unknown = set(genotype.features) - set(self.features)
         if unknown:
             raise InputError(
-                f"{genotype} {wrong}: it uses {sorted(unknown)}; "
+                f"{wrong}: it uses {str(sorted(unknown))[:200]}; "
                 f"the features are {', '.join(self.features)}."
             )
         per_cell = self.config.steps + (self.config.steps > 1)
         if len(genotype.nodes) != self.config.cells * per_cell:
             raise InputError(
-                f"{genotype} {wrong}: expected {self.config.cells} cells of "
+                f"{wrong}: expected {self.config.cells} cells of "
                 f"{self.config.steps} steps, got {len(genotype.nodes)} nodes."
             )
         cells: list[Cell] = []
         for cell in range(self.config.cells):
             nodes = genotype.nodes[cell * per_cell : cell * per_cell + self.config.steps]
             names = self.predecessors(cell)
-            cells.append(self._cell(genotype, nodes, names, f"{wrong}, at cell_{cell}"))
+            cells.append(self._cell(nodes, names, f"{wrong}, at cell_{cell}"))
         form = self._genotype(self._form(cells).cells)
         if form != genotype:
-            raise InputError(f"{genotype} is not in canonical form; write {form}.")
+            raise InputError(f"{genotype!s:.300} is not in canonical form; write {form!s:.300}.")
         if not self._distinct(cells):
-            raise InputError(f"{genotype} {wrong}: two cells share the same pair of inputs.")
+            raise InputError(f"{wrong}: two cells share the same pair of inputs.")
         return cells
 
-    def _cell(
-        self, genotype: Genotype, nodes: Sequence[Node], names: Sequence[str], wrong: str
-    ) -> Cell:
+    def _cell(self, nodes: Sequence[Node], names: Sequence[str], wrong: str) -> Cell:
         """The choices behind the steps of one cell."""
         inputs = nodes[0].inputs
         states = sorted({name for name in inputs if name in names}, key=names.index)
@@ -317,8 +328,8 @@ class FusionSpace:
                 known = ", ".join(states if len(states) > 1 else names)
                 primitives = ", ".join(self.primitives[1:])
                 raise InputError(
-                    f"{genotype} {wrong}: expected {primitives} of two different inputs "
-                    f"among {known}; got {node}."
+                    f"{wrong}: expected {primitives} of two different inputs "
+                    f"among {known[:300]}; got {node!s:.200}."
                 )
             steps.append((node.operator, (chosen[0], chosen[1])))
             states.append(node.name)

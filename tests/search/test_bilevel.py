@@ -131,8 +131,8 @@ def test_first_order_search_is_the_plain_loop_bit_for_bit(space, source, objecti
         model = nn.Sequential(net, objective.head(space.width))
     logits = list(net.logits.values())
     weights = [p for p in model.parameters() if not any(p is one for one in logits)]
-    by_weights = torch.optim.Adam(weights, weight_decay=1e-4)
-    by_logits = torch.optim.Adam(logits, lr=0.01, betas=(0.5, 0.999), weight_decay=1e-3)
+    by_weights = torch.optim.Adam(weights, weight_decay=1e-4, fused=True)
+    by_logits = torch.optim.Adam(logits, lr=0.01, betas=(0.5, 0.999), weight_decay=1e-3, fused=True)
     for epoch in range(3):
         with seeded(5, epoch + 1) as generator:
             # an epoch is as long in both parts; the order of train is drawn first, then dev's
