@@ -35,11 +35,12 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
         )
     if not temperature > 0:
         raise InputError(f"temperature must be > 0, got {temperature}; SimCLR uses 0.1 to 1.")
-    rows = F.normalize(torch.cat((first, second)).float())
-    similarity = rows @ rows.T / temperature
-    similarity.fill_diagonal_(-torch.inf)
-    partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-    return F.cross_entropy(similarity, partner)
+    with torch.autocast(first.device.type, enabled=False):  # whatever the network's precision
+        rows = F.normalize(torch.cat((first, second)).float())
+        similarity = rows @ rows.T / temperature
+        similarity.fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
+        return F.cross_entropy(similarity, partner)
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ssnas_core._prepared_files import stored_columns
+from ssnas_core._processes import by_first
+from ssnas_core._typed import typed
 from ssnas_core.datasets._saved import load_dataset, save_dataset
 from ssnas_core.errors import InputError
 from ssnas_core.features import FeatureStore, LiveFeatures
-from ssnas_core.files import read_fields, write_json
+from ssnas_core.files import read_fields, read_name, write_json
 from ssnas_core.methods import Scoring, methods_of
 from ssnas_core.objectives import OnDevice, Source, Supervised
-from ssnas_core.preparation import Prepared, prepare, stored_columns
+from ssnas_core.preparation import Prepared, prepare
 from ssnas_core.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.runs import RunFolder, pick_device
 from ssnas_core.sources import form_of
@@ -45,9 +48,10 @@ class RunData:
         begun = (Path(out) / "config.json").exists()  # it may need its data no more
         if isinstance(data, Path) and not is_in_memory(data) and not begun:
             form_of(data)  # a mistaken path is told before the folder is taken
-        self.folder = RunFolder(out, config.plain())
+        self.folder = RunFolder(out, config.plain(), _complete)
         if store is None and (self.folder / "store.json").exists():
-            store = Path(read_fields(self.folder / "store.json", "store")["store"])
+            named = read_fields(self.folder / "store.json", "store")["store"]
+            store = Path(typed(str, named, f"{self.folder / 'store.json'}: store"))
         self.store = Path(store) if store is not None else Path(out) / "store"
         self.progress = progress
         self._prepared: Prepared | None = None
@@ -61,50 +65,61 @@ class RunData:
     def prepared(self) -> Prepared:
         """Features of the data; computed at the first use, ever."""
         if self._prepared is None:
-            data = self.config.data
-            note, records = self.folder / "prepared.json", self.folder / "dataset.json"
-            name = read_fields(note, "folder")["folder"] if note.exists() else None
-            if name is None or not (self.store / name).is_dir():
-                if is_in_memory(data):
-                    raise InputError(
-                        f"the features of {self.folder.path} are not in {self.store}, and its data "
-                        "was in memory; give the --store that it was made with, or Run the data."
-                    )
-                if name is not None:
-                    _LOG.warning(
-                        "the features of %s are not in %s; preparing them there anew, from %s",
-                        self.folder.path,
-                        self.store,
-                        data,
-                    )
-                with self.folder.working():
-                    with self.folder.released_by(InputError), self.folder.stage("prepare"):
-                        made = prepare(
-                            data,
-                            self.store,
-                            self.recipe.prepare,
-                            device=self.device,
-                            progress=self.progress,
-                        )
-                    if name is None:
-                        name = made.folder.name
-                        save_dataset(made.dataset, records)
-                        features = {
-                            "channels": made.store.channels,
-                            "positions": made.store.positions,
-                        }
-                        write_json(note, {"folder": name, **features})
-                    elif name != made.folder.name:
-                        raise InputError(
-                            f"{data} is no longer the data that {self.folder.path} began "
-                            "with; restore it, or give another --out."
-                        )
+            name = by_first(self._prepare)
             home = self.store / name
             store = FeatureStore.open(home / "features")
+            records = self.folder / "dataset.json"
             dataset = load_dataset(records, stored_columns(home))
+            if len(store) != len(dataset):
+                raise InputError(
+                    f"{records} has {len(dataset)} records, the features in {home} are of "
+                    f"{len(store)}; restore it, or make the run anew."
+                )
             self._prepared = Prepared(home, dataset, store, self.recipe.prepare)
-            self._remember_store()
+            by_first(self._remember_store)
         return self._prepared
+
+    def _prepare(self) -> str:
+        """Compute and note what is missing; the name of the prepared folder in the store."""
+        data = self.config.data
+        note = self.folder / "prepared.json"
+        name = read_name(note, "folder") if note.exists() else None
+        if name is None or not (self.store / name).is_dir():
+            if is_in_memory(data):
+                raise InputError(
+                    f"the features of {self.folder.path} are not in {self.store}, and its data "
+                    "was in memory; give the --store that it was made with, or Run the data."
+                )
+            if name is not None:
+                _LOG.warning(
+                    "the features of %s are not in %s; preparing them there anew, from %s",
+                    self.folder.path,
+                    self.store,
+                    data,
+                )
+            with self.folder.working():
+                with self.folder.released_by(InputError), self.folder.stage("prepare"):
+                    made = prepare(
+                        data,
+                        self.store,
+                        self.recipe.prepare,
+                        device=self.device,
+                        progress=self.progress,
+                    )
+                if name is None:
+                    name = made.folder.name
+                    save_dataset(made.dataset, self.folder / "dataset.json")
+                    features = {
+                        "channels": made.store.channels,
+                        "positions": made.store.positions,
+                    }
+                    write_json(note, {"folder": name, **features})
+                elif name != made.folder.name:
+                    raise InputError(
+                        f"{data} is no longer the data that {self.folder.path} began "
+                        "with; restore it, or give another --out."
+                    )
+        return name
 
     def _remember_store(self) -> None:
         """Leave a note of a store outside of the run folder, for commands that do not name it."""
@@ -153,3 +168,8 @@ class RunData:
         """What an `encoder` reads: stored features, or live inputs of backbones trained along."""
         live = self.config.backbones == "trained"
         return OnDevice(self.prepared.live() if live else self.prepared.store, self.device)
+
+
+def _complete(told: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a folder, with the settings that were added since it was made."""
+    return RunConfig.from_plain(told).plain()

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._processes import batch_mean
+
 
 def is_modality(name: str) -> bool:
     """Whether a modality may have this name, which becomes that of features and of modules."""
@@ -55,5 +57,5 @@ def drop_modality(
         value = features[name]
         gone = (lost == modalities.index(modality_of(name))).to(value.device)
         gone = gone.view(-1, *[1] * (value.ndim - 1))
-        result[name] = torch.where(gone, value.mean(0, keepdim=True), value)
+        result[name] = torch.where(gone, batch_mean(value), value)
     return result

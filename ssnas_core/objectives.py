@@ -3,6 +3,9 @@
 An objective knows nothing of spaces: a model is anything that maps a dict of
 inputs to (N, D). It draws from a source the views that it wants, and the
 contrastive one holds no labels, so a search by it cannot see them.
+
+Where several processes work together (`_processes`), a model sees this process's
+share of the samples and the loss is that of all.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssnas_core._contrastive import alignment, effective_rank, match_rate, nt_xent, uniformity
+from ssnas_core._processes import gathered, share
 from ssnas_core.errors import InputError
 from ssnas_core.modalities import modality_of
 
@@ -46,9 +50,18 @@ class Source(Protocol):
         ...
 
     def augmented(
-        self, indices: Tensor, generator: torch.Generator, count: int = 2
+        self,
+        indices: Tensor,
+        generator: torch.Generator,
+        count: int = 2,
+        *,
+        part: slice = slice(None),
     ) -> Sequence[dict[str, Tensor]]:
-        """`count` jointly augmented views of the samples, each like `clean`'s dict."""
+        """`count` jointly augmented views of the samples, each like `clean`'s dict.
+
+        Chance is drawn for all samples; then only those in `part` are read. A source
+        for one process alone can do without `part`: it is given where there are several.
+        """
         ...
 
 
@@ -56,7 +69,8 @@ class OnDevice:
     """A source whose inputs are moved to a device as they are drawn."""
 
     def __init__(self, source: Source, device: torch.device | str) -> None:
-        self.source = source
+        place = getattr(source, "to", None)  # a feature store may keep all that it holds there
+        self.source: Source = source if place is None else place(device)
         self.device = device
 
     def clean(self, indices: Tensor) -> dict[str, Tensor]:
@@ -64,10 +78,16 @@ class OnDevice:
         return self._move(self.source.clean(indices))
 
     def augmented(
-        self, indices: Tensor, generator: torch.Generator, count: int = 2
+        self,
+        indices: Tensor,
+        generator: torch.Generator,
+        count: int = 2,
+        *,
+        part: slice = slice(None),
     ) -> list[dict[str, Tensor]]:
         """As `Source.augmented`."""
-        return [self._move(view) for view in self.source.augmented(indices, generator, count)]
+        views = _drawn(self.source, indices, generator, count, part)
+        return [self._move(view) for view in views]
 
     def _move(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in inputs.items()}
@@ -118,7 +138,7 @@ class Contrastive:
     ) -> Tensor:
         """NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
         both = _two_views(source, indices, generator)
-        return self._of(model(both))
+        return self._of(gathered(model(both), len(indices), 2))
 
     def _of(self, projections: Tensor) -> Tensor:
         """NT-Xent of rows (2N, D) whose first half are the first views."""
@@ -193,11 +213,12 @@ class Supervised:
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Mean cross-entropy (binary, per class, for several labels) of the samples."""
+        part = share(len(indices))
         if self.augment:
-            (features,) = source.augmented(indices, generator, 1)
+            (features,) = _drawn(source, indices, generator, 1, part)
         else:
-            features = source.clean(indices)
-        return self._of(model(features), indices)
+            features = source.clean(indices[part])
+        return self._of(gathered(model(features), len(indices)), indices)
 
     def _of(self, logits: Tensor, indices: Tensor) -> Tensor:
         """Mean cross-entropy of logits (n, K) for the labels of the samples `indices` (n,)."""
@@ -281,14 +302,15 @@ class Hybrid:
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
-        projections, logits = model(_two_views(source, indices, generator))
+        both = model(_two_views(source, indices, generator))
+        projections, logits = (gathered(part, len(indices), 2) for part in both)
         if self.weight == 0:
             return self.contrastive._of(projections)
         known = torch.isin(indices, self.labelled.to(indices.device))
         rows = known.nonzero().flatten()
         if len(rows):
-            both = torch.cat((rows, rows + len(indices))).to(logits.device)
-            supervised = self.supervised._of(logits[both], indices[rows].repeat(2))
+            twice = torch.cat((rows, rows + len(indices))).to(logits.device)
+            supervised = self.supervised._of(logits[twice], indices[rows].repeat(2))
         else:
             supervised = 0.0 * logits.sum()
         if self.weight == 1:
@@ -307,6 +329,34 @@ class Hybrid:
 
 
 def _two_views(source: Source, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two views of each of N samples as 2N rows, all first views before all second ones."""
-    first, second = source.augmented(indices, generator, 2)
-    return {name: torch.cat((first[name], second[name])) for name in first}
+    """Two views of each of N samples as 2N rows, all first views before all second ones.
+
+    Of several processes each gets its share of the samples.
+    """
+    first, second = _drawn(source, indices, generator, 2, share(len(indices)))
+    return {name: _joined(first[name], second[name]) for name in first}
+
+
+def _drawn(
+    source: Source, indices: Tensor, generator: torch.Generator, count: int, part: slice
+) -> Sequence[dict[str, Tensor]]:
+    """Views of the samples in `part`, from the draws for all of them."""
+    if part == slice(None):
+        return source.augmented(indices, generator, count)
+    return source.augmented(indices, generator, count, part=part)
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    """The rows of both; not copied where they lie one behind the other, as from a store."""
+    behind = first.storage_offset() + first.numel()
+    if (
+        first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        and second.storage_offset() == behind
+        and first.shape == second.shape
+        and first.is_contiguous()
+        and second.is_contiguous()
+        and first.dtype == second.dtype
+        and not (first.requires_grad or second.requires_grad)
+    ):
+        return first.as_strided((2 * len(first), *first.shape[1:]), first.stride())
+    return torch.cat((first, second))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ssnas_core._typed import typed
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.errors import InputError
 from ssnas_core.objectives import Contrastive
@@ -84,6 +85,9 @@ RECIPES: dict[str, Recipe] = {
 """Named recipes; `dataclasses.replace` varies one."""
 
 
+LATER = {"precision": "float32"}
+"""Settings that runs of older versions do not tell, with what was so then."""
+
 _IN_MEMORY = "dataset:"  # how the name of data begins that no path leads to
 
 
@@ -102,6 +106,8 @@ class RunConfig:
         backbones: kept frozen behind the feature store, or trained along in
             pretraining and fine-tuning.
         inherit: start pretraining from the supernet's weights.
+        precision: of the products in search, pretraining and fine-tuning, see
+            `ssnas_core.training.loss_of`; scores are computed in float32.
         recipe: sizes and schedules.
     """
 
@@ -113,6 +119,7 @@ class RunConfig:
     views: Literal["stored", "live"] = "stored"
     backbones: Literal["frozen", "trained"] = "frozen"
     inherit: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
 
     def __post_init__(self) -> None:
@@ -156,21 +163,19 @@ class RunConfig:
             InputError: fields missing, unknown or of another type.
         """
         try:
-            return _rebuild(cls, {name: values[name] for name in get_type_hints(cls)})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not a run configuration ({error!r}); make the run anew.") from error
+            hints = get_type_hints(cls)
+            data = typed(str, values.get("data"), "data")
+            hints.pop("data")
+            if not data.isprintable():
+                raise InputError(f"data: expected a path, got {data[:60]!a}.")
+            told = {**LATER, **values}
+            given = {name: typed(hint, told.get(name), name) for name, hint in hints.items()}
+            return cls(data=Path(data), **given)
+        except InputError as error:
+            reason = str(error).rstrip(".").removesuffix("; restore the file")
+            raise InputError(f"not a run configuration ({reason}); make the run anew.") from error
 
 
 def is_in_memory(data: Path | Dataset) -> bool:
     """Whether `data` is the name of a dataset that no path leads to, as a run's folder tells it."""
     return not isinstance(data, Dataset) and str(data).startswith(_IN_MEMORY)
-
-
-def _rebuild(kind: Any, value: Any) -> Any:
-    """A dataclass from `dataclasses.asdict` after JSON: tuples and paths come back as such."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        return kind(**{name: _rebuild(hints[name], item) for name, item in value.items()})
-    if isinstance(value, list):
-        return tuple(value)
-    return Path(value) if kind in (Path, Path | Dataset) else value

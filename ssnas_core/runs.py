@@ -11,14 +11,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ssnas_core._checked import MAX_JSON, parse_json, read_bytes
 from ssnas_core._locks import alone_in
+from ssnas_core._processes import by_first, place, processes
+from ssnas_core._typed import brief, typed
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, told_where, write_json
 
@@ -28,24 +32,51 @@ FORMAT = 2
 """Version of the run folder's layout."""
 
 
+_CHANGED = {
+    "threads": "this run began with %s threads and goes on with %d: what is computed now is "
+    "equal up to rounding, not bit for bit",
+    "processes": "this run began with %s processes and goes on with %d: chance inside networks "
+    "(dropout) is another one in what is computed now",
+}
+
+
 class RunFolder:
     """The folder `path` of a run with configuration `config`.
 
     Args:
         path: created where it does not exist.
         config: plain JSON values; all that decides the run's results.
+        complete: fills in what a folder of an older version does not tell, with what
+            was so then.
 
     Raises:
         InputError: the folder holds a run of another configuration or version,
             or something that is no run.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
         self.path = Path(path)
-        wanted = {"format": FORMAT, **json.loads(json.dumps(config))}
+        wanted = {"format": FORMAT, **_as_json(config)}
+        here = {"threads": torch.get_num_threads(), "processes": processes()}
+        by_first(lambda: self._claim(wanted, here, complete or dict))
+
+    def _claim(
+        self,
+        wanted: Mapping[str, Any],
+        here: Mapping[str, int],
+        complete: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        """Begin the run in the folder, or see that it is the same run."""
         file = self.path / "config.json"
         if file.exists():
-            found = self.config_of(self.path)
+            found = {"processes": 1, **self.config_of(self.path)}
+            with suppress(InputError):  # else what differs is told
+                found |= _as_json(complete(found))
             differing = _difference({key: found.get(key) for key in wanted}, wanted)
             if differing is not None:
                 name, old, new = differing
@@ -53,16 +84,17 @@ class RunFolder:
                     f"{self.path} holds a run with {name}={_short(old)}, not {_short(new)}; "
                     "give the same options to resume it, or another --out."
                 )
-            known = (found.get("threads"), found.get("threads_changed_to"))
-            if torch.get_num_threads() not in known:
-                log.warning(
-                    "this run began with %s threads and goes on with %d: what is computed now is "
-                    "equal up to rounding, not bit for bit",
-                    found.get("threads"),
-                    torch.get_num_threads(),
-                )
+            changed = {
+                f"{name}_changed_to": now
+                for name, now in here.items()
+                if now not in (found.get(name), found.get(f"{name}_changed_to"))
+            }
+            for name in here:
+                if f"{name}_changed_to" in changed:
+                    log.warning(_CHANGED[name], found.get(name), here[name])
+            if changed:
                 with suppress(InputError), self.working():  # else it is only looked at
-                    write_json(file, {**found, "threads_changed_to": torch.get_num_threads()})
+                    write_json(file, {**found, **changed})
         elif self.path.is_file() or (self.path.is_dir() and any(_visible(self.path))):
             raise InputError(
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
@@ -70,9 +102,9 @@ class RunFolder:
         else:
             with self.working():
                 if not (begun := file.exists()):  # by another process, just now
-                    write_json(file, {**wanted, "threads": torch.get_num_threads()})
+                    write_json(file, {**wanted, **here})
             if begun:
-                self.__init__(path, config)
+                self._claim(wanted, here, complete)
 
     @classmethod
     def config_of(cls, path: Path) -> dict[str, Any]:
@@ -88,7 +120,7 @@ class RunFolder:
         found = config.get("format") if isinstance(config, dict) else config
         if found != FORMAT:
             raise InputError(
-                f"{file}: expected a run of format {FORMAT}, got {str(found)[:20]!r}; make the run "
+                f"{file}: expected a run of format {FORMAT}, got {brief(found)!r}; make the run "
                 "anew, or use the version of ssnas that made it."
             )
         return config
@@ -114,7 +146,9 @@ class RunFolder:
         try:
             yield
         except mistakes:
-            if not any((self.path / name).exists() for name in ("checkpoint", "genotype.json")):
+            if place() == 0 and not any(
+                (self.path / name).exists() for name in ("checkpoint", "genotype.json")
+            ):
                 for name in ("prepared", "dataset", "store", "config"):
                     (self.path / f"{name}.json").unlink(missing_ok=True)
                 (self.path / "timings.jsonl").unlink(missing_ok=True)
@@ -135,17 +169,21 @@ class RunFolder:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The entries of the log `name`; a line cut short by a kill is left out."""
+        return [entry for entry in self._parsed(name) if isinstance(entry, dict)]
+
+    def broken_lines(self, name: str) -> int:
+        """How many lines of the log `name` are left out by `lines`."""
+        return sum(not isinstance(entry, dict) for entry in self._parsed(name))
+
+    def _parsed(self, name: str) -> list[Any]:
+        """What each line of the log `name` holds; None for one that is not JSON."""
         file = self.path / name
-        if not file.exists():
-            return []
-        entries = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        entries: list[Any] = []
+        for line in read_bytes(file, MAX_JSON).splitlines() if file.exists() else ():
             try:
-                entry = json.loads(line)
+                entries.append(parse_json(line))
             except ValueError:
-                continue
-            if isinstance(entry, dict):
-                entries.append(entry)
+                entries.append(None)
         return entries
 
     @contextmanager
@@ -155,17 +193,24 @@ class RunFolder:
         Raises:
             InputError: another one does, or the folder cannot be written.
         """
-        with alone_in(self.path, "working on", wait=False):
+        with ExitStack() as stack:
+            lock = alone_in(self.path, "working on", wait=False)
+            by_first(lambda: stack.enter_context(lock))
             yield
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block and watch its memory; both go to `timings.jsonl`, whatever happens.
 
+        Of several processes, those of the first.
+
         Raises:
             InputError: as `working`.
         """
         with self.working(), PeakMemory() as memory:
+            if place():
+                yield
+                return
             start, done = time.perf_counter(), False
             try:
                 yield
@@ -183,12 +228,24 @@ class RunFolder:
         """Seconds per stage, over all sessions that worked on the run, and the peak memory."""
         seconds: dict[str, float] = {}
         peaks = [0.0]
-        for entry in self.lines("timings.jsonl"):
-            if not {"stage", "seconds", "peak_anonymous_mb"} <= entry.keys():
+        name = "timings.jsonl"
+        for entry in self.lines(name):
+            try:
+                told = typed(_Timing, entry, name)
+            except InputError:
                 continue  # edited by hand
-            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0) + entry["seconds"], 3)
-            peaks.append(entry["peak_anonymous_mb"] or 0.0)
+            seconds[told.stage] = round(seconds.get(told.stage, 0) + told.seconds, 3)
+            peaks.append(told.peak_anonymous_mb or 0.0)
         return {"seconds": seconds, "peak_anonymous_mb": max(peaks)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    """A line of `timings.jsonl`."""
+
+    stage: str
+    seconds: float
+    peak_anonymous_mb: float | None
 
 
 class PeakMemory:
@@ -237,6 +294,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot use device {name!r} ({reason}); use cpu or auto.") from error
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are after writing and reading them: lists for tuples."""
+    return json.loads(json.dumps(values))
 
 
 def _visible(folder: Path) -> list[Path]:

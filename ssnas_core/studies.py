@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._cells import FACTS, read_result, read_tested, read_trained
+from ssnas_core._checkpoints import restore
 from ssnas_core._look import save as save_figure
+from ssnas_core._processes import by_first, place
 from ssnas_core._run_data import RunData
+from ssnas_core._shapes import check_shapes
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.errors import InputError
 from ssnas_core.files import (
     load_tensors,
     read_fields,
-    read_json,
     save_tensors,
     write_json,
     write_text,
@@ -35,13 +39,15 @@ from ssnas_core.objectives import Hybrid, Objective
 from ssnas_core.plots import draw_genotype
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.search.random import random_search
-from ssnas_core.training import fit, predict, restore, seeded
-
-_TOLD = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")  # of a cell
+from ssnas_core.training import fit, predict, seeded
 
 
 class Run(RunData):
     """The stages of one run; each is skipped where its result is already there.
+
+    Where torch.distributed has a process group, all its processes are to make the
+    same run and call the same methods: they search and train together, on folders
+    that all of them see. The first one alone prepares, scores and writes.
 
     Args:
         config: the run.
@@ -74,7 +80,7 @@ class Run(RunData):
     def search(self) -> Genotype:
         """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
         file = self.folder / "genotype.json"
-        if file.exists():
+        if by_first(file.exists):
             genotype = Genotype.load(file)
             self.space.validate(genotype)
             return genotype
@@ -102,6 +108,7 @@ class Run(RunData):
             "checkpoint": self.folder / "checkpoint" / "search.pt",
             "on_epoch": self._logger("search"),
             "progress": "search" if self.progress else None,
+            "precision": config.precision,
         }
         source = self.views()
         result: SearchResult
@@ -113,22 +120,27 @@ class Run(RunData):
                 else:
                     recipe = self.recipe.random
                     result = random_search(self.space, source, objective, config=recipe, **shared)
-            lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
-            write_text(self.folder / "history.jsonl", lines)
-            if result.state:
-                save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
-            drawing = draw_genotype(result.genotype, self.space.features)
-            save_figure(drawing, self.folder / "genotype.png")
-            result.genotype.save(file)  # last: it says that the search is done
+            by_first(lambda: self._keep_search(result))
         return result.genotype
+
+    def _keep_search(self, result: SearchResult) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
+        write_text(self.folder / "history.jsonl", lines)
+        if result.state:
+            save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
+        drawing = draw_genotype(result.genotype, self.space.features)
+        save_figure(drawing, self.folder / "genotype.png")
+        result.genotype.save(self.folder / "genotype.json")  # last: the search is done
 
     def pretrain(self) -> dict[str, Tensor]:
         """Contrastive pretraining of the found network on all of train, without labels."""
         file = self.folder / "checkpoint" / "pretrained.safetensors"
+        checkpoint = self.folder / "checkpoint" / "pretrain.pt"
         genotype, seed = self.search(), self.config.seed
-        if file.exists():
+        if by_first(file.exists):
             trained = read_fields(self.folder / "pretrain.json", "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
+            _drop(checkpoint)
             return load_tensors(file)
         with self.folder.stage("pretrain"), seeded(seed, 10):
             network = self.space.build(genotype)
@@ -138,7 +150,6 @@ class Run(RunData):
             encoder = self.encoder(network)
             head = self.recipe.contrastive.head(self.space.width)
             model = nn.Sequential(encoder, head).to(self.device)
-            checkpoint = self.folder / "checkpoint" / "pretrain.pt"
             history = fit(
                 model,
                 self.source() if self.config.backbones == "trained" else self.views(),
@@ -149,12 +160,17 @@ class Run(RunData):
                 checkpoint=checkpoint,
                 on_epoch=self._logger("pretrain"),
                 progress="pretrain" if self.progress else None,
+                precision=self.config.precision,
             )
-            note = {"genotype": str(genotype), "history": history}
-            write_json(self.folder / "pretrain.json", note)
             state = {name: value.cpu() for name, value in encoder.state_dict().items()}
-            save_tensors(file, state)
-            checkpoint.unlink(missing_ok=True)
+
+            def keep() -> None:
+                note = {"genotype": str(genotype), "history": history}
+                write_json(self.folder / "pretrain.json", note)
+                save_tensors(file, state)
+                _drop(checkpoint)
+
+            by_first(keep)
         return state
 
     def train(self, method: str, ratio: float) -> Path:
@@ -165,11 +181,13 @@ class Run(RunData):
             threshold chosen on the labelled dev part.
         """
         cell = self._cell(method, ratio)
+        checkpoint = self.folder / "checkpoint" / f"{cell.name}.pt"
         part = self.part(ratio)
         genotype = self.genotype_of(method)
         if self.is_trained(method, ratio):
-            trained = read_fields(cell / "train.json", "genotype", "dev", "threshold", *_TOLD)
+            trained = read_trained(cell / "train.json", self.scoring.primary)
             _same_genotype(trained["genotype"], genotype, cell)
+            _drop(checkpoint)
             return cell
         recipe, seed = self.recipe, self.config.seed
         pretrained = self.pretrain() if method == "found, pretrained" else None
@@ -181,7 +199,6 @@ class Run(RunData):
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
             model.to(self.device)
-            checkpoint = self.folder / "checkpoint" / f"{cell.name}.pt"
             history = fit(
                 model,
                 source,
@@ -192,31 +209,36 @@ class Run(RunData):
                 checkpoint=checkpoint,
                 on_epoch=self._logger(cell.name),
                 progress=f"{method}, r = {ratio:g}" if self.progress else None,
+                precision=self.config.precision,
             )
-            dev = torch.from_numpy(part.dev)
-            probs = scoring.probabilities(predict(model, source, dev))
-            threshold = scoring.threshold(probs, labels[part.dev])
-            save_tensors(cell / "model.safetensors", model.state_dict())
-            write_json(
-                cell / "train.json",
-                {
-                    "method": method,
-                    "label_ratio": ratio,
-                    "seed": seed,
-                    "genotype": None if genotype is None else str(genotype),
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "labelled": {"train": len(part.train), "dev": len(part.dev)},
-                    "threshold": threshold,
-                    "dev": scoring.scores(probs, labels[part.dev], threshold),
-                    "history": history,
-                },
-            )
-            checkpoint.unlink(missing_ok=True)
+
+            def keep() -> None:
+                dev = torch.from_numpy(part.dev)
+                probs = scoring.probabilities(predict(model, source, dev))
+                threshold = scoring.threshold(probs, labels[part.dev])
+                save_tensors(cell / "model.safetensors", model.state_dict())
+                write_json(
+                    cell / "train.json",
+                    {
+                        "method": method,
+                        "label_ratio": ratio,
+                        "seed": seed,
+                        "genotype": None if genotype is None else str(genotype),
+                        "parameters": sum(p.numel() for p in model.parameters()),
+                        "labelled": {"train": len(part.train), "dev": len(part.dev)},
+                        "threshold": threshold,
+                        "dev": scoring.scores(probs, labels[part.dev], threshold),
+                        "history": history,
+                    },
+                )
+                _drop(checkpoint)
+
+            by_first(keep)
         return cell
 
     def is_trained(self, method: str, ratio: float) -> bool:
         """Whether `train` has nothing left to do."""
-        return (self._cell(method, ratio) / "train.json").exists()
+        return by_first((self._cell(method, ratio) / "train.json").exists)
 
     def evaluate(self, method: str, ratio: float) -> dict[str, Any]:
         """Scores of one trained cell on the test part.
@@ -226,10 +248,13 @@ class Run(RunData):
         read again.
         """
         cell = self.train(method, ratio)
+        return by_first(lambda: self._tested(method, cell))
+
+    def _tested(self, method: str, cell: Path) -> dict[str, Any]:
         file = cell / "test.json"
         if file.exists():
-            return read_json(file)
-        trained = read_json(cell / "train.json")
+            return read_tested(file, self.scoring.primary)
+        trained = read_trained(cell / "train.json", self.scoring.primary)
         prepared, scoring = self.prepared, self.scoring
         with self.folder.stage("evaluate"):
             model = self._trained(method, cell)
@@ -238,7 +263,7 @@ class Run(RunData):
             logits = predict(model.to(self.device), self.source(), test)
             labels = prepared.dataset.labels()[test.numpy()]
             found = scoring.scores(scoring.probabilities(logits), labels, trained["threshold"])
-            result = {**{name: trained[name] for name in _TOLD}, **found}
+            result = {**{name: trained[name] for name in FACTS}, **found}
             write_json(file, result)
         return result
 
@@ -250,8 +275,8 @@ class Run(RunData):
             `seconds` per stage, `peak_anonymous_mb`. Also in metrics.json.
         """
         file = self.folder / "metrics.json"
-        if file.exists():
-            return read_json(file)
+        if by_first(file.exists):
+            return read_result(file)
         with self.folder.working():
             with self.folder.released_by(InputError):
                 for ratio in self.config.label_ratio:
@@ -262,10 +287,14 @@ class Run(RunData):
                 for ratio in self.config.label_ratio
                 for method in self.methods
             ]
-            result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
-            result["data"] = self.prepared.counts()
-            write_json(file, result)
-        return result
+
+            def finish() -> dict[str, Any]:
+                result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
+                result["data"] = self.prepared.counts()
+                write_json(file, result)
+                return result
+
+            return by_first(finish)
 
     def _cell(self, method: str, ratio: float) -> Path:
         check_method(method, self.prepared.dataset.kinds)
@@ -289,8 +318,14 @@ class Run(RunData):
 
     def _trained(self, method: str, cell: Path) -> nn.Sequential:
         """Encoder and classifier of a trained cell, with its weights."""
-        model = self._model(method, self.genotype_of(method), self.supervised())
-        restore({"model": load_tensors(cell / "model.safetensors")}, {"model": model}, str(cell))
+        genotype, head = self.genotype_of(method), self.supervised()
+        weights = load_tensors(cell / "model.safetensors")
+        try:  # what config.json asks for has memory taken for it below
+            check_shapes(lambda: self._model(method, genotype, head), weights)
+        except InputError as error:
+            raise InputError(f"{cell} is of another configuration ({error}); delete it.") from error
+        model = self._model(method, genotype, head)
+        restore({"model": weights}, {"model": model}, str(cell))
         return model
 
     def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
@@ -310,3 +345,10 @@ def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -
             f"{what} was trained as {trained}, the run's genotype is now {genotype}; "
             "delete it, or restore genotype.json."
         )
+
+
+def _drop(checkpoint: Path) -> None:
+    """Delete what a finished stage kept for itself; a kill may have come before that."""
+    if place() == 0:
+        with suppress(OSError):  # read-only: the run is only looked at
+            checkpoint.unlink(missing_ok=True)

@@ -8,10 +8,9 @@ the seed and the epoch.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._allocator import keep_freed_memory
+from ssnas_core._checkpoints import OnEpoch as OnEpoch
+from ssnas_core._checkpoints import keep_epoch, resume, told_of
+from ssnas_core._checkpoints import load_checkpoint as load_checkpoint
+from ssnas_core._checkpoints import save_checkpoint as save_checkpoint
+from ssnas_core._joined_norm import join_norms
+from ssnas_core._processes import average_gradients, place, same_start
 from ssnas_core.errors import InputError
-from ssnas_core.files import atomic_path
 from ssnas_core.objectives import Objective, Source
 
 log = logging.getLogger(__name__)
-
-OnEpoch = Callable[[list[dict[str, Any]]], None]
-"""Called with the whole history so far; what it does cannot change the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,12 @@ def fit(
     checkpoint: Path | None = None,
     progress: str | None = None,
     on_epoch: OnEpoch | None = None,
+    precision: str = "float32",
 ) -> list[dict[str, Any]]:
     """Train `model` in place on the samples `indices` of `source`.
+
+    Where torch.distributed has a process group, all its processes are to call
+    this with the same arguments: they train one model, and divide each batch.
 
     Args:
         model: encoder and head, on the device to train on.
@@ -82,47 +88,55 @@ def fit(
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar on standard error; none without it.
         on_epoch: called with the history after each epoch, once that is in the
-            checkpoint; and when going on from one, with what it holds.
+            checkpoint; and when going on from one, with what it holds; in the first
+            process alone.
+        precision: of the network's products while training, see `loss_of`.
 
     Returns:
         One entry per epoch: `epoch`, `loss`, and the objective's report at the end.
 
     Raises:
         InputError: fewer than two samples, a loss that is not finite, or a
-            checkpoint of another model, seed, configuration or number of samples.
+            checkpoint of another model, seed, configuration, number of samples or of
+            processes.
     """
     from tqdm.auto import tqdm
 
+    keep_freed_memory()
     if len(indices) < 2:
         raise InputError(f"training needs at least two samples, got {len(indices)}.")
     batch = min(config.batch_size, len(indices))
     steps = len(indices) // batch
     epochs = max(config.epochs, math.ceil(config.min_steps / steps))
+    join_norms(model)
+    same_start(model)
+    loss_at = loss_of(model, objective, precision)
     optimizer, schedule = _optimizer(model, config, epochs * steps)
     parts = {"model": model, "optimizer": optimizer}
-    told = repr((seed, config, len(indices)))
+    told = told_of(seed, config, len(indices), precision=precision)
     history = resume(checkpoint, parts, told) or []
-    if history and on_epoch is not None:
-        on_epoch(list(history))
+    if history:
+        keep_epoch(None, parts, history, told, on_epoch)
     bar = tqdm(
         total=epochs * steps,
         initial=len(history) * steps,
         desc=progress,
         unit="step",
-        disable=progress is None,
+        disable=progress is None or place() > 0,
         leave=False,
     )
     with bar:
         for epoch in range(len(history), epochs):
-            with seeded(seed, epoch) as generator:
+            with seeded(seed, epoch, apart=True) as generator:
                 model.train()
                 total = torch.zeros(())
                 for step, rows in enumerate(batches(indices, batch, generator)):
                     for group in optimizer.param_groups:
                         group["lr"] = schedule(epoch * steps + step)
-                    loss = objective.loss(model, source, rows, generator)
+                    loss = loss_at(source, rows, generator)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
+                    average_gradients(model.parameters())
                     optimizer.step()
                     total += loss.detach().cpu()
                     bar.update()
@@ -132,12 +146,35 @@ def fit(
                     entry |= objective.report(model, source, indices[:256], generator)
             history.append(entry)
             bar.set_postfix(loss=f"{entry['loss']:.3f}")
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, parts, history, told=told)
-            if on_epoch is not None:
-                on_epoch(list(history))
+            keep_epoch(checkpoint, parts, history, told, on_epoch)
     model.eval()
     return history
+
+
+def loss_of(
+    model: nn.Module, objective: Objective, precision: str
+) -> Callable[[Source, Tensor, torch.Generator], Tensor]:
+    """The objective's loss of `model`, as a function of what it is taken on.
+
+    Args:
+        model: encoder and head, on the device to train on.
+        objective: the loss.
+        precision: "float32"; or "bfloat16": matrix products and convolutions of the
+            forward and backward pass are in it (torch.autocast), the loss itself,
+            weights and optimisers are not.
+
+    Raises:
+        InputError: another precision.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"precision must be float32 or bfloat16, got {precision!r}.")
+    device, low = next(model.parameters()).device.type, precision == "bfloat16"
+
+    def loss(source: Source, indices: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            return objective.loss(model, source, indices, generator)
+
+    return loss
 
 
 @torch.inference_mode()
@@ -166,11 +203,12 @@ def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[
 
 
 @contextmanager
-def seeded(*seed: int) -> Iterator[torch.Generator]:
+def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
     """A generator for `seed`, and torch's global one (dropout, initial weights) set alike.
 
     The caller's global state is restored at the end, so that what is inside
-    depends on nothing but `seed`.
+    depends on nothing but `seed`. With `apart` the global one differs between
+    processes that work together, as dropout on their shares of a batch has to.
 
     Raises:
         InputError: a number that is negative or not whole.
@@ -178,13 +216,16 @@ def seeded(*seed: int) -> Iterator[torch.Generator]:
     import numpy
 
     try:
-        words = numpy.random.SeedSequence(seed).generate_state(2)
+        words, own = (
+            numpy.random.SeedSequence(seed, spawn_key=key).generate_state(2)
+            for key in ((), (place(),) if apart and place() else ())
+        )
     except (TypeError, ValueError) as error:
         bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
         raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
-    value = int(words[0]) << 31 ^ int(words[1])
+    value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (words, own))
     with torch.random.fork_rng():
-        torch.manual_seed(value)
+        torch.manual_seed(chance)
         yield torch.Generator().manual_seed(value + 1)
 
 
@@ -207,85 +248,6 @@ def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None =
     return value
 
 
-def save_checkpoint(
-    path: Path, parts: Mapping[str, Any], history: list[dict[str, Any]], **more: Any
-) -> None:
-    """Write the state dicts of `parts` and the history to `path`, atomically."""
-    states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # whose errors have numbers
-        torch.save({**states, **more, "history": json.dumps(history)}, file)
-
-
-def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """What `save_checkpoint` wrote, or None where there is no file.
-
-    Raises:
-        InputError: the file is not a checkpoint (nothing in it is executed).
-    """
-    if path is None or not Path(path).exists():
-        return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        saved["history"] = json.loads(saved["history"])
-    except Exception as error:  # torch raises many kinds for a broken file, with long advice
-        kind = type(error).__name__
-        raise InputError(f"{path} is not a usable checkpoint ({kind}); delete it.") from error
-    return saved
-
-
-def resume(path: Path | None, parts: Mapping[str, Any], told: str) -> list[dict[str, Any]] | None:
-    """Go on from the checkpoint `path`: load its states into `parts`.
-
-    Args:
-        path: what `save_checkpoint` wrote.
-        parts: what was saved.
-        told: what decides the run beside its parts, as it was given to
-            `save_checkpoint(told=...)`: seed, configuration, number of samples.
-
-    Returns:
-        The history, or None where there is no file.
-
-    Raises:
-        InputError: not a checkpoint, or one of another run or model.
-    """
-    saved = load_checkpoint(path)
-    if saved is None:
-        return None
-    same_run(saved.get("told"), told, str(path))
-    restore(saved, parts, str(path))
-    return saved["history"]
-
-
-def same_run(found: Any, told: str, source: str) -> None:
-    """Refuse a checkpoint of another seed, configuration or number of samples.
-
-    Raises:
-        InputError: `found` is not `told`; a checkpoint of an older version tells nothing.
-    """
-    if found != told:
-        raise InputError(
-            f"{source} is a checkpoint of another run: expected {told}, got "
-            f"{found if isinstance(found, str) else 'one that does not say'}; "
-            "delete it or use another folder."
-        )
-
-
-def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> None:
-    """Load the saved state dicts into `parts`.
-
-    Raises:
-        InputError: they belong to something of another shape.
-    """
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{source} is a checkpoint of another model ({str(error).splitlines()[0]}); "
-            "delete it or use another run folder."
-        ) from error
-
-
 def _optimizer(
     model: nn.Module, config: TrainConfig, total: int
 ) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
@@ -300,4 +262,4 @@ def _optimizer(
         decay = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
         return config.learning_rate * min((step + 1) / warm, decay)
 
-    return torch.optim.AdamW(groups, lr=config.learning_rate), rate
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True), rate

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssnas_core import runs
 from ssnas_core.errors import InputError
 from ssnas_core.runs import FORMAT, PeakMemory, RunFolder, pick_device
 
@@ -31,7 +32,13 @@ def folder(tmp_path):
 def test_new_folder_says_its_configuration_version_and_threads(folder):
     told = json.loads((folder / "config.json").read_text())
     threads = torch.get_num_threads()
-    assert told == {"format": FORMAT, **CONFIG, "ratios": [0.1, 1.0], "threads": threads}
+    assert told == {
+        "format": FORMAT,
+        **CONFIG,
+        "ratios": [0.1, 1.0],
+        "threads": threads,
+        "processes": 1,
+    }
     assert RunFolder.config_of(folder.path) == told
 
 
@@ -100,6 +107,25 @@ def test_change_of_threads_is_told_and_recorded(folder, monkeypatch, caplog):
     assert f"began with {began} threads and goes on with {began + 1}" in caplog.text
     told = RunFolder.config_of(folder.path)
     assert (told["threads"], told["threads_changed_to"]) == (began, began + 1)
+
+
+def test_change_of_processes_is_told_and_recorded(folder, monkeypatch, caplog):
+    monkeypatch.setattr(runs, "processes", lambda: 2)
+    with caplog.at_level(logging.WARNING, "ssnas_core.runs"):
+        RunFolder(folder.path, CONFIG)
+        RunFolder(folder.path, CONFIG)
+    assert caplog.text.count("began with 1 processes and goes on with 2: chance inside") == 1
+    told = RunFolder.config_of(folder.path)
+    assert (told["processes"], told["processes_changed_to"]) == (1, 2)
+
+
+def test_what_a_folder_of_an_older_version_does_not_tell_is_filled_in(folder):
+    old = {key: value for key, value in CONFIG.items() if key != "seed"}
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "seed"}))
+    RunFolder(folder.path, CONFIG, lambda found: {**old, "seed": 0})
+    with pytest.raises(InputError, match="a run with seed=1, not 0"):
+        RunFolder(folder.path, CONFIG, lambda found: {**old, "seed": 1})
 
 
 # --- logs

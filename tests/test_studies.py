@@ -285,7 +285,7 @@ def test_run_whose_data_changed_meanwhile_is_refused(movies, start, tmp_path):
         ("prepared.json", "with folder, got none with folder; restore it"),
         (
             "cells/found_r0.25/train.json",
-            "got none with genotype; restore it, or make",
+            "is not of a trained cell: expected an object; delete it",
         ),
     ],
 )
@@ -832,6 +832,33 @@ def test_broken_weights_of_a_cell_are_refused(start):
 
 def test_run_folder_says_how_many_threads_computed_it(finished):
     assert RunFolder.config_of(finished.folder.path)["threads"] == torch.get_num_threads() == 1
+
+
+def test_run_without_the_settings_of_later_versions_goes_on(start):
+    run = start(label_ratio=(0.25,))
+    file = run.folder / "config.json"
+    told = json.loads(file.read_text())
+    assert told.pop("precision") == "float32" and told.pop("processes") == 1
+    assert told["recipe"]["fusion"].pop("modality_dropout") == 0
+    file.write_text(json.dumps(told))
+    start(label_ratio=(0.25,))  # the same run
+    with pytest.raises(InputError, match='a run with precision="float32", not "bfloat16"'):
+        start(label_ratio=(0.25,), precision="bfloat16")
+
+
+def test_bfloat16_is_of_every_stage_that_trains(start, monkeypatch):
+    given = []
+    for name in ("bilevel", "fit"):
+        real = getattr(studies, name)
+
+        def told(*args, precision, real=real, **options):
+            given.append(precision)
+            return real(*args, precision=precision, **options)
+
+        monkeypatch.setattr(studies, name, told)
+    run = start(label_ratio=(0.25,), precision="bfloat16")
+    assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
+    assert given == ["bfloat16"] * 3  # search, pretraining, fine-tuning
 
 
 def test_labels_are_a_matrix_of_all_movies(finished, movies):

@@ -18,6 +18,7 @@ from ssnas_core.training import (
     batches,
     fit,
     load_checkpoint,
+    loss_of,
     predict,
     save_checkpoint,
     seeded,
@@ -537,3 +538,47 @@ def test_checkpoint_that_does_not_say_of_which_run_it_is_is_refused(source, obje
     torch.save(saved, path)
     with pytest.raises(InputError, match="got one that does not say; delete it or use another"):
         fit(network(objective), source, objective, INDICES, SMALL, seed=5, checkpoint=path)
+
+
+# --- precision
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bfloat16_trains_to_nearly_the_losses_of_float32(name, source):
+    histories = {}
+    for precision in ("float32", "bfloat16"):
+        model = network(OBJECTIVES[name])
+        histories[precision] = fit(
+            model, source, OBJECTIVES[name], INDICES, SMALL, seed=1, precision=precision
+        )
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    exact, rounded = ([entry["loss"] for entry in told] for told in histories.values())
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
+
+
+def test_bfloat16_is_of_the_network_and_not_of_the_loss(source):
+    """The loss is that of the rounded projections, computed in float32."""
+    goal = OBJECTIVES["contrastive"]
+    model = network(goal, dropout=0.0)
+    draw = torch.Generator().manual_seed(3)
+    found = loss_of(model, goal, "bfloat16")(source, INDICES, draw)
+    first, second = source.augmented(INDICES, torch.Generator().manual_seed(3), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = model({name: torch.cat((first[name], second[name])) for name in first})
+    assert rows.dtype == torch.bfloat16
+    assert torch.equal(found, goal._of(rows.float()))
+
+
+def test_checkpoint_of_another_precision_is_refused(source, tmp_path):
+    goal, told = OBJECTIVES["contrastive"], {"seed": 1, "checkpoint": tmp_path / "kept.pt"}
+    fit(network(goal), source, goal, INDICES, SMALL, **told)
+    with pytest.raises(InputError, match="expected .*'bfloat16'.*, got"):
+        fit(network(goal), source, goal, INDICES, SMALL, **told, precision="bfloat16")
+
+
+@pytest.mark.parametrize("name", ("float16", "half", ""))
+def test_other_precisions_are_refused(name, source):
+    goal = OBJECTIVES["contrastive"]
+    with pytest.raises(InputError, match=f"precision must be float32 or bfloat16, got '{name}'"):
+        fit(network(goal), source, goal, INDICES, SMALL, seed=1, precision=name)

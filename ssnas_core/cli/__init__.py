@@ -12,19 +12,28 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from typing import Any, NoReturn
 
 import tyro
 
 from ssnas_core.cli._actions import run_command
-from ssnas_core.cli._commands import COMMANDS, DemoCommand, PrepareCommand, TrainCommand
+from ssnas_core.cli._commands import (
+    COMMANDS,
+    DemoCommand,
+    PrepareCommand,
+    SeveralCommand,
+    TrainCommand,
+)
+from ssnas_core.cli._launching import is_first, launched, leave, says_why
 from ssnas_core.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `ssnas` command; always exits."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(
         level=logging.ERROR if command.quiet else logging.INFO,
         format="ssnas: %(message)s",
@@ -34,21 +43,35 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints where it downloads from
+            if isinstance(command, SeveralCommand):
+                command = launched(command, by_shell=arguments is None)
             result, text = run_command(command)
+            first = is_first()
+            leave()
     except InputError as error:
         fail(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand)
         told = "; the same command goes on from here" if resumed else ""
-        print(f"ssnas: stopped{told}.", file=sys.stderr)
-        sys.exit(130)
+        if is_first():
+            print(f"ssnas: stopped{told}.", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, _Terminated) else 130)
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     try:
-        print(json.dumps(result) if command.json else text, flush=True)
+        if first:
+            print(json.dumps(result) if command.json else text, flush=True)
     except BrokenPipeError:  # as in `ssnas show RUN | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+class _Terminated(KeyboardInterrupt):  # noqa: N818
+    """SIGTERM, as a cluster sends before it takes a machine away: ends like Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def parse(arguments: list[str]) -> Any:
@@ -72,8 +95,9 @@ DESCRIPTION = (
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line on standard error and exit with status 2."""
-    print(f"ssnas: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on standard error, once for all processes, and exit with status 2."""
+    if says_why():
+        print(f"ssnas: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -108,6 +108,7 @@ def _start(command: commands.RunCommand | commands.DemoCommand) -> Run:
         views="live" if command.live_views else "stored",
         backbones=command.backbones,
         inherit=command.inherit,
+        precision=command.precision,
         recipe=_recipe(command),
     )
     return Run(
@@ -184,11 +185,11 @@ def _run(command: commands.RunCommand | commands.DemoCommand) -> tuple[Any, str]
 
 
 def _train(command: commands.TrainCommand) -> tuple[Any, str]:
-    from ssnas_core.files import read_json
+    from ssnas_core._cells import read_trained
 
     run = _open(command.run, command)
     cell = run.train(command.method, command.label_ratio)
-    result = {"folder": str(cell), **read_json(cell / "train.json")}
+    result = {"folder": str(cell), **read_trained(cell / "train.json", run.scoring.primary)}
     name = run.scoring.primary
     told = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
     return result, f"{cell}: {told} on the labelled dev part"
@@ -285,12 +286,9 @@ def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str
 
 
 def _array(path: Path) -> Any:
-    import numpy as np
+    from ssnas_core._checked import map_array
 
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read a .npy array from {path}: {error}.") from error
+    return map_array(path)
 
 
 def _save(command: commands.SaveCommand) -> tuple[Any, str]:

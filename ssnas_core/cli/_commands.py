@@ -46,7 +46,19 @@ class PrepareCommand(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCommand(PrepareCommand):
+class SeveralCommand(Output):
+    """Options of what can train in several processes."""
+
+    device: str = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
+    devices: int | Literal["auto"] = 1
+    """Processes on this machine, one per GPU; they divide each batch. auto: every GPU."""
+    num_nodes: int = 1
+    """Machines; the same command is started on each of them, by torchrun, SLURM or by hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(PrepareCommand, SeveralCommand):
     """All stages: prepare, search, pretrain, fine-tune and score every method."""
 
     out: Path
@@ -77,6 +89,8 @@ class RunCommand(PrepareCommand):
     """Start pretraining from the supernet's weights instead of fresh ones."""
     backbones: Literal["frozen", "trained"] = "frozen"
     """Keep backbones behind stored features, or train them along after the search."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of products in networks that train; bfloat16 is faster where the machine has it."""
     log: Literal["csv", "tensorboard"] | None = None
     """Log every epoch into OUT/logs as it ends."""
 
@@ -97,7 +111,7 @@ class DemoCommand(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommand(Output):
+class TrainCommand(SeveralCommand):
     """Pretrain (where the method does) and fine-tune one method of a run on a labelled part."""
 
     run: Path
@@ -108,8 +122,6 @@ class TrainCommand(Output):
     """One of: found, pretrained; found; random; late concat; or a modality, as: text only."""
     store: Path | None = None
     """Folder of prepared data, if it was moved since the run."""
-    device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

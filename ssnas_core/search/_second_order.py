@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from ssnas_core._processes import average
 from ssnas_core.training import seeded
 
 REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
@@ -52,7 +53,7 @@ def unrolled_gradient(
     seed = int(torch.randint(2**62, (), generator=generator))
 
     def train_gradient(leaves: Sequence[Tensor]) -> list[Tensor]:
-        with seeded(seed) as same:
+        with seeded(seed, apart=True) as same:
             return _gradients(train_loss(same), leaves)
 
     def set_weights(shift: Sequence[Tensor], factor: float | Tensor) -> None:
@@ -86,8 +87,9 @@ def unrolled_gradient(
 
 
 def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of `loss`; zeros for what it does not depend on."""
+    """Gradients of `loss`, over all processes; zeros for what it does not depend on."""
     found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
+    average(found)
     return [
         torch.zeros_like(leaf) if slope is None else slope
         for leaf, slope in zip(leaves, found, strict=True)

@@ -25,11 +25,15 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._allocator import keep_freed_memory
+from ssnas_core._checkpoints import keep_epoch, resume, told_of
+from ssnas_core._joined_norm import join_norms
+from ssnas_core._processes import average_gradients, place, same_start
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.objectives import Objective, Source
 from ssnas_core.search._second_order import unrolled_gradient
-from ssnas_core.training import OnEpoch, batches, finite, resume, save_checkpoint, seeded
+from ssnas_core.training import OnEpoch, batches, finite, loss_of, seeded
 
 
 class GradientSpace(Protocol):
@@ -111,8 +115,12 @@ def bilevel(
     checkpoint: Path | None = None,
     progress: str | None = None,
     on_epoch: OnEpoch | None = None,
+    precision: str = "float32",
 ) -> SearchResult:
     """Search `space` by gradient.
+
+    Where torch.distributed has a process group, all its processes are to call
+    this with the same arguments: they search together, and divide each batch.
 
     Args:
         space: gives the supernet and derives genotypes from its logits.
@@ -126,7 +134,9 @@ def bilevel(
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar; none without it.
         on_epoch: called with the history after each epoch, once that is in the
-            checkpoint; and when going on from one, with what it holds.
+            checkpoint; and when going on from one, with what it holds; in the first
+            process alone.
+        precision: of the supernet's products, "float32" or "bfloat16".
 
     Returns:
         The genotype derived at the end; a history with, per epoch (entry 0 is
@@ -139,6 +149,7 @@ def bilevel(
     """
     from tqdm.auto import tqdm
 
+    keep_freed_memory()
     config = config or BilevelConfig()
     if min(len(train), len(dev)) < 2:
         raise InputError(
@@ -153,13 +164,14 @@ def bilevel(
     weights = [p for p in model.parameters() if id(p) not in held]
     optimizers = {
         "weights": torch.optim.Adam(
-            weights, lr=config.learning_rate, weight_decay=config.weight_decay
+            weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         ),
         "logits": torch.optim.Adam(
             list(logits.values()),
             lr=config.arch_learning_rate,
             betas=config.arch_betas,
             weight_decay=config.arch_weight_decay,
+            fused=True,
         ),
     }
     free = [[p for p in part if p.requires_grad] for part in (weights, logits.values())]
@@ -168,27 +180,29 @@ def bilevel(
             "bilevel search needs weights and logits that require gradients, got "
             f"{len(free[0])} and {len(free[1])} tensors of them; do not freeze all of either."
         )
+    join_norms(model)
+    same_start(model)
+    loss_at = loss_of(model, objective, precision)
     parts = {"model": model, **optimizers}
-    told = repr((seed, config, len(train), len(dev)))
+    told = told_of(seed, config, len(train), len(dev), precision=precision)
     steps = _steps(len(train), len(dev), config)
 
     history = [{"epoch": 0, **_snapshot(space, logits)}]
     saved = resume(checkpoint, parts, told)
     if saved is not None:
         history = saved
-        if on_epoch is not None:
-            on_epoch(list(history))
+        keep_epoch(None, parts, history, told, on_epoch)
     bar = tqdm(
         total=config.epochs * sum(steps),
         initial=(len(history) - 1) * sum(steps),
         desc=progress,
         unit="step",
-        disable=progress is None,
+        disable=progress is None or place() > 0,
         leave=False,
     )
     with bar:
         for epoch in range(len(history), config.epochs + 1):
-            with seeded(seed, epoch) as generator:
+            with seeded(seed, epoch, apart=True) as generator:
                 model.train()
                 totals, rate, taken = torch.zeros(2), 0.0, 0
                 for level, rows, beside in _turns(train, dev, config, generator):
@@ -201,13 +215,14 @@ def bilevel(
                     if beside is None:
                         _require_grad(free[0], level == 0)
                         _require_grad(free[1], level == 1)
-                        loss = objective.loss(model, source, rows, generator)
+                        loss = loss_at(source, rows, generator)
                         loss.backward()
+                        average_gradients(free[level])
                     else:
                         _require_grad(free[0] + free[1], True)
                         loss, gradient = unrolled_gradient(
-                            partial(objective.loss, model, source, beside),
-                            partial(objective.loss, model, source, rows),
+                            partial(loss_at, source, beside),
+                            partial(loss_at, source, rows),
                             model=model,
                             weights=free[0],
                             logits=free[1],
@@ -235,10 +250,7 @@ def bilevel(
                 }
             )
             bar.set_postfix(loss=f"{means[0]:.3f}")
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, parts, history, told=told)
-            if on_epoch is not None:
-                on_epoch(list(history))
+            keep_epoch(checkpoint, parts, history, told, on_epoch)
     state = {name: value.detach().cpu() for name, value in supernet.state_dict().items()}
     return SearchResult(space.derive(logits), tuple(history), state)
 

@@ -1,0 +1,225 @@
+"""Several processes are one: the same losses, gradients, statistics and architectures; no hangs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NETS = ("fusion", "conv")
+HERE = Path(__file__).parent
+SPEC = importlib.util.spec_from_file_location("_together", HERE / "_together.py")
+assert SPEC is not None and SPEC.loader is not None
+together = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(together)
+
+
+class Pair:
+    """Two processes that do the same at the same time."""
+
+    def __init__(self, folder: Path, count: int = 2) -> None:
+        command = [sys.executable, HERE / "_together.py"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+        self.processes = [
+            subprocess.Popen(
+                [*command, str(place), str(count), folder / "meeting"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+            for place in range(count)
+        ]
+
+    def __call__(self, name: str, *args: Any, seconds: float = 60, **more: Any) -> list[Any]:
+        """What each process returns; all are killed if they take longer."""
+        for process in self.processes:
+            assert process.stdin is not None
+            pickle.dump((name, args, more), process.stdin)
+            process.stdin.flush()
+        watch = threading.Timer(seconds, self.end)
+        watch.start()
+        try:
+            return [self._answer(process) for process in self.processes]
+        finally:
+            watch.cancel()
+
+    def _answer(self, process: subprocess.Popen[bytes]) -> Any:
+        assert process.stdout is not None
+        try:
+            fine, value = pickle.load(process.stdout)
+        except EOFError:
+            return None  # it ended
+        assert fine, value
+        return value
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"))
+    yield made
+    made.end()
+
+
+def close(found: Any, wanted: Any, tolerance: float) -> None:
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
+
+
+def without_figures(history: Any) -> list[dict[str, Any]]:
+    """A history's losses and logits, in numbers; signs of collapse magnify rounding."""
+    names = ("loss", "train_loss", "arch_loss", "dev_loss", "logits")
+    return [{name: entry[name] for name in names if name in entry} for entry in history]
+
+
+# --- one step
+
+
+@pytest.mark.parametrize("rows", (7, 8))
+@pytest.mark.parametrize(
+    ("net", "kind"),
+    [
+        *((net, kind) for net in NETS for kind in ("contrastive", "supervised", "hybrid")),
+        ("conv", "clean"),
+    ],
+)
+def test_two_processes_give_loss_gradients_and_statistics_of_the_joined_batch(
+    pair, net, kind, rows
+):
+    alone = together.step(net, kind, rows)
+    assert len(alone["gradients"]) > 3
+    first, second = pair("step", net, kind, rows)
+    for told in (first, second):
+        assert told["names"] == alone["names"]
+        assert torch.equal(told["chance"], alone["chance"])
+        for part in ("loss", "gradients", "buffers"):
+            close(told[part], alone[part], 1e-5)
+    assert equal(first["gradients"], second["gradients"])
+
+
+def test_dropout_differs_between_processes_and_what_is_drawn_for_all_does_not(pair):
+    alone, (first, second) = together.chance(), pair("chance")
+    for name, value in alone.items():
+        assert torch.equal(first[name], value)
+        assert torch.equal(second[name], value) == (name != "apart"), name
+
+
+def test_lost_modality_becomes_the_mean_of_the_joined_batch(pair):
+    alone, (first, second) = together.lost_modality(), pair("lost_modality")
+    assert (len(first["mean"]), len(second["mean"])) == (4, 3)
+    for told in (first, second):
+        close(told["mean"], alone["mean"][: len(told["mean"])], 1e-6)
+        close(told["gradient"], alone["gradient"], 1e-5)
+
+
+# --- whole searches and trainings
+
+
+@pytest.mark.parametrize("alternate", ("step", "epoch"))
+@pytest.mark.parametrize("order", (1, 2))
+def test_two_processes_find_what_one_finds(pair, order, alternate):
+    kind = "hybrid" if order == 1 else "contrastive"
+    alone = together.search(kind, order, alternate)
+    first, second = pair("search", kind, order, alternate)
+    assert first["genotype"] == alone["genotype"]
+    close(without_figures(first["history"]), without_figures(alone["history"]), 1e-4)
+    close(first["state"], alone["state"], 1e-3)
+    assert first["history"] == second["history"]
+    assert equal(first["state"], second["state"])
+
+
+def test_replicas_stay_equal_with_dropout_that_differs(pair):
+    alone = together.search("contrastive", 2, "step", dropout=0.3)
+    first, second = pair("search", "contrastive", 2, "step", dropout=0.3)
+    assert equal(first["state"], second["state"])
+    assert first["history"] != alone["history"]
+
+
+def test_two_processes_train_what_one_trains(pair):
+    alone = together.training("conv", "contrastive")
+    first, second = pair("training", "conv", "contrastive")
+    close(without_figures(first["history"]), without_figures(alone["history"]), 1e-4)
+    close(first["state"], alone["state"], 1e-3)
+    assert equal(first["state"], second["state"])
+
+
+def test_random_search_ranks_as_one_process_does(pair):
+    alone, (first, second) = together.drawing(), pair("drawing")
+    assert first == second
+    assert first["genotype"] == alone["genotype"]
+    close(without_figures(first["history"]), without_figures(alone["history"]), 1e-4)
+
+
+def test_processes_that_begin_with_other_weights_go_on_with_those_of_the_first(pair):
+    first, second = pair("different_starts")
+    assert equal(first, second)
+
+
+# --- the first process alone
+
+
+def test_first_process_alone_writes_and_all_go_on_from_it(pair, tmp_path):
+    first, second = pair("writing", tmp_path)
+    assert (first["told"], second["told"]) == (2 + 1, 0)  # two epochs, and what was there
+    assert first["saved"].endswith("'2 processes')")
+    assert first["history"] == second["history"] and len(first["history"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.pt"]
+
+
+def test_checkpoint_of_another_number_of_processes_is_refused(pair, tmp_path):
+    pair("writing", tmp_path)
+    refused = "is a checkpoint of another run: expected .*, got .*'2 processes'"
+    with pytest.raises(together.InputError, match=refused):
+        together.training("conv", "contrastive", checkpoint=tmp_path / "kept.pt")
+    together.training("conv", "contrastive", checkpoint=tmp_path / "one.pt")
+    first, second = pair("going_on", tmp_path / "one.pt")
+    assert first == second and "expected (2, TrainConfig(" in first and "'2 processes'" in first
+
+
+def test_what_the_first_process_does_alone_reaches_the_others(pair, tmp_path):
+    first, second = pair("first_alone", tmp_path)
+    assert first["done"] == [1] and second["done"] == []
+    for place, told in enumerate((first, second)):
+        assert told["result"] == 7
+        assert told["refused"] == "no room on the disk"
+        assert (told["processes"], told["place"]) == (2, place)
+
+
+# --- faults
+
+
+def test_batch_smaller_than_the_processes_is_refused(pair):
+    first, second = pair("small_batch")
+    assert first == second
+    assert first.startswith("a batch of 1 cannot be divided among 2 processes; use fewer")
+
+
+def test_end_of_one_process_ends_the_other_with_one_line(tmp_path):
+    pair = Pair(tmp_path)
+    try:
+        told, nothing = pair("lost", True, seconds=30)
+        assert nothing is None
+        assert told.startswith("another process ended or did not answer (") and "\n" not in told
+        assert told.endswith("the same command goes on from the last whole epoch.")
+    finally:
+        pair.end()
