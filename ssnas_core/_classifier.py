@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ssnas_core import _model_folder as folders
 from ssnas_core._model_inputs import as_tensor, checked_rows
 from ssnas_core._model_spec import ClassifierSpec
+from ssnas_core._shapes import check_shapes
+from ssnas_core._typed import plain
 from ssnas_core.backbones import Backbone
 from ssnas_core.baselines import LateConcat
 from ssnas_core.cards import ModelFacts, model_card
@@ -251,9 +253,9 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
         told = {
             "kind": folders.KIND,
             "format": folders.FORMAT,
-            "spec": folders.plain(self.spec),
+            "spec": plain(self.spec),
             "backbones": {name: part.config() for name, part in parts.items()},
-            "facts": folders.plain(self.facts),
+            "facts": plain(self.facts),
         }
         write_json(save_directory / folders.CONFIG, told)
 
@@ -311,8 +313,11 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
     def _load(cls, folder: Path) -> MultimodalClassifier:
         spec, backbones, facts, weights = folders.read_model(folder)
         try:
+            check_shapes(lambda: cls(spec, backbones), weights)
             model = cls(spec, backbones, facts)
         except InputError as error:
+            if "size mismatch" in str(error):
+                raise folders.unfit(folder, str(error)) from error
             raise InputError(f"{folder}: {error}") from error
         try:
             model.load_state_dict(weights)

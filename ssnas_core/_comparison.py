@@ -10,10 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssnas_core._reading import check_config, read_cells, search_history, stage_of
+from ssnas_core._reading import (
+    check_config,
+    features_of,
+    read_cells,
+    search_history,
+    stage_of,
+)
 from ssnas_core._tables import align, heading, primary_score
 from ssnas_core.errors import InputError
-from ssnas_core.files import read_fields
+from ssnas_core.files import read_name
 from ssnas_core.metrics import mean_interval
 from ssnas_core.plots import plot_scores
 from ssnas_core.runs import RunFolder
@@ -75,8 +81,8 @@ def compare_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
             repeats = None if first == str(run.path) else first
             known = {name: value for name, value in cell.items() if name != "history"}
             found.append({**about, **known, "repeats": repeats, "problem": None})
-        if not run.cells:
-            found.append({**about, "problem": f"no trained method yet ({run.stage})."})
+        problems = run.broken or ([] if run.cells else [f"no trained method yet ({run.stage})."])
+        found += [{**about, "problem": problem} for problem in problems]
     return found + rows
 
 
@@ -166,14 +172,25 @@ class _Opened:
         self.path = path
         self.config = RunFolder.config_of(path)
         check_config(self.config, path)
-        self.cells = read_cells(folder)
+        self.broken: list[str] = []
+        try:
+            features = features_of(folder)
+        except InputError as error:
+            features, self.broken = {}, [str(error)]
+        self.cells, broken = read_cells(folder, features)
+        self.broken += broken
         try:
             history = [] if self.cells else search_history(folder, str(self.config["strategy"]))
             self.stage = stage_of(folder, self.config, history, self.cells)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a run configuration ({error!r}).") from error
-        note = folder / "prepared.json"
-        data = read_fields(note, "folder")["folder"] if note.exists() else None
+        except InputError as error:  # of the search's checkpoint
+            self.stage, self.broken = "broken", [*self.broken, str(error)]
+        data, note = None, folder / "prepared.json"
+        try:
+            data = read_name(note, "folder") if note.exists() else None
+        except InputError as error:
+            self.broken.append(str(error))
         self.values = _flat({k: v for k, v in self.config.items() if k not in _NO_SETTING})
         self.data = self.values.pop("data", None)
         self.content = data or self.data  # the prepared folder's name is a hash of what is in it
@@ -225,7 +242,8 @@ def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row.get("setting"):
             settings.setdefault(row["setting"], (row["differs"], {}))[1][str(row["run"])] = None
         if row.get("problem"):
-            unfinished[row["run"]] = row["problem"]
+            told = unfinished.get(row["run"])
+            unfinished[row["run"]] = f"{told}; {row['problem']}" if told else row["problem"]
         elif row["stage"] != "finished":
             unfinished[row["run"]] = f"not finished ({row['stage']})."
         if row.get("repeats"):
@@ -244,7 +262,7 @@ def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _told(differs: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        f"{name}={value if isinstance(value, str) and value.isprintable() else json.dumps(value)}"
         for name, value in differs.items()
     )
 
@@ -253,7 +271,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested settings by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and before.count(".") < 20:  # settings are three deep
             flat |= _flat(value, f"{before}{name}.")
         else:
             flat[f"{before}{name}"] = value

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssnas_core.errors import InputError
-from ssnas_core.files import told_where
+from ssnas_core.files import remove_parts, told_where
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
         if outermost:
             with suppress(OSError):
                 holder.write_text(f"pid {os.getpid()} on {platform.node()}")
+            if lock.is_locked:
+                remove_parts(folder)
         yield
     finally:
         if outermost:

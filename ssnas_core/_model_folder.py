@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from torch import Tensor
 
 from ssnas_core._model_spec import ClassifierSpec
+from ssnas_core._typed import brief, same_names, typed
 from ssnas_core.backbones import Backbone, backbone_from_config
 from ssnas_core.cards import ModelFacts
 from ssnas_core.errors import InputError
@@ -93,7 +91,7 @@ def read_model(
         "facts": ModelFacts | None,
     }
     told = _config(folder)
-    _same_names(told, set(fields), set(fields), str(file))
+    same_names(told, set(fields), set(fields), str(file))
     parts = {name: typed(hint, told[name], f"{file}: {name}") for name, hint in fields.items()}
     spec: ClassifierSpec = parts["spec"]
     configs = parts["backbones"]
@@ -109,12 +107,19 @@ def read_model(
             raise unfit(folder, f"expected {name} of {shape}, got {found}")
     try:
         backbones = {
-            name: backbone_from_config(configs[name], folder / BACKBONES / name)
+            name: backbone_from_config(
+                configs[name], folder / BACKBONES / name, under(weights, f"{BACKBONES}.{name}.")
+            )
             for name in spec.modalities
         }
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     return spec, backbones, parts["facts"], weights
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
 
 
 def unfit(folder: Path, reason: str) -> InputError:
@@ -132,66 +137,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not of a saved model of ssnas; name another folder.")
     if told.get("format") != FORMAT:
         raise InputError(
-            f"{file}: expected a model of format {FORMAT}, got {str(told.get('format'))[:20]}; "
+            f"{file}: expected a model of format {FORMAT}, got {brief(told.get('format'))}; "
             "read it with the version of ssnas that wrote it, or save the model anew."
         )
     return {name: value for name, value in told.items() if name not in ("kind", "format")}
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON values: dataclasses as objects, tuples as lists; `typed` reads it back."""
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def typed(hint: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as what the type `hint` says.
-
-    Knows bool, int, float (finite), str, Any, `X | None`, `tuple[X, ...]`,
-    `Mapping[str, X]` and dataclasses of these. A dataclass's field may be absent
-    where it has a default: it was added later.
-
-    Raises:
-        InputError: it is something else; the message begins with `where`.
-    """
-    options, origin = get_args(hint), get_origin(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, UnionType):
-        (inner,) = (option for option in options if option is not type(None))
-        return None if value is None else typed(inner, value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(typed(options[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {name: typed(options[1], item, f"{where}.{name}") for name, item in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        fields = dataclasses.fields(hint)
-        missing = dataclasses.MISSING
-        needed = {
-            one.name for one in fields if one.default is missing and one.default_factory is missing
-        }
-        _same_names(value, needed, {one.name for one in fields}, where)
-        hints = get_type_hints(hint)
-        given = {name: typed(hints[name], item, f"{where}.{name}") for name, item in value.items()}
-        try:
-            return hint(**given)  # type: ignore[operator]  # a class, not an instance
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        name = str(hint) if origin else getattr(hint, "__name__", hint)
-        raise InputError(f"{where}: expected {name}, got {str(value)[:40]!r}; restore the file.")
-    return value
-
-
-def _same_names(given: Mapping[str, Any], needed: set[str], known: set[str], where: str) -> None:
-    lacking, unknown = sorted(needed - given.keys()), sorted(given.keys() - known)
-    if lacking or unknown:
-        told = f"lacks {', '.join(lacking)}" if lacking else f"has unknown {', '.join(unknown)}"
-        raise InputError(f"{where}: {told[:80]}; restore the file.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssnas_core._cells import FACTS, drawable, losses, read_tested, read_trained
+from ssnas_core._typed import typed
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json
 from ssnas_core.methods import methods_of
@@ -14,8 +16,8 @@ from ssnas_core.runs import RunFolder
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 from ssnas_core.training import load_checkpoint
 
-# Of a cell's files: what it is, beside its scores.
-_FACTS = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
+# More than any run has; what a broken folder may ask a figure for.
+_MAX_CELLS, _MAX_EPOCHS, _MAX_FEATURES, _MAX_LOGITS = 1000, 10_000, 200, 100
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
@@ -24,86 +26,130 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     Raises:
         InputError: it is no run's.
     """
-    try:
-        known = all(isinstance(config[name], str) for name in ("objective", "strategy"))
-        FusionConfig(**config["recipe"]["fusion"])
-        int(config["seed"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}/config.json is not of a run ({error!r}); restore it.") from error
-    if not known:
-        raise InputError(f"{path}/config.json is not of a run; restore it.")
+    where = f"{path}/config.json is not of a run"
+    for name, hint in (("objective", str), ("strategy", str), ("seed", int)):
+        typed(hint, config.get(name), f"{where}: {name}")
+    shown = [config["objective"], config["strategy"], str(config.get("data"))]
+    if not all(text.isprintable() and len(text) < 5000 for text in shown):
+        raise InputError(f"{where}: expected texts of one line; restore it.")
+    recipe = typed(Mapping[str, Any], config.get("recipe"), f"{where}: recipe")
+    typed(FusionConfig, recipe.get("fusion"), f"{where}: recipe.fusion")
+    for stage, count in (("search", "epochs"), ("random", "trials")):
+        told = typed(Mapping[str, Any], recipe.get(stage, {}), f"{where}: recipe.{stage}")
+        typed(int | None, told.get(count), f"{where}: recipe.{stage}.{count}")
 
 
-def read_cells(folder: RunFolder) -> list[dict[str, Any]]:
+def read_cells(
+    folder: RunFolder, features: Iterable[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The trained cells of a run, by label ratio and method, weakest claim first.
 
     Returns:
         Of each its facts, `on` ("test" where that was read, else "dev"), its
-        scores there, and `history`.
-
-    Raises:
-        InputError: a file of a cell is broken.
+        scores there, and `history`; and what is wrong with those that cannot be read.
     """
-    cells = []
-    for file in sorted((folder / "cells").glob("*/train.json")):
-        trained, test = read_json(file), file.with_name("test.json")
+    cells: list[dict[str, Any]] = []
+    broken = []
+    files = sorted((folder / "cells").glob("*/train.json"))
+    if len(files) > _MAX_CELLS:
+        broken.append(f"{len(files):,} cells: those after the first {_MAX_CELLS} are left out")
+    for file in files[:_MAX_CELLS]:
+        test = file.with_name("test.json")
         try:
-            facts = {name: trained[name] for name in _FACTS}
-            found = read_json(test) if test.exists() else trained["dev"]
-            scores = {name: value for name, value in found.items() if name not in _FACTS}
-            on = "test" if test.exists() else "dev"
-            cells.append({**facts, "on": on, **scores, "history": list(trained["history"])})
-            order = (float(facts["label_ratio"]), str(facts["method"]))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file} is not of a trained cell ({error!r}); delete it.") from error
-        cells[-1]["_order"] = order
-    known = _method_order(folder, cells)
-    cells.sort(key=lambda cell: (cell["_order"][0], known.index(cell["method"])))
-    return [{name: value for name, value in c.items() if name != "_order"} for c in cells]
+            trained = read_trained(file)
+            facts = {name: trained[name] for name in FACTS}
+            on, found = ("test", read_tested(test)) if test.exists() else ("dev", trained["dev"])
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        scores = {name: value for name, value in found.items() if name not in FACTS}
+        cells.append({**facts, "on": on, **scores, "history": trained["history"]})
+    known = _method_order(features, cells)
+    cells.sort(key=lambda cell: (cell["label_ratio"], known.index(cell["method"])))
+    return cells, broken
 
 
 def search_history(folder: RunFolder, strategy: str) -> list[dict[str, Any]]:
     """Epochs or trials of the search; of one that goes on, those up to its last checkpoint.
 
+    Entries that cannot be drawn are left out.
+
     Raises:
         InputError: the checkpoint is broken.
     """
-    if (folder / "history.jsonl").exists():
-        return folder.lines("history.jsonl")
     checkpoint = folder / "checkpoint" / "search.pt"
-    if not checkpoint.exists():
-        return []
-    if strategy == "random":
+    entries: Any = []
+    if (folder / "history.jsonl").exists():
+        entries = folder.lines("history.jsonl")
+    elif checkpoint.exists() and strategy == "random":
         saved = read_json(checkpoint)
-        return list(saved.get("trials", [])) if isinstance(saved, dict) else []
-    saved = load_checkpoint(checkpoint)
-    return list(saved["history"]) if saved else []
+        entries = saved.get("trials") if isinstance(saved, dict) else []
+    elif checkpoint.exists():
+        entries = (load_checkpoint(checkpoint) or {}).get("history")
+    entries = entries if isinstance(entries, list) else []
+    counted = "trial" if strategy == "random" else "epoch"
+    kept = [entry for entry in entries[:_MAX_EPOCHS] if _is_entry(entry, counted)]
+    return [entry for entry in kept if _form(entry) == _form(kept[0])]
+
+
+def _is_entry(entry: Any, counted: str) -> bool:
+    """Whether an entry's number, losses and logits can all be drawn."""
+    if not isinstance(entry, dict) or counted not in entry:
+        return False
+    names = (counted, "train_loss", "arch_loss", "dev_loss")
+    logits = entry.get("logits", {})
+    return (
+        all(drawable(entry[name]) for name in names if name in entry)
+        and isinstance(logits, dict)
+        and len(logits) <= _MAX_LOGITS
+        and all(name.isidentifier() and len(name) < 60 for name in logits)
+        and all(_shape(vector) is not None for vector in logits.values())
+    )
+
+
+def _form(entry: Mapping[str, Any]) -> Any:
+    """What all entries of a history have alike: their logits' shapes."""
+    return {name: _shape(vector) for name, vector in entry.get("logits", {}).items()}
+
+
+def _shape(logits: Any) -> tuple[int, int] | None:
+    """(S, E) of a matrix of numbers, (1, E) of a vector; None of anything else, or a larger one."""
+    is_matrix = isinstance(logits, list) and all(isinstance(row, list) for row in logits)
+    rows = logits if is_matrix else [logits]
+    widths = {len(row) if isinstance(row, list) and drawable(*row) else 0 for row in rows}
+    width = widths.pop() if len(widths) == 1 else 0
+    return (len(rows), width) if 0 < width <= _MAX_LOGITS and len(rows) <= 10 else None
 
 
 def pretraining_history(folder: RunFolder) -> list[dict[str, Any]]:
     """Epochs of pretraining, none where it is not done."""
     file = folder / "pretrain.json"
     note = read_json(file) if file.exists() else {}
-    history = note.get("history", []) if isinstance(note, dict) else []
-    return history if isinstance(history, list) else []
+    return losses(note.get("history"))[:_MAX_EPOCHS] if isinstance(note, dict) else []
 
 
 def features_of(folder: RunFolder) -> dict[str, int]:
     """Channels of the stored features by name; none where they are not noted."""
     file = folder / "prepared.json"
     note = read_json(file) if file.exists() else {}
-    return dict(note.get("channels", {})) if isinstance(note, dict) else {}
+    told = note.get("channels", {}) if isinstance(note, dict) else {}
+    channels = typed(Mapping[str, int], told, f"{file}: channels")
+    if len(channels) > _MAX_FEATURES or not all(name.isidentifier() for name in channels):
+        raise InputError(f"{file}: expected channels of features by name; restore it.")
+    return dict(channels)
 
 
 def logit_labels(
-    folder: RunFolder, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    channels: Mapping[str, int], config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[str, ...]]:
     """What each entry of each logit vector stands for, of those that are known."""
-    channels = features_of(folder)
     logits = history[0].get("logits", {}) if history else {}
     if len(channels) < 2 or not logits:
         return {}
-    space = FusionSpace(channels, FusionConfig(**config["recipe"]["fusion"]))
+    fusion = typed(FusionConfig, config["recipe"]["fusion"], "recipe.fusion")
+    if fusion.cells * (1 + 2 * fusion.steps) > _MAX_LOGITS:
+        return {}
+    space = FusionSpace(channels, fusion)
     return {
         name: texts
         for name, texts in space.labels().items()
@@ -128,15 +174,19 @@ def stage_of(
     if (folder / "genotype.json").exists():
         return "searched"
     if history and config["strategy"] == "random":
-        return f"searching: {len(history)} of {config['recipe']['random']['trials']} trials"
+        return f"searching: {len(history)} of {_of(config, 'random', 'trials')} trials"
     if history:
-        epochs = config["recipe"]["search"]["epochs"]
+        epochs = _of(config, "search", "epochs")
         return f"searching: {history[-1]['epoch']} of {epochs} epochs"
     return "prepared" if (folder / "prepared.json").exists() else "begun"
 
 
-def _method_order(folder: RunFolder, cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    modalities = dict.fromkeys(modality_of(name) for name in features_of(folder))
+def _of(config: Mapping[str, Any], stage: str, count: str) -> Any:
+    return config["recipe"].get(stage, {}).get(count, "?")
+
+
+def _method_order(features: Iterable[str], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    modalities = dict.fromkeys(modality_of(name) for name in features)
     names = sorted(cell["method"] for cell in cells)
     if not modalities:  # not noted in runs of an older version
         modalities = dict.fromkeys(n.removesuffix(" only") for n in names if n.endswith(" only"))

@@ -124,12 +124,16 @@ def _crop_grid(draws: Tensor, config: ImageAugment, shape: torch.Size) -> Tensor
     width = (area * stretch).sqrt().clamp(max=1)
     height = (area / stretch).sqrt().clamp(max=1)
     mirror = torch.where(draws[:, 4] < config.flip, -1.0, 1.0)
-    theta = draws.new_zeros(len(draws), 2, 3)
-    theta[:, 0, 0] = width * mirror
-    theta[:, 0, 2] = (1 - width) * (2 * draws[:, 2] - 1)
-    theta[:, 1, 1] = height
-    theta[:, 1, 2] = (1 - height) * (2 * draws[:, 3] - 1)
-    return functional.affine_grid(theta, list(shape), align_corners=False)
+    left = (1 - width) * (2 * draws[:, 2] - 1)
+    top = (1 - height) * (2 * draws[:, 3] - 1)
+    # affine_grid of each image, to the bit; without its matrix products, as nothing is turned
+    whole = functional.affine_grid(
+        draws.new_tensor([[[1, 0, 0], [0, 1, 0]]]), [1, 1, *shape[2:]], align_corners=False
+    )[0]
+    grid = draws.new_empty(len(draws), *shape[2:], 2)
+    grid[..., 0] = ((width * mirror)[:, None] * whole[0, :, 0] + left[:, None])[:, None, :]
+    grid[..., 1] = (height[:, None] * whole[:, 0, 1] + top[:, None])[:, :, None]
+    return grid
 
 
 def _colour_map(images: Tensor, draws: Tensor, config: ImageAugment) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ssnas_core.files import atomic_path, write_text
 _LOG = logging.getLogger(__name__)
 _TIMEOUT = 30.0  # seconds without a word from a mirror, after which it counts as dead
 _CHUNK = 1 << 16
+_SLOWEST = 1000  # bytes a second; a mirror that gives less would take for ever
+_MOST = 40 * 10**9  # bytes of a file; the published ones have 8 and 13 GB
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class _Published:
     file: str
     urls: tuple[str, ...]
     sha256: str | None  # published by others, never our own
+    start: bytes  # what such a file begins with; a mirror may send a page instead
 
 
 # The authors' own host, lisi1.unal.edu.co, is dead; they name these mirrors themselves
@@ -43,11 +47,13 @@ _FILES = {
         "mmimdb.tar.gz",
         ("https://archive.org/download/mmimdb/mmimdb.tar.gz",),
         "7facb412f84e8e707cf5c15bb58e4cf3ac12d33e6e944e1bdefebada1259a253",
+        b"\x1f\x8b",
     ),
     "mmimdb-hdf5": _Published(
         "multimodal_imdb.hdf5",
         ("https://archive.org/download/mmimdb/multimodal_imdb.hdf5",),
         None,
+        b"\x89HDF\r\n\x1a\n",
     ),
 }
 
@@ -96,10 +102,10 @@ def download(
     path = Path(folder) / published.file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and _is_whole(path, expected, mirrors, progress):
+        if path.is_file() and _is_whole(path, expected, published.start, mirrors, progress):
             _LOG.info("%s is there already", path)
             return path
-        digest = _fetch(path, mirrors, expected, progress)
+        digest = _fetch(path, mirrors, expected, published.start, progress)
         write_text(_note(path), f"{digest}  {path.name}\n")
     except (_NoSpaceError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -114,10 +120,13 @@ def download(
     return path
 
 
-def _fetch(path: Path, mirrors: Sequence[str], expected: str | None, progress: bool) -> str:
+def _fetch(
+    path: Path, mirrors: Sequence[str], expected: str | None, start: bytes, progress: bool
+) -> str:
     """Put the file at `path` from the first mirror that has it; its hash."""
     import pooch
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
 
     pooch.get_logger().setLevel("WARNING")
     known = None if expected is None else f"sha256:{expected}"
@@ -130,9 +139,13 @@ def _fetch(path: Path, mirrors: Sequence[str], expected: str | None, progress: b
                 found = pooch.retrieve(url, known, fname=path.name, path=part, downloader=writer)
             except (RequestException, _CutError) as error:
                 failures.append(f"{url}: {_reason(error)}")
-            except ValueError:  # of pooch, for a wrong hash
-                failures.append(f"{url}: expected SHA-256 {expected}, got {writer.digest}")
+            except (ValueError, HTTPError) as error:
+                wrong = f"expected SHA-256 {expected}, got {writer.digest}"  # pooch says it longer
+                failures.append(f"{url}: {wrong if writer.digest else _reason(error)}")
             else:
+                if known is None and not _starts(Path(found), start):
+                    failures.append(f"{url}: got something else, which does not begin as one")
+                    continue
                 with atomic_path(path) as whole:
                     os.replace(found, whole)
                 return writer.digest
@@ -158,10 +171,15 @@ class _Writer:
         from urllib3.exceptions import HTTPError
 
         digest = hashlib.sha256()
-        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+        hooks = {"response": _drop_moved}
+        with requests.get(url, stream=True, timeout=_TIMEOUT, hooks=hooks) as response:
             response.raise_for_status()
+            if response.status_code != 200:  # as a redirect to nowhere
+                raise HTTPError(f"HTTP {response.status_code} {response.reason}")
             size = _size(response)
             free = shutil.disk_usage(Path(output_file).parent).free
+            if (size or 0) > _MOST:
+                raise _CutError(f"it has {size:,} bytes, more than such a file may have")
             if size is not None and size > free:
                 raise _NoSpaceError(f"it has {size:,} bytes, the disk {free:,} free")
             with (
@@ -174,16 +192,42 @@ class _Writer:
                     disable=not self.progress,
                 ) as bar,
             ):
-                try:  # as it lies there: a .gz is not to be decoded on the way
-                    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                began = time.monotonic()
+                try:
+                    for chunk in _chunks(response.raw):
                         file.write(chunk)
                         digest.update(chunk)
                         bar.update(len(chunk))
+                        passed = time.monotonic() - began
+                        if passed > _TIMEOUT and file.tell() < _SLOWEST * passed:
+                            raise _CutError(f"less than {_SLOWEST:,} bytes a second")
+                        if file.tell() > _MOST:
+                            raise _CutError(f"more than {_MOST:,} bytes, and no end")
                 except HTTPError as error:
                     raise _cut(file.tell(), size) from error
                 if size is not None and file.tell() != size:  # old clients do not tell
                     raise _cut(file.tell(), size)
         self.digest = digest.hexdigest()
+
+
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """What comes, when it comes, as it lies there: a .gz is not to be decoded on the way."""
+    if hasattr(raw, "read1"):  # else old: it waits until a chunk is full
+        while chunk := raw.read1(_CHUNK, decode_content=False):
+            yield chunk
+    else:
+        yield from raw.stream(_CHUNK, decode_content=False)
+
+
+def _drop_moved(response: Any, **_: Any) -> None:
+    """Close what only says where else to look: `requests` would read its body, of any size."""
+    if response.is_redirect:
+        response.close()
+
+
+def _starts(path: Path, start: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(start)) == start
 
 
 def _cut(got: int, size: int | None) -> _CutError:
@@ -194,7 +238,7 @@ def _cut(got: int, size: int | None) -> _CutError:
 def _size(response: Any) -> int | None:
     """Length of the content in bytes, where the mirror tells."""
     told = response.headers.get("Content-Length", "")
-    return int(told) if told.isdecimal() else None
+    return int(told) if re.fullmatch("[0-9]{1,18}", told) else None
 
 
 def _reason(error: Exception) -> str:
@@ -202,17 +246,25 @@ def _reason(error: Exception) -> str:
     from requests.exceptions import ConnectionError, HTTPError, Timeout
 
     if isinstance(error, HTTPError) and error.response is not None:
-        return f"HTTP {error.response.status_code} {error.response.reason}"
+        return _line(f"HTTP {error.response.status_code} {error.response.reason}")
     if isinstance(error, Timeout):
         return f"no answer within {_TIMEOUT:g} s"
     if isinstance(error, ConnectionError):
         return "no connection"
-    return " ".join(str(error).split())
+    return _line(str(error))
 
 
-def _is_whole(path: Path, expected: str | None, mirrors: Sequence[str], progress: bool) -> bool:
+def _line(text: str) -> str:
+    """What a mirror says, in one line that does nothing to a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+
+
+def _is_whole(
+    path: Path, expected: str | None, start: bytes, mirrors: Sequence[str], progress: bool
+) -> bool:
     """Whether the file at `path` is the one that is wanted."""
     import requests
+    from urllib3.exceptions import HTTPError
 
     note = _note(path)
     known = expected
@@ -220,11 +272,16 @@ def _is_whole(path: Path, expected: str | None, mirrors: Sequence[str], progress
         known = note.read_text(encoding="utf-8", errors="replace").split(" ")[0]
     if known is not None:
         return _sha256(path, progress) == known
+    if not _starts(path, start):
+        return False
+    hooks = {"response": _drop_moved}
     for url in mirrors:
         try:
-            with requests.head(url, allow_redirects=True, timeout=_TIMEOUT) as response:
+            with requests.head(
+                url, allow_redirects=True, timeout=_TIMEOUT, hooks=hooks
+            ) as response:
                 size = _size(response) if response.ok else None
-        except requests.exceptions.RequestException:
+        except (requests.exceptions.RequestException, HTTPError, ValueError):
             continue
         if size is not None:
             return path.stat().st_size == size

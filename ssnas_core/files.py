@@ -8,14 +8,19 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ssnas_core._checked import MAX_JSON, file_size, parse_json, plain_name, read_bytes
 from ssnas_core.errors import InputError
+
+MAX_HEADER = 2**22
+"""Bytes of the names and shapes in a safetensors file; VGG-19's take 4,000."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PART = ".part"  # how the names of temporary files end; they begin with a dot
 
 
 @contextmanager
@@ -24,12 +29,16 @@ def told_where(path: Path) -> Iterator[None]:
 
     Raises:
         InputError: instead of what the block raises in such a case.
+        KeyboardInterrupt: one that came in the block, whatever was raised over it.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # torch and safetensors have their own kinds
+        for cause in _causes(error):
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
         number = _errno_of(error, Path(path).parent)
         if number in _FULL:
             remedy = "make room there; what was written before is whole, and is gone on from"
@@ -40,16 +49,22 @@ def told_where(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {os.strerror(number)}; {remedy}.") from error
 
 
-def _errno_of(error: BaseException | None, folder: Path) -> int:
-    """The system's number for what went wrong in `folder`, or 0."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it hides: torch raises one of its own over any other."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            named = Path(os.fsdecode(error.filename)) if error.filename else folder
-            return error.errno if folder.is_relative_to(named) or folder in named.parents else 0
-        rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _errno_of(error: BaseException, folder: Path) -> int:
+    """The system's number for what went wrong in `folder`, or 0."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno:
+            named = Path(os.fsdecode(cause.filename)) if cause.filename else folder
+            return cause.errno if folder.is_relative_to(named) or folder in named.parents else 0
+        rust = re.search(r"\(os error (\d+)\)", str(cause))  # safetensors
         if rust is not None:
             return int(rust[1])
-        error = error.__cause__ or error.__context__  # torch's own error hides it
     return 0
 
 
@@ -75,7 +90,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -88,6 +103,22 @@ def _beside(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete the temporary files under `folder` that killed processes left there.
+
+    Only for who is alone there. Folders in it that have a lock of their own are
+    left as they are: another process may be at work.
+    """
+    for parent, folders, files in os.walk(folder):
+        if ".lock" in files and Path(parent) != Path(folder):
+            folders.clear()
+            continue
+        for name in files:
+            if name.startswith(".") and name.endswith(_PART):
+                with suppress(OSError):
+                    os.unlink(Path(parent, name))
 
 
 def reserve(path: Path) -> None:
@@ -114,17 +145,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON document in `path`.
+def read_json(path: Path, limit: int = MAX_JSON) -> Any:
+    """The JSON document in `path`, of at most `limit` bytes.
 
     Raises:
-        InputError: the file is missing, unreadable, or not JSON.
+        InputError: the file is missing, unreadable, too large, or not JSON.
     """
+    data = read_bytes(path, limit)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from error
 
 
@@ -144,6 +174,15 @@ def read_fields(path: Path, *names: str) -> dict[str, Any]:
     return told
 
 
+def read_name(path: Path, field: str) -> str:
+    """The field of the JSON object in `path` that names an entry of a folder, and is no path.
+
+    Raises:
+        InputError: as `read_fields`; or it is something else.
+    """
+    return plain_name(read_fields(path, field)[field], f"{path}: {field}")
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write named tensors to `path` as safetensors, atomically."""
     from safetensors.torch import save_file
@@ -159,10 +198,15 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or broken.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        size = file_size(path)
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > min(size, MAX_HEADER):  # it is parsed as a whole
+            raise ValueError(f"a header of {header:,} bytes")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read tensors from {path}: {error}; make it anew.") from error
+    except Exception as error:  # a header may also name types and sizes that torch refuses
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise InputError(f"cannot read tensors from {path}: {reason}; make it anew.") from error

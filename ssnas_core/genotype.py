@@ -7,16 +7,21 @@ knows of torch: a genotype is names, not weights.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssnas_core._typed import brief
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json, write_text
 
 FORMAT = 1
 """Version of the JSON form; raised whenever an old reader would misread a new file."""
+
+MAX_PARTS = 300
+_NAME = re.compile(r"\w[\w ._+:-]{0,99}")  # no path, no mark of a formula, no control character
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,34 @@ class Genotype:
             features and operators exist, so it checks those.
 
     Raises:
-        InputError: no nodes, two nodes of one name, or a node that uses itself
-            or a later node.
+        InputError: no nodes, two nodes of one name, a node that uses itself or a
+            later node, more than `MAX_PARTS` nodes and inputs, or odd names.
     """
 
     space: str
     nodes: tuple[Node, ...]
 
     def __post_init__(self) -> None:
+        parts = len(self.nodes) + sum(len(node.inputs) for node in self.nodes)
+        if parts > MAX_PARTS:  # also a bound on what drawing and building it may take
+            raise InputError(f"a genotype has at most {MAX_PARTS} nodes and inputs, got {parts}.")
         names = [node.name for node in self.nodes]
         if not names or len(set(names)) < len(names):
             raise InputError(
-                f"a genotype needs at least one node and distinct node names, got {names}."
+                "a genotype needs at least one node and distinct node names, "
+                f"got {str(names)[:200]}."
             )
+        for name in (self.space, *names, *(x for n in self.nodes for x in (n.operator, *n.inputs))):
+            if not _NAME.fullmatch(name):
+                raise InputError(
+                    "a genotype's names are up to 100 letters, digits, spaces and ._-+:, got "
+                    f"{ascii(name)[:120]}; rename it."
+                )
         for position, node in enumerate(self.nodes):
             late = set(node.inputs) & set(names[position:])
             if late:
                 raise InputError(
-                    f"node {node.name!r} uses {sorted(late)} before it is computed; "
+                    f"node {node.name!r} uses {str(sorted(late))[:200]} before it is computed; "
                     "list a node after its inputs."
                 )
 
@@ -97,7 +112,7 @@ class Genotype:
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             found = document.get("format") if isinstance(document, Mapping) else document
             raise InputError(
-                f"{source}: expected a genotype of format {FORMAT}, got {str(found)[:60]!r}; "
+                f"{source}: expected a genotype of format {FORMAT}, got {brief(found)!r}; "
                 "write it with this version of ssnas."
             )
         space, nodes = document.get("space"), document.get("nodes")

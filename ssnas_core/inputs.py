@@ -6,10 +6,13 @@ decoded has no row: the rows are those of `dataset.without(bad)`, in its order.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ssnas_core._checked import map_array
 from ssnas_core.backbones.base import Backbone, ImageBackbone
 from ssnas_core.errors import InputError
 from ssnas_core.files import atomic_path, read_json, write_json
@@ -32,11 +36,27 @@ log = logging.getLogger(__name__)
 
 DECODED_VERSION = 1
 MAX_PIXELS = 50_000_000  # beyond this a poster is taken for a decompression bomb
+_LARGE = 8_000_000  # pixels; of larger images one is decoded at a time, whatever the threads
+_ONE_AT_A_TIME = threading.Lock()
+_MAX_SCANS = 200  # of a JPEG; a progressive one has about ten, and each costs a pass
+# What photographs and posters come in. Of the others that PIL knows, some start programs (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_memmap(path: Path) -> Tensor:
     """The .npy array in `path` as a tensor over the file: pages are read when touched."""
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": private, so torch may own it
+    array = map_array(path, "c")  # private, so torch may own it
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # numbers that torch lacks
+        raise InputError(f"cannot read an array from {path} ({error}); make it anew.") from error
+
+
+def moved(value: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor on `device`; onto CUDA without waiting, by way of pinned memory."""
+    if torch.device(device).type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 def content_key(*parts: Any) -> str:
@@ -72,12 +92,29 @@ def decode_image(value: Any, size: tuple[int, int]) -> np.ndarray:
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         return np.asarray(fitted).transpose(2, 0, 1)
-    with Image.open(value) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-        image.draft("RGB", (width, height))  # JPEG: decode at the smallest scale that covers
-        fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    with Image.open(value, formats=_FORMATS) as image:
+        pixels = image.width * image.height
+        # WebP's decoder holds several copies of an image
+        most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS
+        if pixels > most:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {most:,}")
+        if image.format in ("JPEG", "MPO") and value.read_bytes().count(b"\xff\xda") > _MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
+        with _ONE_AT_A_TIME if pixels > _LARGE else contextlib.nullcontext():
+            image.draft("RGB", (width, height))  # JPEG: decode at the smallest scale that covers
+            rgb = image.convert("RGB")
+            image.close()  # of a large one the raw pixels are half of what is held
+            fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
+            if pixels > _LARGE:
+                del rgb
+                _give_back()
     return np.asarray(fitted).transpose(2, 0, 1)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: in glibc each thread would keep its own."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def decode_images(
@@ -118,8 +155,12 @@ def decode_images(
     if path.exists() and notes.exists():
         told = read_json(notes)
         if isinstance(told, dict) and told.get("key") == key:
-            _refuse_bad(told["bad"], len(dataset), strict)
-            return np.load(path, mmap_mode="r"), told["bad"]
+            known, rows = told.get("bad"), map_array(path)
+            count = len(dataset) - len(known) if isinstance(known, dict) else -1
+            if known is None or rows.shape != (count, 3, *size) or rows.dtype != np.uint8:
+                raise InputError(f"{path} is not what {notes} tells; delete both to decode anew.")
+            _refuse_bad(known, len(dataset), strict)
+            return rows, known
 
     def decoded(value: Any) -> np.ndarray | str:
         try:
@@ -138,7 +179,9 @@ def decode_images(
         with open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             np.lib.format.write_array_header_2_0(file, header)
             start, row = file.tell(), 0
-            bar = tqdm(total=len(records), desc=f"decoding {modality}", disable=not progress)
+            bar = tqdm(
+                total=len(records), desc=f"decoding {modality}", unit="image", disable=not progress
+            )
             for first in range(0, len(records), 512):  # bounds what waits to be written
                 some = records[first : first + 512]
                 for record, image in zip(
@@ -197,10 +240,13 @@ class RawInputs:
     def __len__(self) -> int:
         return len(self.columns[next(iter(self.kinds))])
 
-    def images(self, modality: str, rows: Tensor | slice) -> Tensor:
-        """The images of `rows` as float (n, 3, H, W) in [0, 1]."""
+    def images(
+        self, modality: str, rows: Tensor | slice, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The images of `rows` as float (n, 3, H, W) in [0, 1]; they travel as bytes."""
         chosen = self.columns[modality][rows if isinstance(rows, slice) else rows.numpy()]
-        return torch.from_numpy(np.require(chosen, requirements=["C", "W"])).float().div_(255)
+        pixels = torch.from_numpy(np.require(chosen, requirements=["C", "W"]))
+        return moved(pixels, device).float().div_(255)
 
 
 def prepare_inputs(

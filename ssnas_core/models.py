@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssnas_core._cells import read_tested, read_trained
 from ssnas_core._classifier import MultimodalClassifier
+from ssnas_core._model_folder import under
 from ssnas_core._model_spec import ClassifierSpec
 from ssnas_core.cards import ModelFacts
 from ssnas_core.datasets.sample import sample_archive
 from ssnas_core.errors import InputError
-from ssnas_core.files import atomic_path, load_tensors, read_json
+from ssnas_core.files import atomic_path, load_tensors
 from ssnas_core.modalities import modality_of
 from ssnas_core.studies import Run
 
@@ -51,10 +53,10 @@ def classifier_of(
     if not run.is_trained(method, ratio):
         _LOG.info("%s at r = %g is not trained in this run yet: training it", method, ratio)
     cell = run.train(method, ratio)
-    told, prepared = read_json(cell / "train.json"), run.prepared
+    told, prepared = read_trained(cell / "train.json", run.scoring.primary), run.prepared
     weights, store = load_tensors(cell / "model.safetensors"), prepared.store
     trained_along = run.config.backbones == "trained"
-    network = _under(weights, "0.1." if trained_along else "0.")
+    network = under(weights, "0.1." if trained_along else "0.")
     read = {name.split(".")[1] for name in network if name.startswith("stems.")}
     records = prepared.dataset.records
     spec = ClassifierSpec(
@@ -78,9 +80,9 @@ def classifier_of(
     model = MultimodalClassifier(spec, backbones)
     if trained_along:
         for name, backbone in model.backbones.items():
-            backbone.load_state_dict(_under(weights, f"0.0.backbones.{name}."))
+            backbone.load_state_dict(under(weights, f"0.0.backbones.{name}."))
     model.network.load_state_dict(network)
-    model.head.load_state_dict(_under(weights, "1."))
+    model.head.load_state_dict(under(weights, "1."))
     model.to(run.device).eval()
     _fill_missing(model, run)
     scores = _dev_scores(model, run, ratio)
@@ -104,7 +106,7 @@ def classifier_of(
         dev_score=scores.pop(""),
         dev_score_without=scores,
         dev=_scores(told["dev"]),
-        test=_scores({k: read_json(test)[k] for k in told["dev"]}) if test.exists() else None,
+        test=_test_scores(test, told["dev"]) if test.exists() else None,
         licence="mit" if generated and all(b.learns for b in backbones.values()) else "unknown",
     )
     return model
@@ -161,10 +163,6 @@ def export_embeddings(
     return len(dataset), width
 
 
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-
-
 def _features(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator[dict[str, Tensor]]:
     """Features of samples of the run's data, as its method was trained on them, in batches."""
     source = run.source()  # once: of backbones trained along it loads them all
@@ -219,7 +217,12 @@ def _embeddings(model: MultimodalClassifier, run: Run) -> Iterator[np.ndarray]:
 
 
 def _scores(told: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in told.items() if name != "threshold"}
+    return {n: float(v) for n, v in told.items() if n != "threshold" and v is not None}
+
+
+def _test_scores(file: Path, dev: dict[str, Any]) -> dict[str, float]:
+    """The scores of test.json that were also taken on dev."""
+    return _scores({name: v for name, v in read_tested(file).items() if name in dev})
 
 
 def _is_sample(run: Run) -> bool:

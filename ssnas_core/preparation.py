@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core._locks import alone_in
+from ssnas_core._prepared_files import load_backbone, saved_backbone, stored_columns
 from ssnas_core.backbones import (
     Backbone,
     TextBackbone,
     array_backbone,
-    backbone_from_config,
     image_backbone,
     text_backbone,
 )
@@ -37,11 +37,13 @@ from ssnas_core.features import (
     extract_features,
     prepare_inputs,
 )
-from ssnas_core.files import atomic_path, read_fields, read_json, told_where, write_json
+from ssnas_core.files import atomic_path, read_fields, told_where, write_json
 from ssnas_core.inputs import content_key
 from ssnas_core.objectives import Contrastive, OnDevice
 from ssnas_core.sources import open_dataset
 from ssnas_core.training import TrainConfig, fit, seeded
+
+_SIMCLR = TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +72,9 @@ class PrepareConfig:
     pretrained: bool = True
     views: int = 8
     length: int = 4
-    image_training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
-    )
-    text_training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
-    )
-    array_training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
-    )
+    image_training: TrainConfig = _SIMCLR
+    text_training: TrainConfig = _SIMCLR
+    array_training: TrainConfig = _SIMCLR
     contrastive: Contrastive = field(default_factory=Contrastive)
     seed: int = 0
     strict: bool = False
@@ -116,13 +112,7 @@ class Prepared:
 
     def backbones(self) -> dict[str, Backbone]:
         """The backbones that made the features, by modality."""
-        backbones = {}
-        for modality in self.dataset.kinds:
-            files = self.folder / f"{modality}-files"
-            backbone = backbone_from_config(read_json(self.folder / f"{modality}.json"), files)
-            _load_backbone(self.folder / f"{modality}.pt", backbone)
-            backbones[modality] = backbone
-        return backbones
+        return {modality: saved_backbone(self.folder, modality) for modality in self.dataset.kinds}
 
     def taps(self) -> Taps:
         """The backbones as a module to be trained along, for inputs from `live`."""
@@ -180,12 +170,6 @@ class _LastTap(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         *_, last = self.backbone(inputs[self.modality]).values()
         return last.flatten(2).mean(2)
-
-
-def stored_columns(folder: Path) -> dict[str, Any]:
-    """The decoded images and the arrays of the preparation in `folder`, mapped, by modality."""
-    files = read_fields(folder / "inputs.json", "files")["files"]
-    return {name: np.load(folder / "inputs" / file, mmap_mode="r") for name, file in files.items()}
 
 
 def prepare(
@@ -283,9 +267,10 @@ def _ready(
     progress: bool,
 ) -> None:
     """Fit a backbone, and train it by SimCLR if it came without weights; once, kept in `home`."""
-    file = home / f"{modality}.pt"
+    file, checkpoint = home / f"{modality}.pt", home / f"{modality}-training.pt"
     if file.exists():
-        _load_backbone(file, backbone)
+        load_backbone(file, backbone)
+        checkpoint.unlink(missing_ok=True)  # a kill may have come before that
         return
     train = torch.from_numpy(dataset.indices("train"))
     kind, column = dataset.kinds[modality], inputs.columns[modality]
@@ -298,7 +283,6 @@ def _ready(
         live = LiveInputs(
             alone, {modality: backbone}, home / "inputs", views=config.views, seed=config.seed
         )
-        checkpoint = home / f"{modality}-training.pt"
         with seeded(config.seed, 41):
             *_, width = backbone.channels.values()
             head = config.contrastive.head(width)
@@ -314,7 +298,6 @@ def _ready(
             progress=f"SimCLR of the {modality} backbone" if progress else None,
         )
         write_json(home / f"{modality}-training.json", history)
-        checkpoint.unlink(missing_ok=True)
     files = home / f"{modality}-files"
     with told_where(files):
         files.mkdir(exist_ok=True)
@@ -323,16 +306,7 @@ def _ready(
     state = {name: value.cpu() for name, value in backbone.state_dict().items()}
     with atomic_path(file) as temporary, open(temporary, "wb") as opened:  # its errors have numbers
         torch.save(state, opened)  # last: it says that the others are there
-
-
-def _load_backbone(file: Path, backbone: Backbone) -> None:
-    try:
-        backbone.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a broken file, with long advice
-        raise InputError(
-            f"{file} is not a usable backbone ({type(error).__name__}); delete {file.parent} "
-            "to prepare anew."
-        ) from error
+    checkpoint.unlink(missing_ok=True)
 
 
 def _on_disk(array: np.ndarray, folder: Path, modality: str) -> str:

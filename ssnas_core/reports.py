@@ -6,7 +6,8 @@ folders hold, at whatever stage they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def show_run(
         something to draw for; `notes`, what could not be shown; and `text`.
 
     Raises:
-        InputError: no run folder, or one of its files is broken.
+        InputError: no run folder, or a broken genotype; what else is broken is in `notes`.
     """
     run = RunFolder.opened(folder)
     config = RunFolder.config_of(run.path)
@@ -72,19 +73,30 @@ def show_run(
     genotype = None
     if (run / "genotype.json").exists():
         genotype = Genotype.load(run / "genotype.json")
-        figures["genotype"] = draw_genotype(genotype, tuple(features_of(run)))
+    features: dict[str, int] = {}
+    with _noted(notes):
+        features = features_of(run)
+    if genotype is not None:
+        figures["genotype"] = draw_genotype(genotype, tuple(features))
     history: list[dict[str, Any]] = []
-    try:
+    with _noted(notes):
         history = search_history(run, config["strategy"])
-    except InputError as error:
-        notes.append(str(error))
-    labels = logit_labels(run, config, history)
+    for log in ("history.jsonl", "timings.jsonl"):
+        with _noted(notes):
+            broken = run.broken_lines(log)
+            if broken:
+                notes.append(f"{run / log}: {broken} broken lines are left out")
+    labels = logit_labels(features, config, history)
     if any(not labels.get(name) for name in (history[0].get("logits", {}) if history else {})):
         notes.append("names of features are not noted in this run; architecture weights have none")
-    if any({"logits", "train_loss", "dev_loss"} & set(entry) for entry in history):
+    if any({"train_loss", "dev_loss"} & entry.keys() or entry.get("logits") for entry in history):
         figures["search"] = plot_history(history, labels, unit="nats")
-    cells = read_cells(run)
-    losses = _losses(history, pretraining_history(run), cells)
+    cells, broken_cells = read_cells(run, features)
+    notes += broken_cells
+    pretraining: list[dict[str, Any]] = []
+    with _noted(notes):
+        pretraining = pretraining_history(run)
+    losses = _losses(history, pretraining, cells)
     if losses:
         figures["losses"] = plot_losses(losses, [cell["method"] for cell in cells], unit="nats")
     scores = [{name: v for name, v in cell.items() if name != "history"} for cell in cells]
@@ -141,6 +153,15 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         InputError: another name, or no run has a trained method.
     """
     return save(plot_comparison(rows), path)
+
+
+@contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """What is broken becomes a note, and the rest is shown without it."""
+    try:
+        yield
+    except InputError as error:
+        notes.append(str(error))
 
 
 def _losses(

@@ -7,12 +7,14 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn.functional import affine_grid
 
 from ssnas_core.augment import (
     LUMA,
     ArrayAugment,
     ImageAugment,
     TextAugment,
+    _crop_grid,
     apply_array,
     apply_image,
     apply_text,
@@ -103,6 +105,23 @@ def test_crop_is_the_window_that_its_draws_name():
         torch.testing.assert_close(
             crop[1][inner], (top + high * y)[:, None].expand(-1, width)[inner], atol=1e-4, rtol=0
         )
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (7, 33), (1, 1)])
+def test_crop_grid_is_the_affine_one_of_its_window_and_mirror(shape):
+    draws = image_draws(9, generator(5))
+    found = _crop_grid(draws, ImageAugment(), torch.Size((9, 3, *shape)))
+    assert found.is_contiguous() and len({tuple(grid.flatten().tolist()) for grid in found}) == 9
+    for (area, stretch, across, down, mirror, *_), grid in zip(
+        draws.double().tolist(), found, strict=True
+    ):
+        area, stretch = 0.3 + 0.7 * area, (4 / 3) ** (2 * stretch - 1)
+        width, height = min(1, (area * stretch) ** 0.5), min(1, (area / stretch) ** 0.5)
+        signed = -width if mirror < 0.5 else width
+        window = [[signed, 0, (1 - width) * (2 * across - 1)]]
+        window.append([0, height, (1 - height) * (2 * down - 1)])
+        expected = affine_grid(torch.tensor([window]), [1, 3, *shape], align_corners=False)[0]
+        torch.testing.assert_close(grid, expected, rtol=0, atol=1e-5)
 
 
 def test_colour_jitter_equals_its_steps_written_as_loops(images):

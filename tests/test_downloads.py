@@ -1,13 +1,15 @@
+import dataclasses
 import errno
-import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import logging
 import os
 import shutil
 import threading
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,7 @@ from ssnas_core import downloads as module
 from ssnas_core.downloads import download
 from ssnas_core.errors import InputError
 
-CONTENT = gzip.compress(os.urandom(300_000), 1)
+CONTENT = b"\x89HDF\r\n\x1a\n" + os.urandom(300_000)
 HASH = hashlib.sha256(CONTENT).hexdigest()
 OTHER = "0" * 64
 
@@ -178,6 +180,33 @@ def test_mirror_that_says_nothing_is_given_up(tmp_path, monkeypatch):
             download("mmimdb", tmp_path, urls=[url])
 
 
+def test_what_does_not_begin_as_the_file_is_not_kept(server, tmp_path, monkeypatch):
+    published = dataclasses.replace(module._FILES["mmimdb-hdf5"], start=b"PK")
+    monkeypatch.setitem(module._FILES, "mmimdb-hdf5", published)
+    urls = [f"{server.url}/whole/x"]
+    with pytest.raises(InputError, match="got something else, which does not begin as one"):
+        download("mmimdb-hdf5", tmp_path, urls=urls)
+    assert left(tmp_path) == []
+    download("mmimdb-hdf5", tmp_path, urls=urls, sha256=HASH)  # which says more
+
+
+@pytest.mark.parametrize("kind", ["whole", "unsized"])
+def test_file_larger_than_any_published_is_given_up(server, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(module, "_MOST", 100_000)
+    message = {"whole": "more than such a file may have", "unsized": "more than 100,000 bytes"}
+    with pytest.raises(InputError, match=message[kind]):
+        download("mmimdb", tmp_path, urls=[f"{server.url}/{kind}/x"], sha256=HASH)
+    assert left(tmp_path) == []
+
+
+def test_mirror_that_trickles_is_given_up(server, tmp_path, monkeypatch):
+    hours = (3600.0 * hour for hour in itertools.count())
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=hours.__next__))
+    with pytest.raises(InputError, match="less than 1,000 bytes a second"):
+        download("mmimdb", tmp_path, urls=[f"{server.url}/whole/x"], sha256=HASH)
+    assert left(tmp_path) == []
+
+
 def test_too_small_a_disk_is_told_before_anything_is_written(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
@@ -228,12 +257,13 @@ def test_file_that_is_there_is_not_fetched_again(server, tmp_path):
 
 def test_file_of_unknown_hash_is_kept_if_it_has_the_mirrors_size(server, dead, tmp_path, caplog):
     path = tmp_path / "multimodal_imdb.hdf5"
-    path.write_bytes(bytes(len(CONTENT)))
+    other = CONTENT[:8] + bytes(len(CONTENT) - 8)
+    path.write_bytes(other)
     download("mmimdb-hdf5", tmp_path, urls=[dead, f"{server.url}/moved/x"])
     assert server.asked == ["HEAD /moved/x", "HEAD /whole/x"]
     download("mmimdb-hdf5", tmp_path, urls=[dead])
     assert "no mirror tells its size; taken as it is" in caplog.text
-    assert path.read_bytes() == bytes(len(CONTENT))
+    assert path.read_bytes() == other
     path.write_bytes(CONTENT[:-1])  # half a download of somebody else
     download("mmimdb-hdf5", tmp_path, urls=[f"{server.url}/whole/x"])
     assert path.read_bytes() == CONTENT

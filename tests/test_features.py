@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import pickle
 from collections import namedtuple
 from dataclasses import replace
@@ -40,6 +41,7 @@ from ssnas_core.features import (
 )
 from ssnas_core.features.store import draw_views
 from ssnas_core.inputs import draws_generator
+from ssnas_core.objectives import OnDevice, _joined, _two_views
 
 SIZE = (16, 12)
 WORDS = "ship robot queen war love city train killer song desert horse winter".split()
@@ -585,6 +587,179 @@ def test_size_and_time_are_logged(backbones, tmp_path, caplog):
         extract_features(made_inputs(3), backbones, tmp_path / "s", views=1, length=4)
     assert "0.0 MB for 3 samples" in caplog.text
     assert "feature extraction takes about 0.0 minutes" in caplog.text
+
+
+# --- where and how drawn features lie
+
+
+def test_pair_of_views_is_one_tensor_of_the_store_and_not_copied(store):
+    rows = torch.tensor([3, 17, 3, 39, 0])
+    first, second = store.augmented(rows, torch.Generator().manual_seed(5), 2)
+    both = _two_views(store, rows, torch.Generator().manual_seed(5))
+    drawn = store.augmented(rows, torch.Generator().manual_seed(5), 2)
+    for name, value in both.items():
+        assert torch.equal(value, torch.cat((first[name], second[name])))
+        joined = _joined(drawn[0][name], drawn[1][name])
+        assert joined.data_ptr() == drawn[0][name].data_ptr() and value.is_contiguous()
+
+
+def test_joined_rows_are_those_of_both_wherever_they_lie():
+    whole = torch.arange(48.0).reshape(12, 4)
+    other = whole + 100
+    learnt = whole.clone().requires_grad_()
+    pairs = [
+        (whole[:3], whole[3:6]),  # one behind the other
+        (whole[2:5], whole[5:8]),
+        (whole[3:6], whole[:3]),  # the wrong way round
+        (whole[:3], whole[4:7]),  # with a gap
+        (whole[:3], whole[2:5]),  # over each other
+        (whole[:3], whole[:3]),
+        (whole[:3], other[3:6]),  # of two tensors
+        (whole[:3], whole[3:8]),  # of unequal length
+        (whole[:3, :2], whole[1:4, 2:]),  # where it would follow, but for its strides
+        (whole[:0], whole[:0]),
+        (learnt[:3], learnt[3:6]),
+    ]
+    for first, second in pairs:
+        assert torch.equal(_joined(first, second), torch.cat((first, second)))
+    _joined(learnt[:3], learnt[3:6]).sum().backward()
+    assert learnt.grad is not None and torch.equal(learnt.grad[:6], torch.ones(6, 4))
+
+
+def test_store_on_the_cpu_is_itself_and_a_resident_one_gives_the_same(store):
+    assert store.to("cpu") is store
+    rows = torch.tensor([3, 17, 39])
+    for resident in (True, False):
+        there = store._placed(torch.device("cpu"), resident=resident)
+        drawn = [one.augmented(rows, torch.Generator().manual_seed(1)) for one in (there, store)]
+        for found, wanted in zip(*drawn, strict=True):
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 1000])
+def test_store_is_kept_on_a_device_where_it_takes_half_of_the_free_memory(store, monkeypatch, free):
+    """`meta` stands for an accelerator: it has shapes and types, but no numbers."""
+    monkeypatch.setattr("ssnas_core.features.store._free_memory", lambda _: free * store.bytes)
+    source = OnDevice(store, "meta")
+    kept = source.source
+    assert isinstance(kept, FeatureStore) and kept is not store
+    assert {array.device.type for array in kept._arrays.values()} == (
+        {"meta"} if free >= 2 else {"cpu"}
+    )
+    rows = torch.tensor([3, 17, 39])
+    views = kept.augmented(rows, torch.Generator().manual_seed(1))
+    for view in (*views, kept.clean(rows), source.clean(rows)):
+        for name, value in view.items():
+            assert value.device.type == "meta" and value.dtype == torch.float32
+            assert value.shape == (3, store.positions[name], store.channels[name])
+    assert store.clean(rows)["image_0"].is_cpu  # the first one is left as it was
+
+
+# --- speed without another result
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked")
+def test_rows_are_asked_for_ahead_while_they_come_from_disk(store, monkeypatch):
+    blocks, asked = [0], []
+
+    def note(handle: int, start: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        asked.append(os.pread(handle, size, start))
+
+    monkeypatch.setattr("ssnas_core.features.store._blocks_read", lambda: blocks[0])
+    monkeypatch.setattr("ssnas_core.features.store.os.posix_fadvise", note)
+    store = FeatureStore.open(store.folder)
+    rows = torch.tensor([3, 39, 0])
+
+    def drawn(came_from_disk: bool) -> int:
+        """How many rows were asked for, after checking that they are those that were drawn."""
+        asked.clear()
+        gather = torch.Tensor.index_select
+        with monkeypatch.context() as patch:  # reading raises the count, or does not
+
+            def read(*args):
+                blocks[0] += came_from_disk
+                return gather(*args)
+
+            patch.setattr(torch.Tensor, "index_select", read)
+            clean = store.clean(rows)
+        stored_rows = [row for value in clean.values() for row in value.half()]
+        assert not asked or asked == [row.numpy().tobytes() for row in stored_rows]
+        return len(asked)
+
+    everything = 3 * len(store.channels)
+    assert drawn(True) == everything  # at first it is not known where they come from
+    assert drawn(True) == everything
+    assert drawn(False) == everything
+    assert drawn(False) == 0
+    assert drawn(True) == 0
+    assert drawn(True) == everything
+
+
+def test_a_batch_begun_ahead_changes_nothing(backbones, tmp_path, monkeypatch):
+    """As on a GPU: 5 chunks of 8 samples in batches of 4, the last ones smaller."""
+    monkeypatch.setattr(extract, "CHUNK", 8)
+    monkeypatch.setattr(extract, "BATCH", 4)
+    options = {"views": 2, "length": 4, "seed": 3}
+    extract_features(made_inputs(37), backbones, tmp_path / "plain", **options)
+    real, order = extract._Extractor.__init__, []
+
+    def ahead(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        assert self.ahead == 0  # on a CPU
+        self.ahead = 1
+
+    def fetched(self, features):
+        order.append("kept")
+        return real_fetched(self, features)
+
+    real_fetched = extract._Extractor._fetched
+    monkeypatch.setattr(extract._Extractor, "__init__", ahead)
+    monkeypatch.setattr(extract._Extractor, "_fetched", fetched)
+    handle = backbones["text"].register_forward_hook(lambda *_: order.append("begun"))
+    extract_features(made_inputs(37), backbones, tmp_path / "ahead", **options)
+    handle.remove()
+    assert stored(tmp_path / "ahead") == stored(tmp_path / "plain")
+    begun, kept = ["begun"] * 3, ["kept"]  # three views of a batch
+    assert order == begun + 4 * (begun + begun + kept + kept) + begun + begun + kept + kept
+
+
+def test_bfloat16_is_another_store_near_the_first(store, backbones, tmp_path):
+    options = {"views": 3, "length": 4, "seed": 7}
+    inputs = made_inputs(40)
+    assert store_key(inputs, backbones, **options, precision="float32") == store.key
+    rounded = extract_features(inputs, backbones, tmp_path / "s", **options, precision="bfloat16")
+    assert rounded.key != store.key
+    rows = torch.arange(40)
+    views = [one.augmented(rows, torch.Generator().manual_seed(0), 3) for one in (store, rounded)]
+    for plain, near in zip(*views, strict=True):
+        for name in ("image_1", "text_2"):
+            scale = plain[name].abs().max()
+            assert 0 < (plain[name] - near[name]).abs().max() < 0.03 * scale
+    with pytest.raises(InputError, match="precision must be 'float32' or 'bfloat16', got 'half'"):
+        extract_features(inputs, backbones, tmp_path / "t", precision="half")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_nan_in_a_map_is_found(backbones, tmp_path, precision):
+    def spoilt(_module, _inputs, taps):
+        taps["0"][-1, 2, -1, 3] = float("nan")
+
+    handle = backbones["image"].register_forward_hook(spoilt)
+    with pytest.raises(InputError, match=r"got NaN from image \(small .*\), tap 0"):
+        extract_features(made_inputs(3), backbones, tmp_path / "s", length=4, precision=precision)
+    handle.remove()
+
+
+def test_bars_count_images_texts_and_samples(dataset, backbones, tmp_path, capsys):
+    _, inputs = prepare_inputs(dataset, backbones, tmp_path / "inputs", progress=True)
+    extract_features(inputs, backbones, tmp_path / "s", views=1, progress=True)
+    LiveInputs(inputs, backbones, tmp_path, views=2, progress=True)
+    told = capsys.readouterr().err
+    assert "decoding image" in told and "image/s" in told
+    assert "features" in told and "sample/s" in told
+    assert "vectorising" in told and "33.0/33.0" in told and "text/s" in told
 
 
 # --- live inputs

@@ -22,13 +22,14 @@ PAPER = Genotype(
 
 @st.composite
 def genotypes(draw) -> Genotype:
-    names = draw(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5, unique=True))
+    text = st.from_regex(r"\w[\w ._+:-]{0,7}", fullmatch=True)
+    names = draw(st.lists(text, min_size=1, max_size=5, unique=True))
     nodes = []
     for place, name in enumerate(names):
-        source = st.text(max_size=8).filter(lambda text, late=names[place:]: text not in late)
+        source = text.filter(lambda name, late=names[place:]: name not in late)
         inputs = draw(st.lists(st.sampled_from(names[:place]) | source if place else source))
-        nodes.append(Node(name, draw(st.text(max_size=8)), tuple(inputs)))
-    return Genotype(draw(st.text(max_size=8)), tuple(nodes))
+        nodes.append(Node(name, draw(text), tuple(inputs)))
+    return Genotype(draw(text), tuple(nodes))
 
 
 @given(genotypes())

@@ -168,7 +168,7 @@ from ssnas_core.errors import InputError
 from ssnas_core.recipes import RunConfig
 from ssnas_core.studies import Run
 from ssnas_core.preparation import prepare
-from ssnas_core.datasets import mmimdb
+from ssnas_core.datasets import _unpacking
 from ssnas_core.features import extract
 import matplotlib.backends.backend_agg, networkx, torch, torch._dynamo
 import sklearn.decomposition, sklearn.feature_extraction.text
@@ -185,7 +185,7 @@ def counted(owner, name, key):
     setattr(owner, name, call)
 
 counted(extract._Extractor, "__call__", "extract")
-counted(mmimdb, "_unpack", "unpack")
+counted(_unpacking, "_unpack", "unpack")
 
 def both(name, do):
     ready, go = os.pipe()

@@ -528,9 +528,9 @@ class Described(nn.Module):
 def test_files_of_backbones_are_saved_in_a_folder_of_theirs(
     texts_alone, copy, tmp_path, monkeypatch
 ):
-    def rebuilt(config, folder):
+    def rebuilt(config, folder, state):
         if config["kind"] != "described":
-            return backbone_from_config(config, folder)
+            return backbone_from_config(config, folder, state)
         return Described(float((folder / "factor.txt").read_text()))
 
     monkeypatch.setattr(_model_folder, "backbone_from_config", rebuilt)
@@ -657,8 +657,7 @@ def renamed(told: Any, name: str) -> None:
         spec[part] = {k.replace("image", name): v for k, v in spec[part].items()}
     told["backbones"] = {name: told["backbones"]["image"], "text": told["backbones"]["text"]}
     spec["features"] = [k.replace("image", name) for k in spec["features"]]
-    for node in spec["genotype"]["nodes"]:
-        node["inputs"] = [k.replace("image", name) for k in node["inputs"]]
+    spec["genotype"] = None
 
 
 BROKEN = {

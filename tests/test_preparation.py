@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core import inputs, preparation
+from ssnas_core import _prepared_files, inputs, preparation
 from ssnas_core.backbones import MaxoutMLP
 from ssnas_core.datasets._saved import load_dataset, save_dataset
 from ssnas_core.datasets.arrays import ArrayDataset
@@ -327,7 +327,7 @@ def test_broken_backbone_file_is_refused_in_one_line(tiny_data, tmp_path, config
     (home / "image.pt").write_bytes(content)
     backbone = preparation.image_backbone("small")
     with pytest.raises(InputError, match=r"image\.pt is not a usable backbone .*; delete") as told:
-        preparation._load_backbone(home / "image.pt", backbone)
+        _prepared_files.load_backbone(home / "image.pt", backbone)
     assert "\n" not in str(told.value)
 
 

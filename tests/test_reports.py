@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from ssnas_core import reports
-from ssnas_core._reading import logit_labels, search_history
+from ssnas_core._reading import features_of, logit_labels, search_history
 from ssnas_core.errors import InputError
 from ssnas_core.files import write_json
 from ssnas_core.genotype import Genotype, Node
@@ -108,8 +109,8 @@ def test_weights_have_names_without_the_feature_store(finished):
     folder = RunFolder.opened(run.folder.path)
     config = RunFolder.config_of(folder.path)
     history = search_history(folder, "bilevel")
-    assert logit_labels(folder, config, history) == run.space.labels()
-    assert logit_labels(folder, config, []) == {}
+    assert logit_labels(features_of(folder), config, history) == run.space.labels()
+    assert logit_labels(features_of(folder), config, []) == {}
 
 
 STAGES = {
@@ -210,15 +211,28 @@ def test_run_whose_feature_names_are_not_noted_is_shown_with_a_note(copy):
     assert told["notes"][0] in told["text"]
 
 
-def test_broken_checkpoint_is_a_note_and_a_broken_result_is_refused(copy):
-    mine = copy(*PREPARED)
+def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
+    mine = copy(*PREPARED, "cells/found_r1/*")
     (mine / "checkpoint").mkdir()
     (mine / "checkpoint" / "search.pt").write_bytes(b"PK torn")
     (note,) = show_run(mine)["notes"]
     assert "search.pt is not a usable checkpoint" in note
-    write_json(mine / "cells" / "found_r1" / "train.json", {"method": "found"})
-    with pytest.raises(InputError, match=r"train\.json is not of a trained cell .* delete it"):
-        show_run(mine)
+    write_json(mine / "cells" / "other_r1" / "train.json", {"method": "found"})
+    (mine / "prepared.json").write_text('{"channels": {"../../x": 1}}')
+    (mine / "timings.jsonl").write_bytes(b'{"stage": "search", "seconds": 1e999}\n\xff\n[1]\n')
+    told = show_run(mine)
+    assert [row["method"] for row in told["scores"]] == ["found"]
+    for message in (
+        "other_r1/train.json is not of a trained cell: .* delete it",
+        "prepared.json: expected channels of features by name",
+        "search.pt is not a usable checkpoint",
+        "timings.jsonl: 2 broken lines are left out",
+    ):
+        assert re.search(message, "\n".join(told["notes"]))
+        assert re.search(message, told["text"])
+    rows = compare_runs([mine])
+    assert [row["method"] for row in rows if row["problem"] is None] == ["found"]
+    assert "other_r1/train.json is not of a trained cell" in comparison_table(rows)
 
 
 def test_what_cannot_be_shown_is_refused(copy, tmp_path):

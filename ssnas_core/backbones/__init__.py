@@ -10,11 +10,15 @@ dict; `config` and `save_files` tell the rest, for `backbone_from_config`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ssnas_core._shapes import check_shapes
+from ssnas_core._typed import brief
 from ssnas_core.backbones.arrays import IdentityArray, MaxoutArray
 from ssnas_core.backbones.base import (
     CONFIG_VERSION,
@@ -138,7 +142,11 @@ _BUILDS: dict[str, _Build] = {
 }
 
 
-def backbone_from_config(config: Mapping[str, Any], folder: Path | None = None) -> Backbone:
+def backbone_from_config(
+    config: Mapping[str, Any],
+    folder: Path | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Backbone:
     """Build again what `Backbone.config` told of, offline; its state dict then fits.
 
     Weights are random and nothing is fitted until the state dict is loaded. Draws
@@ -147,6 +155,8 @@ def backbone_from_config(config: Mapping[str, Any], folder: Path | None = None) 
     Args:
         config: what `config()` gave.
         folder: what `save_files` wrote into; needed by transformers backbones.
+        state: the state dict that it will be given; a config that asks for other
+            shapes is then refused before memory is taken for them.
 
     Raises:
         InputError: an unknown kind, another version, options that do not fit, or
@@ -154,25 +164,34 @@ def backbone_from_config(config: Mapping[str, Any], folder: Path | None = None) 
     """
     told = dict(config) if isinstance(config, Mapping) else {}
     kind, version, name = (told.pop(key, None) for key in ("kind", "version", "name"))
-    if kind not in _BUILDS or not isinstance(name, str):
+    if not isinstance(kind, str) or kind not in _BUILDS or not isinstance(name, str):
         raise InputError(
             f"expected the config of a backbone, its kind one of {', '.join(_BUILDS)}, got kind "
-            f"{kind!r} and name {name!r}; pass what Backbone.config() gave."
+            f"{brief(kind)} and name {brief(name)}; pass what Backbone.config() gave."
         )
     if version != CONFIG_VERSION:
         raise InputError(
-            f"expected a backbone config of version {CONFIG_VERSION}, got {version!r}; "
+            f"expected a backbone config of version {CONFIG_VERSION}, got {brief(version)}; "
             "use the ssnas that wrote it, or make the backbone anew."
         )
     try:
+        build = partial(_BUILDS[kind], told, None if folder is None else Path(folder))
         with torch.random.fork_rng(devices=[]):
-            backbone = _BUILDS[kind](told, None if folder is None else Path(folder))
+            if state is not None:
+                check_shapes(build, state)
+            backbone = build()
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise InputError(
-            f"expected options of a {kind!r} backbone, got {told}: {error}; "
+            f"expected options of a {kind!r} backbone, got {brief(told)}: {_line(error)}; "
             "pass what Backbone.config() gave."
         ) from error
     backbone.name = name
     return backbone
+
+
+def _line(error: Exception) -> str:
+    """The first line of what torch or a library says, cut to a line's length."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return text if text.isprintable() else ascii(text)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssnas_core._checked import file_size
 from ssnas_core.errors import InputError
+from ssnas_core.files import read_json
 
 
 @contextmanager
@@ -21,10 +23,14 @@ def loading(source: str | Path, remedy: str) -> Iterator[None]:
     showing = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
+        if Path(source).is_dir():
+            _check_documents(Path(source))
         yield
     except InputError:
         raise
-    except Exception as error:  # transformers and what it loads with raise many kinds
+    except BaseException as error:  # transformers and what it loads with raise many kinds
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C; a panic is what its tokenizers answer some broken files with
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"expected a transformers model folder or name, got {str(source)!r}: {reason} {remedy}"
@@ -32,6 +38,15 @@ def loading(source: str | Path, remedy: str) -> Iterator[None]:
     finally:
         if showing:
             transformers_logging.enable_progress_bar()
+
+
+def _check_documents(folder: Path) -> None:
+    """Read what transformers would read with no bounds: the largest tokenizers take 40 MB."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".json":
+            read_json(file, limit=64 * 2**20)
+        elif not file.is_dir():
+            file_size(file)
 
 
 def _part(model: Any, kind: str) -> Any:

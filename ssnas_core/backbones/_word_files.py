@@ -26,6 +26,9 @@ _File = gzip.GzipFile | BufferedReader
 MAX_DIMENSION = 10_000
 MAX_LINE = 1 << 20  # bytes of a text file's line
 MAX_WORD = 10_000  # bytes of a word in a binary file
+MAX_BLANK = 10_000  # blank lines in a text file
+MAX_RATIO = 20  # a file that unpacks to more times its size is refused; text shrinks to a third
+_MIN_UNPACKED = 50_000_000  # bytes that may be unpacked whatever the ratio
 _BLOCK = 1 << 20
 
 
@@ -34,6 +37,7 @@ class _Header(NamedTuple):
     count: int | None  # words that the file says it has
     dimension: int
     first: bytes  # a line of words that was read already
+    most: int  # bytes that the file may unpack to
 
 
 @contextmanager
@@ -74,7 +78,9 @@ def _header(file: _File, path: Path, binary: bool) -> _Header:
             f"expected vectors of 1 to {MAX_DIMENSION:,} numbers in {path}, got {dimension:,}; "
             "choose another file."
         )
-    return _Header(binary, count, dimension, first)
+    size = path.stat().st_size
+    most = max(_MIN_UNPACKED, MAX_RATIO * size) if path.suffix == ".gz" else size
+    return _Header(binary, count, dimension, first, most)
 
 
 def _numbers(fields: list[bytes]) -> np.ndarray | None:
@@ -162,16 +168,26 @@ def _miscounted(path: Path, header: _Header, found: str) -> InputError:
     )
 
 
+def _swollen(path: Path, header: _Header) -> InputError:
+    return InputError(
+        f"expected {path} to unpack to at most {header.most:,} bytes, got more; "
+        "it is no file of word vectors: download it again."
+    )
+
+
 def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[bytes, bytes]]:
     """Word and the bytes of its vector, for every word of a binary file."""
     assert header.count is not None
     size = 4 * header.dimension
-    block, place = b"", 0
+    block, place, total = b"", 0, 0
     for number in range(header.count):
         while (end := block.find(b" ", place)) < 0 or end + 1 + size > len(block):
             if len(block) - place > MAX_WORD + size:
                 break
             more = file.read(_BLOCK)
+            total += len(more)
+            if total > header.most:
+                raise _swollen(path, header)
             if not more:
                 raise _miscounted(path, header, f"{number:,} words")
             block, place = block[place:] + more, 0
@@ -186,8 +202,19 @@ def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[
 def _text_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[bytes, bytes]]:
     """Word and the text of its vector, for every word of a text file."""
     number, line = 0, header.first or file.readline(MAX_LINE)
+    blank = total = 0
     while line:
-        if line.strip():
+        total += len(line)
+        if total > header.most:
+            raise _swollen(path, header)
+        if not line.strip():
+            blank += 1
+            if blank > MAX_BLANK:
+                raise InputError(
+                    f"expected a word in each line of {path}, got {blank:,} blank lines; "
+                    "choose a text file of word vectors."
+                )
+        else:
             number += 1
             if len(line) == MAX_LINE:
                 raise InputError(

@@ -116,7 +116,13 @@ class TransformerText(TextBackbone):
             max_length=self.length,
             return_tensors="pt",
         )
-        return tokens["input_ids"]
+        found, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
+        if self.tokenizer.pad_token_id is None or int(found.max()) >= known:
+            raise InputError(
+                f"expected the tokenizer of {self.name}, got one whose tokens are not among the "
+                f"model's {known}; restore its files."
+            )
+        return found
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""

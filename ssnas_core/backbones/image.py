@@ -113,7 +113,7 @@ class _TappedNet(ImageBackbone):
         self._options = {"size": size, **options}
         self.size = size
         self.name = f"{name} {size}"
-        self.trunk = trunk
+        self.trunk = trunk.to(memory_format=torch.channels_last)  # up to a third faster on CPUs
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         training = trunk.training
@@ -126,6 +126,7 @@ class _TappedNet(ImageBackbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
         check_images(images)
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.trunk((images - self.mean) / self.std)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
     Raises:
         InputError: the file is missing, or is none of these.
     """
-    told = read_json(path)
+    told = read_json(path, limit=256 * 2**20)  # all texts of the data are in it
     try:
         records = []
         for row, entry in enumerate(told["records"]):
@@ -51,16 +52,31 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
             for name, value in entry["inputs"].items():
                 if value is not None and told["kinds"][name] == "image":
                     inputs[name] = Path(value)
-            records.append(Record(entry["id"], inputs, tuple(entry["labels"]), entry["split"]))
+                elif value is not None and not (
+                    told["kinds"][name] == "text" and isinstance(value, str)
+                ):
+                    raise TypeError(f"{name} of record {row} is no {told['kinds'][name]}")
+            labels = _texts(entry["labels"])
+            (id,) = _texts([entry["id"]])
+            records.append(Record(id, inputs, labels, entry["split"]))
         return Dataset(
-            told["name"],
+            _texts([told["name"]])[0],
             told["kinds"],
-            tuple(told["classes"]),
+            _texts(told["classes"]),
             tuple(records),
-            told["skipped"],
-            told["single_label"],
+            dict(zip(told["skipped"], _texts([*told["skipped"].values()]), strict=True)),
+            bool(told["single_label"]),
         )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = repr(str(error) or type(error).__name__)
         raise InputError(
-            f"{path} does not hold records ({error!r}); restore it, or make the run anew."
+            f"{path} does not hold records ({reason[:200]}); "
+            "restore it, or make the run anew."
         ) from error
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """A list of texts, as a tuple; TypeError if it is something else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of texts, got {reprlib.repr(values)}")
+    return tuple(values)

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,18 @@ from ssnas_core.datasets._skips import Skips
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.errors import InputError
 
-MAX_RECORDS = 10**6
+MAX_RECORDS = 10**5
 """A file that claims more is refused; the published one has 25,959."""
+
+MAX_CHUNK_BYTES = 64 * 10**6
+"""HDF5 unpacks a chunk whole; one that claims more is refused. Published: 0.5 MB, an image."""
 
 _LOG = logging.getLogger(__name__)
 _MEAN = np.array([103.939, 116.779, 123.68]).reshape(3, 1, 1)  # Caffe's, of B, G and R
 _SHAPES = {"images": (3, 256, 160), "features": (300,), "genres": (len(GENRES),), "imdb_ids": ()}
+_MAX_SPANS = 1000  # of Fuel's table; published: three splits of five fields
+_MAX_ID = 64  # bytes; published ones have seven
+_BLOCK = 4096  # rows that are read at a time
 _KINDS = {"images": "if", "features": "f", "genres": "iufb", "imdb_ids": "SUOiu"}
 _PUBLISHED = {"train": 15_552, "dev": 2_608, "test": 7_799}
 # what h5py raises at data it cannot make sense of
@@ -65,7 +74,7 @@ class _Poster:
         try:
             stored = file["images"][self.row]
         except _BROKEN as error:
-            raise ValueError(f"damaged: {error}") from error
+            raise ValueError(f"{self} is damaged: {_line(error)}") from error
         return _rgb(stored)
 
 
@@ -136,7 +145,7 @@ def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False
         raise
     except _BROKEN as error:
         raise InputError(
-            f"{path} is not a whole HDF5 file ({error}); expected multimodal_imdb.hdf5 as "
+            f"{path} is not a whole HDF5 file ({_line(error)}); expected multimodal_imdb.hdf5 as "
             "published, download it again."
         ) from error
     bad = set(np.flatnonzero(~np.isfinite(features).all(1)).tolist())
@@ -170,13 +179,20 @@ def _content(path: Path, file: Any) -> tuple[list[str], np.ndarray, np.ndarray, 
     """All but the images: ids, features (N, 300), labels (N, 23), splits."""
     rows = _checked(path, file)
     names = _columns(path, file["genres"])
-    labels = file["genres"][()]
-    if not np.isin(labels, (0, 1)).all():
-        raise InputError(f"{path}: expected 0 and 1 in 'genres', got other numbers; restore it.")
-    with np.errstate(over="ignore"):  # becomes inf, as bad as NaN
-        features = file["features"][()].astype(np.float32)
+    labels = np.empty((rows, len(GENRES)), np.uint8)
+    features = np.empty((rows, *_SHAPES["features"]), np.float32)
+    for start in range(0, rows, _BLOCK):  # what a file claims may be much more than it has
+        some = slice(start, start + _BLOCK)
+        told = file["genres"][some]
+        if not ((told == 0) | (told == 1)).all():
+            raise InputError(
+                f"{path}: expected 0 and 1 in 'genres', got other numbers; restore it."
+            )
+        labels[some] = told
+        with np.errstate(over="ignore"):  # becomes inf, as bad as NaN
+            features[some] = file["features"][some]
     features.setflags(write=False)
-    ids = [_id(value) for value in file["imdb_ids"][()]]
+    ids = _ids(path, file["imdb_ids"])
     return (
         ids,
         features,
@@ -190,11 +206,22 @@ def _checked(path: Path, file: Any) -> int:
     import h5py
 
     for name in _SHAPES:
-        if not isinstance(file.get(name), h5py.Dataset):
+        # a link may lead into another file; so may a field's data
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+            held = ", ".join(_line(one)[:40] for one in islice(file, 10))
+            what = f"no field {name!r}" if link is None else f"something else than data as {name!r}"
             raise InputError(
-                f"{path} has no field {name!r}; expected {', '.join(_SHAPES)} as in "
-                f"multimodal_imdb.hdf5, got {', '.join(list(file)[:10]) or 'none'}; "
-                "download it again."
+                f"{path} has {what}; expected {', '.join(_SHAPES)} as in "
+                f"multimodal_imdb.hdf5, got {held or 'none'}; download it again."
+            )
+        field = file[name]
+        chunk = math.prod(field.chunks or ()) * field.dtype.itemsize
+        if field.is_virtual or field.external or chunk > MAX_CHUNK_BYTES:
+            what = f"in chunks of {chunk:,} bytes" if chunk > MAX_CHUNK_BYTES else "in other files"
+            raise InputError(
+                f"{path}: expected the data of {name!r} in small chunks or one piece, got them "
+                f"{what}; download it again."
             )
     rows = (file["imdb_ids"].shape or (0,))[0]
     if not 0 < rows <= MAX_RECORDS:
@@ -203,7 +230,8 @@ def _checked(path: Path, file: Any) -> int:
         )
     for name, shape in _SHAPES.items():
         field = file[name]
-        if field.shape != (rows, *shape) or field.dtype.kind not in _KINDS[name]:
+        fits = field.shape == (rows, *shape) and field.dtype.kind in _KINDS[name]
+        if not fits or field.dtype.itemsize > _MAX_ID:
             wanted = ", ".join(map(str, ("N", *shape)))
             raise InputError(
                 f"{path}: expected {name!r} of shape ({wanted}), N = {rows} as in imdb_ids, and "
@@ -214,9 +242,9 @@ def _checked(path: Path, file: Any) -> int:
 
 def _columns(path: Path, genres: Any) -> list[str]:
     """The names of the genres' columns."""
-    told = genres.attrs.get("target_names")
-    if told is None:
+    if "target_names" not in genres.attrs:
         return list(GENRES)
+    told = _attribute(genres, "target_names", len(GENRES))
     try:
         names = json.loads(told) if isinstance(told, str | bytes) else np.ravel(told).tolist()
         names = [_text(name) for name in names]
@@ -226,27 +254,60 @@ def _columns(path: Path, genres: Any) -> list[str]:
     if not known:
         raise InputError(
             f"{path}: expected the attribute target_names of 'genres' to name the {len(GENRES)} "
-            f"published genres, got {str(told)[:60]!r}; restore the file."
+            f"published genres, got {reprlib.repr(told)[:60]!r}; restore the file."
         )
     return names
+
+
+def _attribute(owner: Any, name: str, most: int) -> Any:
+    """An attribute of at most `most` values; ValueError if it has more, or is of any length.
+
+    A text of any length may stand alone: of many, each could be the same long one.
+    """
+    import h5py
+
+    found = owner.attrs.get_id(name)
+    count = math.prod(found.shape or ())
+    kinds = [kind for kind, *_ in (found.dtype.fields or {"": (found.dtype,)}).values()]
+    loose = any(kind.hasobject and h5py.check_ref_dtype(kind) is None for kind in kinds)
+    if count > (len(GENRES) if loose else most):
+        raise ValueError(f"{name} has {count} values")
+    return owner.attrs[name]
+
+
+def _line(error: Any) -> str:
+    """What h5py says, or a name in a file, in one line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:200]
 
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _id(value: Any) -> str:
-    if isinstance(value, int | np.integer):
-        return f"{value:07d}"  # as the archive's files are named
-    return _text(value).strip("\0 ")
+def _ids(path: Path, field: Any) -> list[str]:
+    """The name of each row, "" where it has none."""
+    import h5py
+
+    loose = field.dtype.kind == "O"  # texts of any length, which may all be one long one
+    if loose and h5py.check_string_dtype(field.dtype) is None:
+        raise ValueError("imdb_ids are neither texts nor numbers")
+    ids: list[str] = []
+    for row in range(0, len(field), 1 if loose else _BLOCK):
+        for value in field[row : row + (1 if loose else _BLOCK)]:
+            whole = isinstance(value, int | np.integer)
+            name = f"{value:07d}" if whole else _text(value).strip("\0 ")
+            if len(name) > _MAX_ID:
+                raise ValueError(f"row {len(ids)} has an id of {len(name):,} characters")
+            ids.append(name)
+    return ids
 
 
 def _splits(path: Path, file: Any, rows: int) -> list[str | None]:
     """The split of each row, None where it is in none."""
     try:
-        return _fuel_splits(file.attrs["split"], rows)
+        return _fuel_splits(_attribute(file, "split", _MAX_SPANS), rows)
     except _BROKEN as error:
-        problem = f"no usable attribute 'split' ({error})"
+        problem = f"no usable attribute 'split' ({_line(error)})"
     if rows == sum(_PUBLISHED.values()):
         _LOG.warning("%s: %s; its rows are taken to be in published order", path, problem)
         return [split for split, count in _PUBLISHED.items() for _ in range(count)]

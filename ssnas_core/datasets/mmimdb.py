@@ -13,26 +13,24 @@ the longest counts, as in the authors' own preparation.
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import json
 import logging
 import os
 import re
-import shutil
-import tarfile
-import zlib
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from ssnas_core._locks import alone_in
 from ssnas_core.datasets._genres import GENRES
+from ssnas_core.datasets._unpacking import oversized, unpack_once
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.errors import InputError
-from ssnas_core.files import read_json, write_json
+from ssnas_core.files import read_json
 
 DROPPED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
 """Genres of the archive that are not part of the 23-genre task."""
@@ -43,11 +41,10 @@ MAX_JSON_BYTES = 10 * 10**6
 MAX_POSTER_BYTES = 50 * 10**6
 """A larger poster is not decoded; published ones are about 300 kB."""
 
-MAX_TOTAL_BYTES = 40 * 10**9
-"""An archive that would unpack to more is refused; the published one unpacks to about 8 GB."""
+MAX_PLOT = 100_000
+"""Characters of the longest plot that is taken for one; published ones have a few thousand."""
 
 _LOG = logging.getLogger(__name__)
-_MARKER = "unpacked.json"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MEMBER = re.compile(rf"(?:mmimdb/)?(split\.json|dataset/{_ID.pattern}\.(?:json|jpeg|jpg))")
 
@@ -95,20 +92,41 @@ def read_mmimdb(
     else:
         stem = re.sub(r"(\.tar)?\.[^.]+$", "", path.name)
         root = Path(unpack_to) if unpack_to is not None else path.parent / f"{stem}-unpacked"
-        _unpack_once(path, root, progress)
+        unpack_once(path, root, _wanted, progress=progress)
     return _read_folder(root, strict=strict, progress=progress)
+
+
+def _wanted(name: str) -> tuple[str, int] | None:
+    """Where a member of the archive belongs, and how large it may be."""
+    found = _MEMBER.fullmatch(name)
+    if found is None:
+        return None
+    return found[1], MAX_JSON_BYTES if name.endswith(".json") else MAX_POSTER_BYTES
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """File name -> bytes."""
+    sizes = {}
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}.") from error
+    for entry in entries:
+        with contextlib.suppress(OSError):  # as of a link to itself: the record lacks it
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
 
 
 def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
     if not (root / "dataset").is_dir():
         raise InputError(f"{root} holds no folder dataset/; expected it beside split.json.")
-    sizes = {e.name: e.stat().st_size for e in os.scandir(root / "dataset") if e.is_file()}
-    sizes.update(_oversized(root))
+    sizes = _sizes(root / "dataset") | oversized(root)
 
     listed = _listed_ids(root / "split.json")
     places: dict[str, list[str]] = {}
     for split, entry in listed:
-        places.setdefault(str(entry), []).append(split)
+        places.setdefault(_name(entry), []).append(split)
     records: list[Record] = []
     skipped: dict[str, str] = {}
     for split, entry in tqdm(listed, desc="reading MM-IMDB", disable=not progress):
@@ -122,10 +140,10 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
             file, reason = bad.args
             if strict:
                 raise InputError(
-                    f"{root / file}: record {str(entry)[:64]!r}: {reason}; mend it, "
+                    f"{root / file}: record {_name(entry)!r}: {reason}; mend it, "
                     "or read with strict off to leave it out."
                 ) from None
-            skipped[str(entry)[:64]] = reason
+            skipped[_name(entry)] = reason
     _report(skipped, len(listed))
     for split in SPLITS:
         if all(record.split != split for record in records):
@@ -137,6 +155,11 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
     return Dataset("mmimdb", {"image": "image", "text": "text"}, GENRES, tuple(records), skipped)
 
 
+def _name(entry: Any) -> str:
+    """What an entry of the split, perhaps no id at all, is called in reports."""
+    return entry[:64] if isinstance(entry, str) else reprlib.repr(entry)[:64]
+
+
 def _listed_ids(path: Path) -> list[tuple[str, Any]]:
     """All (split, id) of a split file, in order; ids are not checked yet."""
     document = read_json(path)
@@ -144,7 +167,7 @@ def _listed_ids(path: Path) -> list[tuple[str, Any]]:
     if not all(isinstance(ids, list) for ids in lists):
         raise InputError(
             f"{path}: expected lists of ids under train, dev and test, "
-            f"got {json.dumps(document)[:60]}; restore the file."
+            f"got {reprlib.repr(document)[:60]}; restore the file."
         )
     return [(split, entry) for split, ids in zip(SPLITS, lists, strict=True) for entry in ids or ()]
 
@@ -183,6 +206,8 @@ def _longest_plot(document: Mapping[str, Any], file: str) -> str:
     plot = max((plot.strip() for plot in plots), key=len, default="")
     if not plot:
         raise _BadRecordError(file, "plot is empty")
+    if len(plot) > MAX_PLOT:
+        raise _BadRecordError(file, f"plot longer than {MAX_PLOT:,} characters")
     if re.search("[\ud800-\udfff]", plot):  # JSON can escape what UTF-8 cannot encode
         raise _BadRecordError(file, "plot is not valid Unicode")
     return plot
@@ -208,142 +233,3 @@ def _report(skipped: Mapping[str, str], listed: int) -> None:
         reasons = Counter(skipped.values()).most_common(5)
         shown = ", ".join(f"{count} x {reason}" for reason, count in reasons)
         _LOG.warning("MM-IMDB: left out %d of %d records: %s", len(skipped), listed, shown)
-
-
-def _oversized(root: Path) -> dict[str, int]:
-    """File name -> size of the members that unpacking left out for their size."""
-    marker = _marker(root)
-    if marker is not None and marker.get("done") is not True:
-        told = "an interrupted unpack; expected a finished one, read the archive again to redo it."
-        raise InputError(f"{root} is {told}")
-    return (marker or {}).get("oversized") or {}
-
-
-def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
-    """Unpack into `root` unless the marker there says that this archive already is.
-
-    The marker is written as unfinished first and as done last, so a killed unpack is redone.
-    """
-    try:
-        status = archive.stat()
-        identity = {"format": 1, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-        files = root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir())
-        marker = _marker(root)  # looked for after them, as it is written before
-        if files and marker is None:
-            raise InputError(
-                f"cannot unpack {archive}: {root} holds other files; expected an empty or "
-                "new folder, pass another as unpack_to."
-            )
-        whole = {"archive": identity, "done": True}
-        if marker and whole.items() <= marker.items():
-            return
-        with alone_in(root, "unpacking into", wait=True):
-            marker = _marker(root)
-            if marker and whole.items() <= marker.items():
-                return  # by the process that was waited for
-            if marker is not None and marker.get("archive") != identity:
-                shutil.rmtree(root / "dataset", ignore_errors=True)  # of another archive
-                (root / "split.json").unlink(missing_ok=True)
-            write_json(root / _MARKER, {"archive": identity, "done": False})
-            (root / "dataset").mkdir(exist_ok=True)
-            whole["oversized"] = _unpack(archive, root, progress)
-            write_json(root / _MARKER, whole)
-    except InputError:
-        raise
-    except (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError) as error:
-        raise InputError(
-            f"{archive} is not a whole .tar.gz archive ({error}); expected MM-IMDB's as "
-            "published, download it again."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot unpack {archive} into {root} ({error.strerror or error}); "
-            "pass a folder that can be written as unpack_to."
-        ) from error
-
-
-def _marker(root: Path) -> dict[str, Any] | None:
-    """What the marker of an unpacked folder says, {} if that is something else; None without."""
-    marker = read_json(root / _MARKER) if (root / _MARKER).is_file() else None
-    return marker if isinstance(marker, dict | None) else {}
-
-
-def _unpack(archive: Path, root: Path, progress: bool) -> dict[str, int]:
-    """Stream the members that matter into `root`; the sizes of those left out as too large."""
-    oversized: dict[str, int] = {}
-    total, has_split = 0, False
-    with (
-        open(archive, "rb") as raw,
-        gzip.open(raw) as plain,
-        tqdm(total=archive.stat().st_size, unit="B", unit_scale=True, disable=not progress) as bar,
-    ):
-        bar.set_description("unpacking MM-IMDB")
-        stream = _Watched(plain)
-        with tarfile.open(fileobj=cast(Any, stream), mode="r|") as members:
-            for member in members:
-                _refuse_hostile(archive, member)
-                total += member.size
-                if total > MAX_TOTAL_BYTES:
-                    raise InputError(
-                        f"{archive} unpacks to more than {MAX_TOTAL_BYTES // 10**9} GB; expected "
-                        "MM-IMDB's archive as published (about 8 GB), download it again."
-                    )
-                wanted = _MEMBER.fullmatch("/".join(p for p in member.name.split("/") if p != "."))
-                if not member.isreg() or wanted is None:
-                    continue
-                target = root / wanted[1]
-                if member.size > (MAX_JSON_BYTES if target.suffix == ".json" else MAX_POSTER_BYTES):
-                    oversized[target.name] = member.size
-                    continue
-                temporary = target.with_name(f".{target.name}.{os.getpid()}")
-                source = members.extractfile(member)
-                assert source is not None  # regular files have content
-                with open(temporary, "wb") as file:
-                    shutil.copyfileobj(source, file)
-                os.replace(temporary, target)
-                has_split |= target.name == "split.json"
-                bar.update(raw.tell() - bar.n)
-            end = members.offset
-        while stream.read(1 << 20):  # to the end, for gzip's checksum
-            pass
-        if stream.last_nonzero > end:
-            raise EOFError("unreadable data between its members")
-    if not has_split:
-        raise InputError(
-            f"{archive} holds no mmimdb/split.json; expected MM-IMDB's archive as published, "
-            "with mmimdb/split.json and mmimdb/dataset/."
-        )
-    return oversized
-
-
-def _refuse_hostile(archive: Path, member: tarfile.TarInfo) -> None:
-    parts = re.split(r"[/\\]", member.name)
-    if parts[0] == "" or ".." in parts:
-        problem = "a path outside of it"
-    elif not (member.isreg() or member.isdir()):
-        problem = "a link or device"
-    else:
-        return
-    raise InputError(
-        f"{archive} holds {problem} ({member.name[:80]!r}); expected plain files and folders "
-        "only, do not use this archive."
-    )
-
-
-class _Watched:
-    """A readable stream that remembers where its last nonzero byte was.
-
-    `tarfile` stops without a word at a damaged header, as if the archive ended
-    there; only zeros may follow a true end.
-    """
-
-    def __init__(self, stream: gzip.GzipFile) -> None:
-        self._stream, self._read, self.last_nonzero = stream, 0, 0
-
-    def read(self, size: int) -> bytes:
-        chunk = self._stream.read(size)
-        filled = len(chunk.rstrip(b"\0"))
-        if filled:
-            self.last_nonzero = self._read + filled
-        self._read += len(chunk)
-        return chunk

@@ -8,24 +8,21 @@ UTF-8, commas, one row per sample; quoted texts may hold line breaks.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ssnas_core.datasets._csv import csv_file, csv_rows
 from ssnas_core.datasets._skips import Skips
 from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
 from ssnas_core.errors import InputError
-
-MAX_TABLE_BYTES = 10**9
-"""A larger CSV file is refused: its texts are held in memory."""
 
 MAX_IMAGE_BYTES = 50 * 10**6
 """A larger image is not decoded."""
@@ -83,11 +80,11 @@ def read_table(
             than two modalities or classes, a split without usable records, or, if
             `strict`, any unusable record.
     """
-    path = _csv_file(Path(path))
-    rows = _rows(path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    path = csv_file(Path(path))
+    rows = csv_rows(path)
+    header = [" ".join(name.split()) for name in next(rows, (0, []))[1]]
     columns = _columns(path, header, images, texts, labels, id, split)
-    cells = [(line, row) for line, row in rows if any(cell.strip() for cell in row)]
+    cells = [(line, row[: len(header) + 1]) for line, row in rows]  # enough to see it is longer
     ids = [_id(columns, number, row) for number, (_, row) in enumerate(cells, 1)]
     count = Counter(ids)
     skips = Skips(str(path), strict)
@@ -108,8 +105,11 @@ def read_table(
             f"got {len(classes)} (e.g. {classes[0][:40]!r}); name the right column by labels=."
         )
     if columns.split is None and found:
-        matrix = np.array([[name in one.labels for name in classes] for one in found])
-        drawn = stratified_split(matrix.astype(np.uint8), seed)
+        place = {name: k for k, name in enumerate(classes)}
+        matrix = np.zeros((len(found), len(classes)), np.uint8)
+        for row, one in zip(matrix, found, strict=True):
+            row[[place[name] for name in one.labels]] = 1
+        drawn = stratified_split(matrix, seed)
         found = [replace(one, split=part) for one, part in zip(found, drawn, strict=True)]
     skips.check(found)
     single = all(len(one.labels) == 1 for one in found) if single_label is None else single_label
@@ -198,48 +198,6 @@ def _record(
     labels = _labels(row[columns.labels], single)
     split = "" if columns.split is None else _split(row[columns.split])
     return Record(name, inputs, labels, split)
-
-
-def _csv_file(path: Path) -> Path:
-    if path.is_dir():
-        inside = [f for f in path.iterdir() if f.suffix.lower() == ".csv" and f.name[0] != "."]
-        if len(inside) != 1:
-            raise InputError(
-                f"{path}: expected a folder with exactly one CSV file, got {len(inside)}; "
-                "name the file itself."
-            )
-        path = inside[0]
-    if not path.is_file():
-        raise InputError(f"{path} is no file; expected a CSV file or its folder, mend the path.")
-    size = path.stat().st_size
-    if size > MAX_TABLE_BYTES:
-        raise InputError(
-            f"{path}: expected at most {MAX_TABLE_BYTES // 10**6} MB, got {size // 10**6} MB; "
-            "is it a table of texts? Split it if so."
-        )
-    return path
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each row."""
-    reader = None
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
-        ) from error
-    except csv.Error as error:
-        line = reader.line_num if reader is not None else 1
-        raise InputError(
-            f"{path}, line {line}: not a row of a CSV file ({error}); expected quotes closed, "
-            f"and doubled inside, and cells of at most {csv.field_size_limit():,} characters."
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def _find(path: Path, header: Sequence[str], option: str, name: str) -> int:

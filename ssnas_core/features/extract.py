@@ -11,16 +11,17 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssnas_core._typed import typed
 from ssnas_core.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
@@ -33,13 +34,15 @@ from ssnas_core.augment import (
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.errors import InputError
 from ssnas_core.features.store import STORE_VERSION, FeatureStore, progress_path
-from ssnas_core.files import read_json, reserve, told_where, write_json
+from ssnas_core.files import read_fields, reserve, told_where, write_json
 from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator
 
 log = logging.getLogger(__name__)
 
 CHUNK = 128  # samples between two marks of progress
 BATCH = 32  # samples in one forward pass; another size may differ in the last bit
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def store_key(
@@ -50,6 +53,7 @@ def store_key(
     length: int,
     seed: int,
     augment: JointAugment = DEFAULT_AUGMENT,
+    precision: Precision = "float32",
 ) -> str:
     """16 hex digits that name what features are made from: data, backbones, augmentation."""
     told = {
@@ -58,6 +62,7 @@ def store_key(
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
         "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
         "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
+        **({} if precision == "float32" else {"precision": precision}),
     }
     return content_key(told, views, length, seed)
 
@@ -120,9 +125,12 @@ class _Extractor:
         length: int,
         seed: int,
         augment: JointAugment,
+        precision: Precision,
     ) -> None:
         self.inputs, self.backbones, self.augment = inputs, backbones, augment
-        self.views, self.length = views, length
+        self.views, self.length, self.precision = views, length, precision
+        held = (value for net in backbones.values() for value in net.parameters())
+        self.ahead = int(any(not value.is_cpu for value in held))  # parts begun before one is kept
         # drawn once for all rows, so a view depends on neither batch nor chunk nor resumption
         self.draws: dict[str, list[Tensor]] = {}
         for place, (modality, kind) in enumerate(inputs.kinds.items()):
@@ -132,14 +140,18 @@ class _Extractor:
             ]
 
     def __call__(self, rows: slice) -> dict[str, Tensor]:
-        """Features "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows, on the CPU."""
+        """Features "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows.
+
+        They are on the backbones' device; a GPU may still be at work on them.
+        """
         features: dict[str, list[Tensor]] = {}
+        limit = torch.finfo(torch.float16).max
         for modality, kind in self.inputs.kinds.items():
             backbone = self.backbones[modality]
             weight = next(backbone.parameters(), torch.zeros(0))
             raw: Any
             if kind == "image":
-                raw = self.inputs.images(modality, rows).to(weight.device)
+                raw = self.inputs.images(modality, rows, weight.device)
             else:
                 raw = self.inputs.columns[modality][rows]
             for view in range(1 + self.views):
@@ -153,16 +165,36 @@ class _Extractor:
                     seen = backbone.vectorize(seen).to(weight.device)
                 if draws is not None and kind == "array":
                     seen = apply_array(seen, self.augment.array, draws)
-                for tap, value in backbone(seen).items():
-                    if value.isnan().any():
-                        raise InputError(
-                            f"expected finite features, got NaN from {modality} ({backbone.name}), "
-                            f"tap {tap}; check the backbone's weights."
-                        )
-                    limit = torch.finfo(torch.float16).max
-                    stored = pooled(value, self.length).clamp(-limit, limit).half().cpu()
+                half = self.precision == "bfloat16"
+                with torch.autocast(weight.device.type, torch.bfloat16) if half else nullcontext():
+                    taps = backbone(seen)
+                for tap, value in taps.items():
+                    stored = pooled(value, self.length).clamp(-limit, limit).half()
                     features.setdefault(f"{modality}_{tap}", []).append(stored)
         return {name: torch.stack(views, 1) for name, views in features.items()}
+
+    def over(self, parts: Iterable[slice]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """The features of each part, on the CPU; a GPU begins the next before one is fetched."""
+        waiting: list[tuple[slice, dict[str, Tensor]]] = []
+        for part in parts:
+            waiting.append((part, self(part)))
+            if len(waiting) > self.ahead:
+                first, features = waiting.pop(0)
+                yield first, self._fetched(features)
+        for part, features in waiting:
+            yield part, self._fetched(features)
+
+    def _fetched(self, features: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Features as arrays on the CPU, none of them NaN (which pooling and clamping keep)."""
+        arrays = {name: value.cpu().numpy() for name, value in features.items()}
+        for name, array in arrays.items():
+            if np.isnan(array).any():
+                modality, _, tap = name.rpartition("_")
+                raise InputError(
+                    f"expected finite features, got NaN from {modality} "
+                    f"({self.backbones[modality].name}), tap {tap}; check the backbone's weights."
+                )
+        return arrays
 
 
 def extract_features(
@@ -174,6 +206,7 @@ def extract_features(
     length: int = 16,
     seed: int = 0,
     augment: JointAugment = DEFAULT_AUGMENT,
+    precision: Precision = "float32",
     progress: bool = False,
 ) -> FeatureStore:
     """Run frozen backbones over all samples and views, once, into a store on disk.
@@ -190,6 +223,8 @@ def extract_features(
         length: L, positions of a pooled feature map, a square number.
         seed: of the augmentation.
         augment: how views are made.
+        precision: of the backbones' forward passes. "bfloat16" is twice as fast on a
+            CPU that computes in it, and moves features by about 1 % of a tap's largest.
         progress: whether to show a bar.
 
     Raises:
@@ -202,13 +237,17 @@ def extract_features(
         raise InputError(f"length must be a square number (1, 4, 9, 16, ...), got {length}.")
     if views < 0 or len(inputs) == 0:
         raise InputError(f"need views >= 0 and a sample, got {views} and {len(inputs)}.")
-    key = store_key(inputs, backbones, views=views, length=length, seed=seed, augment=augment)
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
+    options: dict[str, Any] = {"views": views, "length": length, "seed": seed}
+    options |= {"augment": augment, "precision": precision}
+    key = store_key(inputs, backbones, **options)
     if (folder / "store.json").exists():
         store = FeatureStore.open(folder)
         _check_key(store.key, key, folder)
         return store
 
-    extract = _Extractor(inputs, backbones, views=views, length=length, seed=seed, augment=augment)
+    extract = _Extractor(inputs, backbones, **options)
     with _evaluating(backbones):
         example = extract(slice(0, 1))
         told = {
@@ -242,9 +281,9 @@ def _finished_chunks(folder: Path, key: str) -> int:
     path = progress_path(folder)
     if not path.exists():
         return 0
-    told = read_json(path)
+    told = read_fields(path, "key", "chunks")
     _check_key(told["key"], key, folder)
-    return int(told["chunks"])
+    return typed(int, told["chunks"], f"{path}: chunks")
 
 
 def _allocate(
@@ -288,13 +327,17 @@ def _fill(
     rows = len(extract.inputs)
     first = done * CHUNK
     started, told = time.monotonic(), False
-    with tqdm(total=rows, initial=first, desc="features", disable=not progress) as bar:
+    bar = tqdm(
+        total=rows, initial=first, desc="features", unit="sample", unit_scale=True,
+        disable=not progress,
+    )  # fmt: skip
+    with bar:
         for chunk in range(done, -(-rows // CHUNK)):
             end = min((chunk + 1) * CHUNK, rows)
-            for start in range(chunk * CHUNK, end, BATCH):
-                part = slice(start, min(start + BATCH, end))
-                for name, value in extract(part).items():
-                    arrays[name][part] = value.numpy()
+            starts = range(chunk * CHUNK, end, BATCH)
+            for part, features in extract.over([slice(s, min(s + BATCH, end)) for s in starts]):
+                for name, value in features.items():
+                    arrays[name][part] = value
                 bar.update(part.stop - part.start)
                 if not told:
                     seconds = (time.monotonic() - started) * (rows - first) / (part.stop - first)

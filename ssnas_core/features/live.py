@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from ssnas_core.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
     apply_array,
+    apply_image,
     apply_text,
-    augment_images,
+    image_draws,
     seed_draws,
 )
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
@@ -97,12 +98,18 @@ class LiveInputs:
         with atomic_path(path) as temporary:
             rows = np.lib.format.open_memmap(temporary, "w+", example.dtype, shape)
             reserve(temporary)
-            for view in tqdm(range(shape[1]), desc="vectorising", disable=not progress):
-                draws = seed_draws(len(texts), generator)
-                seen = apply_text(texts, self.augment.text, draws) if view else texts
-                for first in range(0, len(texts), 4096):
-                    part = slice(first, first + 4096)
-                    rows[part, view] = backbone.vectorize(seen[part]).numpy()
+            bar = tqdm(
+                total=shape[0] * shape[1], desc="vectorising", unit="text", unit_scale=True,
+                disable=not progress,
+            )  # fmt: skip
+            with bar:
+                for view in range(shape[1]):
+                    draws = seed_draws(len(texts), generator)
+                    seen = apply_text(texts, self.augment.text, draws) if view else texts
+                    for first in range(0, len(texts), 4096):
+                        part = slice(first, first + 4096)
+                        rows[part, view] = backbone.vectorize(seen[part]).numpy()
+                        bar.update(len(seen[part]))
             rows.flush()
 
     def __len__(self) -> int:
@@ -130,20 +137,26 @@ class LiveInputs:
         return inputs
 
     def augmented(
-        self, indices: Tensor, generator: Generator, count: int = 2
+        self, indices: Tensor, generator: Generator, count: int = 2, *, part: slice = slice(None)
     ) -> list[dict[str, Tensor]]:
         """`count` jointly augmented views of rows `indices` (n,), each by modality.
 
         Chance comes from `generator` alone. A sample's `count` text views are
-        different stored ones as far as there are `count` of them.
+        different stored ones as far as there are `count` of them. Views are drawn
+        for all the rows; those in `part` are made.
         """
         chosen = torch.zeros(len(indices), count, dtype=torch.int64)
         if self.views is not None:
             chosen = draw_views(len(indices), self.views, count, generator)
+        total, indices, chosen = len(indices), indices[part], chosen[part]
         clean = self.clean(indices)
+
+        def draw(kind: str) -> Tensor:
+            return (image_draws if kind == "image" else seed_draws)(total, generator)[part]
+
         return [
             {
-                name: self._view(name, kind, clean[name], indices, chosen[:, turn], generator)
+                name: self._view(name, kind, clean[name], indices, chosen[:, turn], draw)
                 for name, kind in self.inputs.kinds.items()
             }
             for turn in range(count)
@@ -156,18 +169,17 @@ class LiveInputs:
         clean: Tensor,
         indices: Tensor,
         views: Tensor,
-        generator: Generator,
+        draw: Callable[[str], Tensor],
     ) -> Tensor:
         if modality in self._vectorizers:
-            column = self.inputs.columns[modality]
-            draws = seed_draws(len(indices), generator)
-            texts = apply_text([column[row] for row in indices.tolist()], self.augment.text, draws)
+            column = [self.inputs.columns[modality][row] for row in indices.tolist()]
+            texts = apply_text(column, self.augment.text, draw(kind))
             return self._vectorizers[modality].vectorize(texts)
         if kind == "text":
             return self.texts[modality][indices, views]
         if kind == "image":
-            return augment_images(clean, self.augment.image, generator)
-        return apply_array(clean, self.augment.array, seed_draws(len(clean), generator))
+            return apply_image(clean, self.augment.image, draw(kind))
+        return apply_array(clean, self.augment.array, draw(kind))
 
 
 class LiveFeatures:
@@ -202,10 +214,12 @@ class LiveFeatures:
         return self._features(self.live.clean(indices))
 
     def augmented(
-        self, indices: Tensor, generator: Generator, count: int = 2
+        self, indices: Tensor, generator: Generator, count: int = 2, *, part: slice = slice(None)
     ) -> list[dict[str, Tensor]]:
-        """`count` views of the samples `indices` (n,), each like `clean`'s dict."""
-        return [self._features(view) for view in self.live.augmented(indices, generator, count)]
+        """`count` views of the samples `indices` (n,) in `part`, each like `clean`'s dict."""
+        some = {} if part == slice(None) else {"part": part}
+        views = self.live.augmented(indices, generator, count, **some)
+        return [self._features(view) for view in views]
 
     @torch.no_grad()
     def _features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def test_state_of_another_backbone_is_refused():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({**SMALL, "kind": "large"}, "kind one of small, vgg19, .*got kind 'large'"),
+        ({**SMALL, "kind": "large"}, "kind one of small, vgg19, .*got kind large"),
         ({"version": 1}, "got kind None"),
         ([SMALL], "got kind None"),
         ({**SMALL, "name": 3}, "name 3"),

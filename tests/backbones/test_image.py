@@ -119,7 +119,7 @@ def test_torchvision_taps_are_the_ends_of_the_last_four_resolutions(name, stages
         taps = net(images)
         expected = stage_outputs(reference, stages, (images - mean) / std)
     for tap, value in zip(taps.values(), expected, strict=True):
-        torch.testing.assert_close(tap, value)
+        torch.testing.assert_close(tap, value, atol=1e-4, rtol=1e-4)  # another memory layout
     assert net.channels == {tap: value.shape[1] for tap, value in taps.items()}
     sizes = [value.shape[2:] for value in taps.values()]
     assert len(set(sizes)) == 4 and sizes == sorted(sizes, reverse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.backbones import MaxoutMLP, Word2VecMLP, text_backbone
+from ssnas_core.backbones import MaxoutMLP, Word2VecMLP, _word_files, text_backbone
 from ssnas_core.errors import InputError
 
 # of three numbers that float32 and a short decimal both hold
@@ -234,6 +234,25 @@ def test_broken_file_is_refused(name, tmp_path):
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         Word2VecMLP(path).fit(["war and peace"])
+
+
+@pytest.mark.parametrize("name", ["v.bin.gz", "v.txt.gz"])
+def test_file_that_unpacks_to_many_times_its_size_is_refused(name, tmp_path, monkeypatch):
+    entries = [("zero", (0.0, 0.0, 0.0))] * 20_000
+    content = binary(entries) if "bin" in name else text(entries, header=True)
+    path = written(tmp_path / name, content)
+    Word2VecMLP(path).fit(["zero"])  # small enough to be let pass
+    monkeypatch.setattr(_word_files, "_MIN_UNPACKED", 0)
+    with pytest.raises(InputError, match="to unpack to at most .* bytes, got more"):
+        Word2VecMLP(path).fit(["zero"])
+
+
+def test_blank_lines_without_end_are_refused(tmp_path):
+    path = written(tmp_path / "v.txt", FORMATS["glove.txt"] + b"\n" * 10_000)
+    Word2VecMLP(path).fit(["war"])
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(InputError, match="a word in each line of .*v.txt, got 10,001 blank"):
+        Word2VecMLP(path).fit(["war"])
 
 
 def test_unusable_requests_are_refused(tmp_path):

@@ -302,8 +302,8 @@ def test_split_without_usable_records_is_refused(tmp_path):
         ({"features": np.zeros((6, 300), "S3")}, r"published type, got \|S3"),
         ({"genres": np.eye(6, 27)}, r"'genres' of shape \(N, 23\)"),
         ({"genres": np.eye(6, 23) * 2}, "expected 0 and 1 in 'genres'"),
-        ({"imdb_ids": np.array(b"one")}, "expected 1 to 1,000,000 records, got 0"),
-        ({"imdb_ids": np.zeros((0,), "S7")}, "expected 1 to 1,000,000 records, got 0"),
+        ({"imdb_ids": np.array(b"one")}, "expected 1 to 100,000 records, got 0"),
+        ({"imdb_ids": np.zeros((0,), "S7")}, "expected 1 to 100,000 records, got 0"),
         ({"imdb_ids": np.zeros((6, 2), "S7")}, r"'imdb_ids' of shape \(N\)"),
     ],
 )
@@ -316,8 +316,33 @@ def test_group_in_place_of_a_field_is_refused(tmp_path):
     path = small(tmp_path / "a.h5", features=None)
     with h5py.File(path, "a") as file:
         file.create_group("features")
-    with pytest.raises(InputError, match="no field 'features'"):
+    with pytest.raises(InputError, match="something else than data as 'features'"):
         read_mmimdb_hdf5(path)
+
+
+def test_large_chunks_are_refused(tmp_path, monkeypatch):
+    path = small(tmp_path / "a.h5")
+    monkeypatch.setattr(hdf5, "MAX_CHUNK_BYTES", 3 * 256 * 160 * 4)
+    read_mmimdb_hdf5(path)
+    monkeypatch.setattr(hdf5, "MAX_CHUNK_BYTES", 3 * 256 * 160 * 4 - 1)
+    with pytest.raises(InputError, match="'images' in small chunks.*in chunks of 491,520 bytes"):
+        read_mmimdb_hdf5(path)
+
+
+@pytest.mark.parametrize("ids", [np.zeros(6, "S65"), ["x" * 65] * 6])
+def test_long_ids_are_refused(tmp_path, ids):
+    message = "published type, got .S65" if isinstance(ids, np.ndarray) else "an id of 65 char"
+    path = small(tmp_path / "a.h5", imdb_ids=ids)
+    with pytest.raises(InputError, match=message):
+        read_mmimdb_hdf5(path)
+
+
+def test_rows_are_read_in_blocks_to_the_same_records(tmp_path, monkeypatch):
+    whole = read_mmimdb_hdf5(small(tmp_path / "a.h5"))
+    monkeypatch.setattr(hdf5, "_BLOCK", 4)
+    blocks = read_mmimdb_hdf5(tmp_path / "a.h5")
+    assert blocks.fingerprint() == whole.fingerprint()
+    assert (blocks.labels() == whole.labels()).all()
 
 
 def test_claim_of_a_trillion_rows_costs_nothing(tmp_path):

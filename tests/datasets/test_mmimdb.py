@@ -3,11 +3,13 @@ import io
 import json
 import logging
 import tarfile
+import tracemalloc
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from ssnas_core.datasets import mmimdb
+from ssnas_core.datasets import _unpacking, mmimdb
 from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
 from ssnas_core.errors import InputError
 
@@ -316,11 +318,59 @@ def test_members_and_files_over_the_limits_are_bad_records(tmp_path, monkeypatch
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(mmimdb, "MAX_TOTAL_BYTES", 1_000_000)
+    monkeypatch.setattr(_unpacking, "MAX_TOTAL_BYTES", 1_000_000)
     made = {"bomb": b"\0" * 1_000_001} | files()  # counted although it would not be unpacked
     path = write_archive(tmp_path / "mmimdb.tar.gz", made)
-    with pytest.raises(InputError, match="unpacks to more than 0 GB"):
+    with pytest.raises(InputError, match="unpacks to more than 0.001 GB"):
         read_mmimdb(path)
+
+
+def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_unpacking, "MIN_TOTAL_BYTES", 100_000)
+    whole = files(**{"dataset/0001.jpeg": b"\0" * 1_000_000})
+    with pytest.raises(InputError, match=r"unpacks to more than 0\.0001\d* GB or 250,000 files"):
+        read_mmimdb(write_archive(tmp_path / "a.tar.gz", whole))
+    noise = files(**{"dataset/0001.jpeg": np.random.default_rng(0).bytes(1_000_000)})
+    assert len(read_mmimdb(write_archive(tmp_path / "b.tar.gz", noise))) == 6
+
+
+def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
+    path = write_archive(tmp_path / "mmimdb.tar.gz", files())
+    monkeypatch.setattr(_unpacking, "MAX_MEMBERS", len(files()) - 1)
+    with pytest.raises(InputError, match="unpacks to more than 1 GB or 12 files"):
+        read_mmimdb(path)
+
+
+@pytest.mark.parametrize("kind", [b"L", b"x"])
+@pytest.mark.parametrize("amid", [False, True])
+def test_headers_of_megabytes_are_refused_before_they_are_read(tmp_path, kind, amid):
+    member = tarfile.TarInfo("mmimdb/x")
+    member.type, member.size = kind, 64 << 20
+    head = member.tobuf(tarfile.USTAR_FORMAT) + bytes(64 << 20)
+    plain = tar_bytes(files())
+    members = plain[: -(-len(plain.rstrip(b"\0")) // 512) * 512]
+    whole = members + head if amid else head + plain
+    path = tmp_path / "mmimdb.tar.gz"
+    path.write_bytes(gzip.compress(whole, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="more between its members than they have"):
+            read_mmimdb(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_link_to_itself_is_a_missing_file(tmp_path):
+    folder = write_folder(tmp_path / "mmimdb", files(**{"dataset/0001.json": None}))
+    (folder / "dataset" / "0001.json").symlink_to("0001.json")
+    assert read_mmimdb(folder).skipped == {"0001": "JSON missing"}
+
+
+def test_a_plot_of_a_book_is_a_bad_record(tmp_path):
+    long = files(**{"dataset/0001.json": movie("0001", plot="x" * 100_001)})
+    data = read_mmimdb(write_folder(tmp_path / "mmimdb", long))
+    assert data.skipped == {"0001": "plot longer than 100,000 characters"}
 
 
 def test_an_archive_is_unpacked_once_and_again_when_it_changed(tmp_path):
@@ -345,7 +395,7 @@ def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, monkeypatch):
         copied.append(target.write(source.read()))
 
     with monkeypatch.context() as patch:
-        patch.setattr(mmimdb.shutil, "copyfileobj", killed)
+        patch.setattr(_unpacking.shutil, "copyfileobj", killed)
         with pytest.raises(KeyboardInterrupt):
             read_mmimdb(path)
     assert (tmp_path / "mmimdb-unpacked/split.json").exists()

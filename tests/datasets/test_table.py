@@ -4,7 +4,7 @@ import logging
 import pytest
 from PIL import Image
 
-from ssnas_core.datasets import table
+from ssnas_core.datasets import _csv, table
 from ssnas_core.datasets.table import read_table
 from ssnas_core.errors import InputError
 from ssnas_core.inputs import decode_images
@@ -259,7 +259,7 @@ def content(path, text):
         (b"", "expected a column image or poster or image_..., got nothing; name it by images="),
         (b"id;image;text;labels\n", "got id;image;text;labels; .*separate columns by commas"),
         (b"image,text,labels\n\xff,x,y\n", "is not UTF-8 .*; save it as UTF-8"),
-        ("image,text,labels\n".encode("utf-16"), "is not UTF-8 .*at byte 0"),
+        ("image,text,labels\n".encode("utf-16"), "is not UTF-8 .*after line 0"),
         (
             b'image,text,labels\na,"b,c\n',
             "line 2: not a row of a CSV file .*expected quotes closed",
@@ -286,6 +286,18 @@ def test_huge_table_is_refused_unread(tmp_path):
         file.truncate(2 * 10**9)  # a hole: no disk is used
     with pytest.raises(InputError, match="expected at most 1000 MB, got 2000 MB"):
         read_table(path)
+
+
+def test_too_many_rows_and_endless_lines_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path, HEADER[:4], many(10))
+    monkeypatch.setattr(_csv, "MAX_ROWS", 10)
+    read_table(path)
+    monkeypatch.setattr(_csv, "MAX_ROWS", 9)
+    with pytest.raises(InputError, match="expected at most 9 rows, got more"):
+        read_table(path)
+    monkeypatch.setattr(_csv, "_MAX_LINE", 100)
+    with pytest.raises(InputError, match="line 1: .*line after it is longer than 100 characters"):
+        read_table(content(path, b"image,text,labels\n" + b"," * 100))
 
 
 def test_one_class_or_thousands_are_taken_for_a_wrong_column(tmp_path):

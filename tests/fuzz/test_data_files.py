@@ -1,0 +1,109 @@
+"""Other people's data, hostile or broken, is used or refused in one line; nothing else happens.
+
+Every case of every reader once, with one seed; and byte-level faults drawn by hypothesis.
+`tests/benchmarks/fuzz.py` tries many more. Cases that take seconds wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+import data_targets
+from data_targets import CASES, REFUSED, SLOW
+from targets import Target, judge
+
+from ssnas_core.errors import InputError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked and watched")
+
+
+@pytest.mark.parametrize(("name", "case"), [(n, c) for n in CASES for c in CASES[n]])
+def test_every_case_is_used_or_refused_in_one_line(name, case):
+    if (name, case) in SLOW:
+        pytest.skip("takes seconds: tests/benchmarks/fuzz.py")
+    verdict = judge(CASES[name][case], random.Random(0))
+    assert verdict.outcome != "finding", verdict.detail
+    assert verdict.outcome == "refused" or (name, case) not in REFUSED
+    assert verdict.outcome == "accepted" or case != "whole"
+
+
+VARIED = {
+    "archive": ("names", "types", "pax", "odd sizes", "mangled tar", "mangled header"),
+    "folder": ("odd split", "odd record", "raw JSON", "marker", "special files", "mangled"),
+    "hdf5": ("links", "types", "numbers", "ids", "names of genres", "split", "mangled"),
+    "image": ("modes", "EXIF", "mangled"),
+    "saved": ("field", "mangled"),
+    "table": ("cells", "columns", "encodings", "mangled"),
+    "vectors": ("head", "line", "special", "mangled"),
+}
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_one_thing_wrong_anywhere_is_used_or_refused(name):
+    @settings(
+        max_examples=14, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.sampled_from(VARIED[name]), st.integers(0, 2**32))
+    def check(case, seed):
+        verdict = judge(CASES[name][case], random.Random(seed))
+        assert verdict.outcome != "finding", verdict.detail
+
+    check()
+
+
+COMMANDS = (("archive", "chained pax"), ("folder", "marker of 100 MB"), ("hdf5", "virtual"))
+
+
+@pytest.mark.parametrize(("name", "case"), COMMANDS)
+def test_command_tells_bad_data_in_one_line(tmp_path, name, case):
+    (tmp_path / "input").mkdir()
+    (tmp_path / "outside").mkdir()
+    path = data_targets.CASES[name][case].make(tmp_path / "input", random.Random(0))
+    command = [sys.executable, "-m", "ssnas_core", "prepare"]
+    done = subprocess.run(
+        [*command, "--data", str(path), "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 2 and "Traceback" not in done.stderr + done.stdout
+    assert lines[-1].startswith("ssnas: ") and path.name in lines[-1]
+
+
+WRONG = {
+    "another exception": (lambda path: 1 / 0, "ZeroDivisionError"),
+    "a refusal of two lines": (lambda path: refuse(f"{path}\nis bad"), "one printable line"),
+    "a refusal that names nothing": (lambda path: refuse("bad"), "names no file"),
+    "much memory": (lambda path: len(b"\1" * (600 * 10**6)), "bytes more"),
+    "work without end": (lambda path: any(iter(int, 1)), "no end after"),
+    "a file elsewhere": (
+        lambda path: (path.parents[1] / "outside/canary.txt").read_text(),
+        "opened",
+    ),
+    "a write elsewhere": (lambda path: (path.parents[1] / "x").touch(), "os.utime .*x'"),
+    "a program": (lambda path: subprocess.run(["true"]), "subprocess.Popen"),
+    "a crash": (lambda path: os.abort(), "died of SIGABRT"),
+}
+
+
+def refuse(message):
+    raise InputError(message)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_judge_finds(what, monkeypatch):
+    monkeypatch.setattr("targets.SECONDS", 3)
+    read, message = WRONG[what]
+    verdict = judge(Target(CASES["table"]["whole"].make, read), random.Random(0))
+    assert verdict.outcome == "finding"
+    assert re.search(message, verdict.detail)
