@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 
 MAX_JSON = 32 * 2**20
 """Bytes of a JSON document, unless its reader knows better; full-size runs stay below 5 MB."""
@@ -125,7 +125,7 @@ def map_array(path: Path, mode: str = "r") -> Any:
         if array.dtype.kind not in "biufc" or not array.dtype.isnative:
             raise ValueError(f"values of type {array.dtype}")
     except Exception as error:  # a broken header is parsed as Python's literals: many kinds
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        reason = one_line(str(error) or type(error).__name__)
         raise InputError(f"cannot read an array from {path} ({reason}); make it anew.") from error
     return array
 

@@ -11,7 +11,7 @@ import torch
 
 from ssnas_core._checked import load_states, parse_json
 from ssnas_core._processes import by_first, processes
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 from ssnas_core.files import atomic_path
 
 OnEpoch = Callable[[list[dict[str, Any]]], None]
@@ -94,9 +94,9 @@ def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> 
         for name, part in parts.items():
             _give(part, saved[name])
     except Exception as error:  # a state dict of anything else is met in many ways
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = one_line((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(
-            f"{source} is a checkpoint of another model ({reason[:200]}); "
+            f"{source} is a checkpoint of another model ({reason}); "
             "delete it or use another run folder."
         ) from error
 

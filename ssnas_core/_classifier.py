@@ -18,7 +18,7 @@ from ssnas_core._typed import plain
 from ssnas_core.backbones import Backbone
 from ssnas_core.baselines import LateConcat
 from ssnas_core.cards import ModelFacts, model_card
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 from ssnas_core.features.extract import pooled
 from ssnas_core.files import save_tensors, write_json, write_text
 from ssnas_core.modalities import modality_of
@@ -323,7 +323,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             model.load_state_dict(weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split("\n\t")[1:2])
-            raise folders.unfit(folder, reason[:200]) from error
+            raise folders.unfit(folder, one_line(reason)) from error
         return model.eval()
 
 

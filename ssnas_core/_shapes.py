@@ -50,8 +50,8 @@ def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) ->
     }
     for name, value in module.state_dict().items():
         start = 1 if name in grown else 0
-        if name in state and state[name].shape[start:] != value.shape[start:]:
+        found = state[name].shape if name in state else value.shape
+        if len(found) != value.ndim or found[start:] != value.shape[start:]:
             raise InputError(
-                f"size mismatch for {name}: expected {tuple(value.shape)}, "
-                f"got {tuple(state[name].shape)}"
+                f"size mismatch for {name}: expected {tuple(value.shape)}, got {tuple(found)}"
             )

@@ -174,8 +174,6 @@ class _Writer:
         hooks = {"response": _drop_moved}
         with requests.get(url, stream=True, timeout=_TIMEOUT, hooks=hooks) as response:
             response.raise_for_status()
-            if response.status_code != 200:  # as a redirect to nowhere
-                raise HTTPError(f"HTTP {response.status_code} {response.reason}")
             size = _size(response)
             free = shutil.disk_usage(Path(output_file).parent).free
             if (size or 0) > _MOST:

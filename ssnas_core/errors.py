@@ -9,3 +9,9 @@ class InputError(ValueError):
     The message is one line that names what was expected, what was found and
     what to do; the command line prints it and exits with status 2.
     """
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """What a library says, as a printable part of an `InputError`: one line, cut to `most`."""
+    told = " ".join(str(text).split())[:most]
+    return told if told.isprintable() else ascii(told)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ssnas_core._checked import MAX_JSON, file_size, parse_json, plain_name, read_bytes
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 
 MAX_HEADER = 2**22
 """Bytes of the names and shapes in a safetensors file; VGG-19's take 4,000."""
@@ -208,5 +208,5 @@ def load_tensors(path: Path) -> dict[str, Any]:
             raise ValueError(f"a header of {header:,} bytes")
         return load_file(path)
     except Exception as error:  # a header may also name types and sizes that torch refuses
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        reason = one_line(str(error) or type(error).__name__)
         raise InputError(f"cannot read tensors from {path}: {reason}; make it anew.") from error

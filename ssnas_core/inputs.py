@@ -92,6 +92,8 @@ def decode_image(value: Any, size: tuple[int, int]) -> np.ndarray:
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         return np.asarray(fitted).transpose(2, 0, 1)
+    if value.exists() and not value.is_file():  # a pipe or device could be read for ever
+        raise OSError(f"{value} is no ordinary file")
     with Image.open(value, formats=_FORMATS) as image:
         pixels = image.width * image.height
         # WebP's decoder holds several copies of an image
@@ -167,7 +169,7 @@ def decode_images(
             return decode_image(value, size)
         # PIL answers broken files with many kinds of exception; all mean the same here
         except Exception as error:
-            return f"{type(error).__name__}: {error}".replace("\n", " ")
+            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
     records = dataset.records
     bad: dict[str, str] = {}

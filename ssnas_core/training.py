@@ -129,7 +129,7 @@ def fit(
         for epoch in range(len(history), epochs):
             with seeded(seed, epoch, apart=True) as generator:
                 model.train()
-                total = torch.zeros(())
+                total = torch.zeros(())  # of the losses, where they are
                 for step, rows in enumerate(batches(indices, batch, generator)):
                     for group in optimizer.param_groups:
                         group["lr"] = schedule(epoch * steps + step)
@@ -138,7 +138,7 @@ def fit(
                     loss.backward()
                     average_gradients(model.parameters())
                     optimizer.step()
-                    total += loss.detach().cpu()
+                    total = total.to(loss.device) + loss.detach()
                     bar.update()
                 entry = {"epoch": epoch, "loss": finite(total / steps, epoch, model, checkpoint)}
                 if epoch == epochs - 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -63,3 +65,10 @@ def test_of_large_images_one_is_decoded_at_a_time(tmp_path, monkeypatch):
         decode_image(small, (8, 8))  # does not wait
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+def test_pipes_and_devices_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="is no ordinary file"):
+            decode_image(path, (8, 8))

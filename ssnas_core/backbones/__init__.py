@@ -36,7 +36,7 @@ from ssnas_core.backbones.image import (
 )
 from ssnas_core.backbones.text import MaxoutMLP
 from ssnas_core.backbones.words import Word2VecMLP
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 
 __all__ = [
     "ArrayBackbone",
@@ -184,14 +184,8 @@ def backbone_from_config(
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise InputError(
-            f"expected options of a {kind!r} backbone, got {brief(told)}: {_line(error)}; "
+            f"expected options of a {kind!r} backbone, got {brief(told)}: {one_line(error)}; "
             "pass what Backbone.config() gave."
         ) from error
     backbone.name = name
     return backbone
-
-
-def _line(error: Exception) -> str:
-    """The first line of what torch or a library says, cut to a line's length."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return text if text.isprintable() else ascii(text)

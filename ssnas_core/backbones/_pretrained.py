@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core._checked import file_size
-from ssnas_core.errors import InputError
+from ssnas_core.errors import InputError, one_line
 from ssnas_core.files import read_json
 
 
@@ -31,7 +31,7 @@ def loading(source: str | Path, remedy: str) -> Iterator[None]:
     except BaseException as error:  # transformers and what it loads with raise many kinds
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # Ctrl-C; a panic is what its tokenizers answer some broken files with
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], 400)
         raise InputError(
             f"expected a transformers model folder or name, got {str(source)!r}: {reason} {remedy}"
         ) from error

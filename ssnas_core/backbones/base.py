@@ -79,6 +79,24 @@ class Backbone(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def words_of(vocabulary: Tensor, *rows: Tensor) -> list[str]:
+    """The words in a fitted vocabulary, lines of UTF-8 as uint8; `rows` have one each.
+
+    Raises:
+        InputError: it is something else, as in a state dict that was edited.
+    """
+    try:
+        words = bytes(vocabulary.cpu().numpy()).decode().split("\n")
+    except UnicodeDecodeError:
+        words = []
+    if len(set(words)) != len(words) or {len(words)} != {len(part) for part in rows}:
+        raise InputError(
+            "expected a vocabulary of distinct words with a row for each, got another; "
+            "restore the backbone's weights."
+        )
+    return words
+
+
 class ImageBackbone(Backbone):
     """A backbone of images; forward: (N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
 

@@ -80,6 +80,8 @@ class TransformerText(TextBackbone):
         self.tokenizer = tokenizer
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.pad_token_id is None:
+            raise InputError(f"the tokenizer of {source} has no token to pad with; give it one.")
         self.tokenizer.padding_side = "right"
         longest = min(
             self.tokenizer.model_max_length,
@@ -109,15 +111,16 @@ class TransformerText(TextBackbone):
         """Texts as padded tokens (N, length) int64, on the CPU."""
         if not len(texts):
             return torch.zeros(0, self.length, dtype=torch.int64)
-        tokens = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        )
+        with loading(self.name, "Restore the tokenizer's files."):
+            tokens = self.tokenizer(
+                list(texts),
+                padding="max_length",
+                truncation=True,
+                max_length=self.length,
+                return_tensors="pt",
+            )
         found, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
-        if self.tokenizer.pad_token_id is None or int(found.max()) >= known:
+        if int(found.max()) >= known:
             raise InputError(
                 f"expected the tokenizer of {self.name}, got one whose tokens are not among the "
                 f"model's {known}; restore its files."

@@ -20,6 +20,7 @@ from ssnas_core.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG19_TAPS = (20, 26, 33, 36)
+_MOST_PIXELS = 2**22  # VGG-19 takes a gigabyte for one image of this size
 
 
 def check_images(images: Tensor) -> None:
@@ -32,9 +33,12 @@ def check_images(images: Tensor) -> None:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) as whole numbers; `InputError` unless both are >= 1."""
-    if len(size) != 2 or min(size) < 1:
-        raise InputError(f"an image size must be (H, W), both >= 1, got {size}; as (96, 64).")
+    """(H, W) as whole numbers; `InputError` unless both are >= 1 and of a usable size."""
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
+        raise InputError(
+            f"an image size must be (H, W), both >= 1, got {str(size)[:40]}; as (96, 64), "
+            f"and at most {_MOST_PIXELS:,} pixels."
+        )
     return (int(size[0]), int(size[1]))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones.base import TextBackbone
+from ssnas_core.backbones.base import TextBackbone, words_of
 from ssnas_core.backbones.maxout import MaxoutLayers
 from ssnas_core.errors import InputError
 
@@ -95,7 +95,7 @@ class MaxoutMLP(TextBackbone):
 
     @cached_property
     def _vectorizer(self) -> TfidfVectorizer:
-        words = bytes(self.vocabulary.cpu().numpy()).decode().split("\n")
+        words = words_of(self.vocabulary, self.idf, self.components)
         vectorizer = self._tfidf(vocabulary=words)
         vectorizer.idf_ = self.idf.cpu().numpy()
         return vectorizer

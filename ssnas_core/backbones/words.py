@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ssnas_core.backbones._word_files import read_dimension, read_vectors
-from ssnas_core.backbones.base import TextBackbone
+from ssnas_core.backbones.base import TextBackbone, words_of
 from ssnas_core.backbones.maxout import MaxoutLayers
 from ssnas_core.errors import InputError
 
@@ -96,7 +96,7 @@ class Word2VecMLP(TextBackbone):
     @cached_property
     def _rows(self) -> dict[str, int]:
         """Word -> row of `vectors`."""
-        words = bytes(self.vocabulary.cpu().numpy()).decode().split("\n")
+        words = words_of(self.vocabulary, self.vectors)
         return {word: row for row, word in enumerate(words)}
 
     def _means(self, texts: Sequence[str]) -> Iterator[np.ndarray]:

@@ -70,8 +70,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
     except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = repr(str(error) or type(error).__name__)
         raise InputError(
-            f"{path} does not hold records ({reason[:200]}); "
-            "restore it, or make the run anew."
+            f"{path} does not hold records ({reason[:200]}); restore it, or make the run anew."
         ) from error
 
 

@@ -210,15 +210,18 @@ def _digest(value: Any) -> bytes:
     """Hash of an image's file, or of the content of an image or array."""
     try:
         if isinstance(value, Path):
+            if value.exists() and not value.is_file():  # a pipe or device could be read for ever
+                raise OSError("no ordinary file")
             with open(value, "rb") as file:
                 return hashlib.file_digest(file, hashlib.blake2b).digest()
         content = value if isinstance(value, np.ndarray) else value.load()
     except ValueError:  # damaged, as a file's content may be: decoding it tells and counts it
         return b"damaged"
     except OSError as error:
-        reason = error.strerror or error
+        reason = str(error.strerror or error)[:100]
         raise InputError(
-            f"cannot read image {value} ({reason}); restore it or read the dataset again."
+            f"cannot read image {str(value)[:300]} ({reason}); restore it or read the dataset "
+            "again."
         ) from error
     told = f"{content.dtype.str} {content.shape}".encode()
     return hashlib.blake2b(told + np.ascontiguousarray(content).tobytes()).digest()

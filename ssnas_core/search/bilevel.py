@@ -204,7 +204,8 @@ def bilevel(
         for epoch in range(len(history), config.epochs + 1):
             with seeded(seed, epoch, apart=True) as generator:
                 model.train()
-                totals, rate, taken = torch.zeros(2), 0.0, 0
+                totals = [torch.zeros(()), torch.zeros(())]  # of the losses, where they are
+                rate, taken = 0.0, 0
                 for level, rows, beside in _turns(train, dev, config, generator):
                     optimizer = optimizers["logits" if level else "weights"]
                     optimizer.zero_grad(set_to_none=True)
@@ -232,11 +233,11 @@ def bilevel(
                         for leaf, slope in zip(free[1], gradient, strict=True):
                             leaf.grad = slope
                     optimizer.step()
-                    totals[level] += loss.detach().cpu()
+                    totals[level] = totals[level].to(loss.device) + loss.detach()
                     bar.update()
                 means = [
                     finite(total, epoch, model, checkpoint)
-                    for total in totals / torch.tensor(steps)
+                    for total in (totals[0] / steps[0], totals[1] / steps[1])
                 ]
                 model.eval()
                 report = objective.report(model, source, dev[:256], generator)

@@ -81,7 +81,7 @@ class Stem(nn.Module):
 
 
 class FusionStems(nn.Module):
-    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, P, C)."""
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
 
     def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()
@@ -91,6 +91,11 @@ class FusionStems(nn.Module):
             self.add_module(name, Stem(width, config.channels, config.dropout))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """All states at L positions; vectors are repeated there."""
+        return [state.expand(-1, self.length, -1) for state in self.columns(features)]
+
+    def columns(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The states (N, P, C), P in {1, L}: vectors as the one column that they are."""
         if self.training:
             features = drop_modality(features, list(self._modules), self.modality_dropout)
         hidden = []
@@ -168,7 +173,7 @@ class FusionSupernet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
-        states = self.stems(features)
+        states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             tables = self.get_buffer(f"_pairs_{index}")
@@ -303,10 +308,9 @@ class FusionNetwork(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
-        states: dict[int | str, Tensor] = {
-            name: state.expand(-1, self.stems.length, -1)
-            for name, state in zip(self.features, self.stems(features), strict=True)
-        }
+        states: dict[int | str, Tensor] = dict(
+            zip(self.features, self.stems(features), strict=True)
+        )
         for index, cell in enumerate(self.cells):
             first, second = self._pairs[index]
             states[index] = cell(states[first], states[second])

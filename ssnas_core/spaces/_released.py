@@ -56,7 +56,7 @@ class ReleasedSupernet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
-        states = self.stems(features)
+        states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             kept = _identity(self.logits[f"alpha_{index}"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssnas_core._allocator import keep_freed_memory
-from ssnas_core.files import write_json
+from ssnas_core.files import write_json, write_text
 from ssnas_core.objectives import Contrastive, Supervised
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 
@@ -174,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON."""
+    """Measure; print the table, and write it beside its rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -197,11 +196,23 @@ def main() -> None:
     ]
     rows = [measure(*kind, args) for kind in kinds]
     where = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name()
-    print(f"{platform.machine()}, {where} of {os.cpu_count()} cores, torch {torch.__version__}\n")
-    print(table(rows))
-    print("\nload of the machine over the last minute:", os.getloadavg()[0])
+    text = (
+        f"{platform.machine()}, {where} of {os.cpu_count()} cores, torch {torch.__version__}; "
+        f"medians of {args.repeats} steps; a product of 2048 x 2048 matrices: "
+        + ", ".join(f"{rate} GFLOP/s in {name}" for name, rate in rates(rows).items())
+        + f". Load of the machine: {os.getloadavg()[0]:.1f}.\n\n{table(rows)}\n"
+    )
+    print(text)
     write_json(args.out, {"threads": args.threads, "device": args.device, "rows": rows})
-    print(f"also in {args.out}", json.dumps({"rows": len(rows)}))
+    write_text(args.out.with_suffix(".md"), text)
+
+
+def rates(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """The median rate of the matrix product, by precision."""
+    return {
+        name: round(statistics.median(r["matrix_gflops"] for r in rows if r["precision"] == name))
+        for name in TYPES
+    }
 
 
 if __name__ == "__main__":

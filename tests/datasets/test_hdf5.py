@@ -337,6 +337,17 @@ def test_long_ids_are_refused(tmp_path, ids):
         read_mmimdb_hdf5(path)
 
 
+def test_attributes_of_thousands_of_values_are_not_read(tmp_path):
+    path = small(tmp_path / "a.h5", split=np.repeat(fuel(SPLIT), 100))
+    with pytest.raises(InputError, match=r"no usable attribute 'split' \(split has 1500 values"):
+        read_mmimdb_hdf5(path)
+    path = small(tmp_path / "b.h5", names=None)
+    with h5py.File(path, "a") as file:  # texts of any length: each could be the same long one
+        file["genres"].attrs["target_names"] = [*GENRES, "Opera"]
+    with pytest.raises(InputError, match=r"\(target_names has 24 values\)"):
+        read_mmimdb_hdf5(path)
+
+
 def test_rows_are_read_in_blocks_to_the_same_records(tmp_path, monkeypatch):
     whole = read_mmimdb_hdf5(small(tmp_path / "a.h5"))
     monkeypatch.setattr(hdf5, "_BLOCK", 4)

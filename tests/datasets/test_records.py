@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -207,3 +209,9 @@ def test_fingerprint_covers_arrays_and_stored_images():
 def test_kinds_and_names_that_would_be_misread_are_refused(kinds, message):
     with pytest.raises(InputError, match=message):
         Dataset("toy", kinds, CLASSES, ())
+
+
+def test_a_device_is_no_image_to_read_for_ever(tmp_path):
+    record = Record("a", {"image": Path("/dev/zero"), "text": "plot"}, ("War",), "train")
+    with pytest.raises(InputError, match="cannot read image /dev/zero .no ordinary file.; restore"):
+        Dataset("toy", KINDS, CLASSES, (record,)).fingerprint()

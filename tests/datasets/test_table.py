@@ -288,6 +288,12 @@ def test_huge_table_is_refused_unread(tmp_path):
         read_table(path)
 
 
+def test_header_of_several_lines_is_told_in_one(tmp_path):
+    path = content(tmp_path / "a.csv", b'id,"im\nage",text,labels\n')
+    with pytest.raises(InputError, match="got id, im age, text, labels; name it"):
+        read_table(path)
+
+
 def test_too_many_rows_and_endless_lines_are_refused(tmp_path, monkeypatch):
     path = write(tmp_path, HEADER[:4], many(10))
     monkeypatch.setattr(_csv, "MAX_ROWS", 10)

@@ -128,10 +128,15 @@ _READERS = {
     "vectors": (vector_inputs.CASES, read_vectors),
 }
 CASES: dict[str, dict[str, Target]] = {
-    name: {case: Target(one, reader, network=name == "mirror") for case, one in cases.items()}
+    name: {
+        case: Target(one, reader, network=name == "mirror", named=name == "saved")
+        for case, one in cases.items()
+    }
     for name, (cases, reader) in _READERS.items()
 }
 TARGETS: dict[str, Target] = {
-    name: Target(partial(make, name, cases), reader, network=name == "mirror")
+    name: Target(
+        partial(make, name, cases), reader, network=name == "mirror", named=name == "saved"
+    )
     for name, (cases, reader) in _READERS.items()
 }

@@ -35,6 +35,11 @@ def spots(document: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def odd(rng: random.Random) -> Any:
+    """An odd value, one's own: what is made of it changes no other."""
+    return json.loads(json.dumps(rng.choice(ODD)))
+
+
 def odd_number(rng: random.Random) -> Any:
     return rng.choice((0, -1, 1, 2, 7, 10**6, 10**9, 10**12, 2**63, 10**40, 0.5, 1e-300, 1e300))
 
@@ -43,11 +48,11 @@ def edited(document: Any, rng: random.Random) -> Any:
     """The document with something in it exchanged, dropped, doubled, renamed or added."""
     places = spots(document) if isinstance(document, dict | list) else []
     if not places or rng.random() < 0.03:
-        return rng.choice(ODD)
+        return odd(rng)
     part, key = rng.choice(places)
     kind = rng.randrange(8)
     if kind < 3:
-        part[key] = rng.choice(ODD)
+        part[key] = odd(rng)
     elif kind == 3:
         part[key] = odd_number(rng)
     elif kind == 4:

@@ -97,6 +97,7 @@ def _hub(home: Path) -> MultimodalClassifier:
     import tokenizers
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     sizes: dict[str, Any] = {
         "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from functools import partial
 from pathlib import Path
@@ -48,9 +49,20 @@ def _odd(folder: Path, rng: random.Random) -> Path:
     return writing("dataset.json", dumps(rng.choice(ODD)))(folder, rng)
 
 
+def _image(folder: Path, rng: random.Random) -> Path:
+    """An image that is none, or could be read for ever."""
+    whole = told(folder)
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    odd = rng.choice(("/dev/zero", "/dev/stdin", "pipe", "loop", "", ".", "a\0b", "y" * 5000))
+    whole["records"][1]["inputs"]["image"] = odd if odd[:1] == "/" else f"{folder}/{odd}"
+    return writing("dataset.json", dumps(whole))(folder, rng)
+
+
 CASES: dict[str, Case] = {
     "whole": lambda folder, rng: writing("dataset.json", dumps(told(folder)))(folder, rng),
     "field": _field,
+    "image": _image,
     "mangled": _mangled,
     "odd": _odd,
     "100 MB of lists": partial(writing, "dataset.json")(

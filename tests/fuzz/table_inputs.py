@@ -99,8 +99,8 @@ CASES: dict[str, Case] = {
     "2 million empty rows": table(lambda: HEAD + b"\n" * 2_000_000),
     "2 million short rows": table(lambda: WHOLE + b"a,b\n" * 2_000_000),
     "200,000 rows": _rows(200_000, lambda k: b"%d,m.jpeg,a,%s,train\n" % (k, b"ab"[k % 2 :])),
-    "30,000 rows, 1000 labels, no split": _rows(
-        30_000, lambda k: b"m.jpeg,a,%d\n" % (k % 1000), b"image,text,labels\n"
+    "3,000 rows, 1000 labels, no split": _rows(
+        3_000, lambda k: b"m.jpeg,a,%d\n" % (k % 1000), b"image,text,labels\n"
     ),
     "50,000 classes": _rows(50_000, lambda k: b"%d,m.jpeg,a,c%d,train\n" % (k, k)),
     "one label": _rows(50, lambda k: b"%d,m.jpeg,a,c,train\n" % k),

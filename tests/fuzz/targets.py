@@ -61,11 +61,13 @@ class Target:
         make: writes a mutated input into a folder, its own, and returns its path.
         read: must return or raise `InputError`.
         network: whether it may connect to the loopback.
+        named: whether it may open for reading what the input names, as a run its images.
     """
 
     make: Callable[[Path, random.Random], Path]
     read: Callable[[Path], object]
     network: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _read_limited(target: Target, path: Path, home: Path) -> dict[str, Any]:
     most = pages * resource.getpagesize() + 8 * MEMORY  # threads' stacks count here, hence 8
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of a fork: what it has now
-    seen = _watch(path, target.network)
+    seen = _watch(path, target)
     outcome, detail = "accepted", ""
     try:
         detail = repr(target.read(path))[:200]
@@ -192,7 +194,7 @@ def _bad_message(message: str, path: Path) -> str | None:
     return None
 
 
-def _watch(path: Path, network: bool) -> list[str]:
+def _watch(path: Path, target: Target) -> list[str]:
     """A list that fills with what is done outside of the input's folder, from now on."""
     folder = os.path.realpath(path.parent if path.parent.name == "input" else path)
     while os.path.basename(folder) != "input" and folder != "/":
@@ -210,6 +212,8 @@ def _watch(path: Path, network: bool) -> list[str]:
         if event == "open":
             name, mode, flags = args
             writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if flags else False
+            if target.named and not writes:
+                return
             homes = (folder, "/dev") if writes else (folder, *_READABLE)
             if not inside(name, *homes) and os.path.realpath(os.fsdecode(name)) != temporary:
                 seen.append(f"opened {os.fsdecode(name)!r} ({mode}, {flags})")
@@ -220,7 +224,7 @@ def _watch(path: Path, network: bool) -> list[str]:
         elif event in _RUNNING and args != (None,):  # None: what is loaded already
             seen.append(f"{event} {args!r}"[:300])
         elif event == "socket.connect" and not (
-            network and re.match(r"\('127\.0\.0\.1'", repr(args[1]))
+            target.network and re.match(r"\('127\.0\.0\.1'", repr(args[1]))
         ):
             seen.append(f"{event} {args[1]!r}")
 

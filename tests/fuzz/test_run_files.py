@@ -21,13 +21,14 @@ import run_inputs
 import run_targets
 from targets import judge
 
+from ssnas_core._cells import read_trained
 from ssnas_core._checked import load_states, map_array, parse_json, plain_name, read_bytes
 from ssnas_core._shapes import check_shapes
 from ssnas_core._typed import typed
 from ssnas_core.cli import main
 from ssnas_core.errors import InputError
 from ssnas_core.features import FeatureStore
-from ssnas_core.files import load_tensors, read_json, read_name, save_tensors
+from ssnas_core.files import load_tensors, read_json, read_name, save_tensors, write_json
 from ssnas_core.genotype import MAX_PARTS, Genotype, Node
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -134,6 +135,41 @@ def test_genotype_has_no_odd_names(place, name):
     assert str(caught.value).isprintable()
 
 
+# --- trained cells
+
+CELL = {
+    "method": "found", "label_ratio": 0.5, "seed": 0, "genotype": None, "parameters": 9,
+    "labelled": {"train": 4, "dev": 2}, "threshold": 0.5, "dev": {"weighted_f1": 0.5},
+    "history": [{"epoch": 0, "loss": 1.5}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "$\\frac{"}, {"method": "\x1b[2J"}, {"method": "x" * 200}, {"method": 3},
+        {"label_ratio": 0}, {"label_ratio": 2.0}, {"label_ratio": "0.5"}, {"seed": 1.5},
+        {"labelled": {"train": 4}}, {"labelled": {"train": "4", "dev": 2}}, {"labelled": None},
+        {"dev": {"weighted_f1": "good"}}, {"dev": {"weighted_f1": 1e300}}, {"dev": {"a": 1}},
+        {"dev": {"weighted_f1": 1, "$x$": 1}}, {"dev": []}, {"threshold": "0.5"},
+        {"history": [{"epoch": 0}]}, {"history": [{"epoch": 0, "loss": "1"}]}, {"history": 3},
+    ],
+)  # fmt: skip
+def test_cell_with_something_that_cannot_be_shown_is_told(tmp_path, change):
+    file = tmp_path / "train.json"
+    write_json(file, CELL)
+    assert read_trained(file, "weighted_f1") == CELL
+    write_json(file, {**CELL, **change})
+    with pytest.raises(InputError, match=r"train\.json is not of a trained cell") as caught:
+        read_trained(file, "weighted_f1")
+    assert str(caught.value).isprintable()
+    for name in CELL:
+        write_json(file, {key: value for key, value in CELL.items() if key != name})
+        if name != "threshold":  # single labels have none
+            with pytest.raises(InputError, match=r"train\.json is not of a trained cell"):
+                read_trained(file)
+
+
 # --- stores and arrays
 
 
@@ -186,18 +222,22 @@ def states(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "kind"),
     [
-        "a pickle that calls", "a pickle that calls, zipped", "a zip bomb", "a whole module",
-        "members on top of each other", "a flipped bit of a weight", "the format before zip",
+        ("a pickle that calls", "BadZipFile"), ("a pickle that calls, zipped", "UnpicklingError"),
+        ("a zip bomb", "BadZipFile"), ("members on top of each other", "BadZipFile"),
+        ("a flipped bit of a weight", "BadZipFile"), ("a whole module", "UnpicklingError"),
+        ("the format before zip", "BadZipFile"),
     ],
 )  # fmt: skip
-def test_checkpoint_that_is_not_what_it_seems_is_refused(states, tmp_path, monkeypatch, how):
+def test_checkpoint_that_is_not_what_it_seems_is_refused(states, tmp_path, monkeypatch, how, kind):
     (tmp_path / "here").mkdir()
     (tmp_path / "outside").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run_inputs.CHECKPOINTS[how](states, random.Random(1))
-    with pytest.raises(InputError, match=r"a\.pt is not a usable checkpoint \(\w+\); delete it"):
+    with pytest.raises(
+        InputError, match=rf"a\.pt is not a usable checkpoint \({kind}\); delete it"
+    ):
         load_states(states)
     assert list((tmp_path / "outside").iterdir()) == []  # the canary
 
@@ -272,6 +312,26 @@ def test_optimizer_that_would_fail_at_its_next_step_is_refused(made, tmp_path, p
     torch.save(saved, file)
     with pytest.raises(InputError, match=r"search\.pt is a checkpoint of another model"):
         run_targets.go_on(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vocabulary", lambda value: value.fill_(255)),  # no UTF-8
+        ("vocabulary", lambda value: value.fill_(10)),  # the empty word, again and again
+        ("vocabulary", lambda value: value[:20].clone()),
+        ("idf", lambda value: value[:5].clone()),
+        ("idf", torch.sum),
+        ("components", lambda value: value[:5].clone()),
+    ],
+)
+def test_vocabulary_that_does_not_fit_is_told(made, tmp_path, name, change):
+    folder = Path(shutil.copytree(made / "model", tmp_path / "model"))
+    tensors = load_tensors(folder / "model.safetensors")
+    key = f"backbones.text.{name}"
+    save_tensors(folder / "model.safetensors", {**tensors, key: change(tensors[key])})
+    with pytest.raises(InputError, match="expected a vocabulary of distinct words|size mismatch"):
+        run_targets.predict(folder)
 
 
 def test_tokens_that_the_model_lacks_are_told(made, tmp_path):

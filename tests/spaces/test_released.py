@@ -43,7 +43,7 @@ def random_supernet(space: FusionSpace):
 def edge_by_edge(net, space: FusionSpace, features) -> Tensor:
     """As the released code writes it: every edge, state and operator by itself, on [z; z]."""
     config, weights = space.config, dict(net.named_parameters())
-    states = [state.expand(-1, config.length, -1) for state in net.stems(features)]
+    states = net.stems(features)
     outputs: list[Tensor] = []
     for cell in range(config.cells):
         z = torch.zeros_like(states[0])
