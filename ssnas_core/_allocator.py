@@ -13,9 +13,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 def keep_freed_memory() -> None:
     """Let this process keep the memory that tensors free, instead of giving it back each step.
 
-    glibc returns it to the system and takes it again page by page, every page cleared: up to a
-    third of a search step. A process then stays at the peak of what it used. Nothing is
-    changed where the user's environment tunes malloc, or under another C library.
+    glibc returns it to the system and takes it again page by page, every page cleared: thousands
+    of page faults in a step, most felt where other processes want the machine too. A process
+    then stays at the peak of what it used. Nothing is changed where the user's environment
+    tunes malloc, or under another C library.
     """
     tuned = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
     if any(name in os.environ for name in tuned):

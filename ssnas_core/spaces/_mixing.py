@@ -8,6 +8,7 @@ times its memory traffic, and half a search step, on CPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def mix(weights: Tensor, states: Sequence[Tensor], length: int) -> tuple[Tensor,
         length: L.
 
     Returns:
-        K tensors (N, L, C), of the states' type.
+        K tensors (N, L, C), of the widest of the states' types.
     """
     return _Mix.apply(weights, length, *states)  # type: ignore[return-value]
 
@@ -33,11 +34,12 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, length: int, *states: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(weights, *states)
-        cast = weights.to(states[0].dtype)
+        kind = reduce(torch.promote_types, (state.dtype for state in states))
+        cast = weights.to(kind)
         order = sorted(range(len(states)), key=lambda s: states[s].shape[1])  # columns first
         sums = []
         for row in cast:
-            total = row[order[0]] * states[order[0]]
+            total = row[order[0]] * states[order[0]].to(kind)
             for s in order[1:]:
                 # in place once it has its full shape
                 into = total if total.shape[1] == states[s].shape[1] else None
@@ -63,12 +65,12 @@ class _Mix(torch.autograd.Function):
             met = columns if state.shape[1] == 1 else gradients
             if needs[0]:
                 flat = state.flatten()
-                products.append(torch.stack([g.flatten().dot(flat) for g in met]))
+                products.append(torch.stack([g.flatten().to(flat.dtype).dot(flat) for g in met]))
             if needs[2 + s]:
                 slope = cast[0, s] * met[0]
                 for k in range(1, len(met)):
                     slope.addcmul_(cast[k, s], met[k])
-                slopes.append(slope)
+                slopes.append(slope.to(state.dtype))
             else:
                 slopes.append(None)
         if needs[0]:

@@ -70,6 +70,17 @@ def test_mix_of_half_precision_is_that_precision_and_near_the_exact_sum():
         torch.testing.assert_close(state.grad.double(), other.grad, rtol=0.05, atol=0.2)
 
 
+def test_mix_of_states_of_two_types_is_of_the_wider_one_and_gives_each_a_gradient_of_its_own():
+    states = draw_states([L, 1], torch.bfloat16) + draw_states([L], torch.float32)
+    weights = draw_weights(2, 3, torch.float32)
+    mixed = mix(weights, states, L)
+    sum(part.square().sum() for part in mixed).backward()
+    assert {part.dtype for part in mixed} == {torch.float32}
+    assert [state.grad.dtype for state in states] == [state.dtype for state in states]
+    plain = sum(weights[0, s] * state.float().expand(N, L, C) for s, state in enumerate(states))
+    torch.testing.assert_close(mixed[0], plain, rtol=0.01, atol=0.02)
+
+
 # --- ReLU with dropout
 
 
