@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssnas_core._cells import FACTS, drawable, losses, read_tested, read_trained
+from ssnas_core._tables import primary_score
 from ssnas_core._typed import typed
 from ssnas_core.errors import InputError
 from ssnas_core.files import read_json
@@ -64,6 +65,13 @@ def read_cells(
             continue
         scores = {name: value for name, value in found.items() if name not in FACTS}
         cells.append({**facts, "on": on, **scores, "history": trained["history"]})
+    primary = primary_score(cells)
+    lacking = [cell for cell in cells if cell.get(primary) is None]
+    broken += [
+        f"{folder.path}: {cell['method']} at r = {cell['label_ratio']:g} has no {primary}"
+        for cell in lacking
+    ]
+    cells = [cell for cell in cells if cell.get(primary) is not None]
     known = _method_order(features, cells)
     cells.sort(key=lambda cell: (cell["label_ratio"], known.index(cell["method"])))
     return cells, broken

@@ -235,6 +235,19 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     assert "other_r1/train.json is not of a trained cell" in comparison_table(rows)
 
 
+def test_cell_without_the_score_of_the_others_is_a_note(made):
+    run = made("run", {("found", 0.1): 0.4, ("random", 0.1): 0.3})
+    file = run / "cells" / "1" / "test.json"
+    told = json.loads(file.read_text())
+    method = told["method"]
+    write_json(file, {name: value for name, value in told.items() if name != "weighted_f1"})
+    message = f"{method} at r = 0.1 has no weighted_f1"
+    shown = show_run(run)
+    assert len(shown["scores"]) == 1 and "scores" in shown["figures"]
+    assert any(message in note for note in shown["notes"])
+    assert message in comparison_table(compare_runs([run]))
+
+
 def test_what_cannot_be_shown_is_refused(copy, tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         show_run(tmp_path / "nothing")
