@@ -157,18 +157,16 @@ def measure(
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     heads = {
-        "relaxation": "relaxation",
-        "objective": "objective",
-        "batch": "batch",
-        "level": "step of",
         "precision": "precision",
         "ms": "ms",
         "oracle_ms": "oracle, ms",
-        "times_faster": "times faster",
-        "share_of_matrix_rate": "share of matrix rate",
+        "times_faster": "times",
+        "share_of_matrix_rate": "share of rate",
     }
-    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(str(row[name]) for name in heads) + " |" for row in rows]
+    lines = ["| step | " + " | ".join(heads.values()) + " |", "|---" * (1 + len(heads)) + "|"]
+    for row in rows:
+        step = f"{row['relaxation']}, {row['objective']}, batch {row['batch']}: {row['level']}"
+        lines.append(f"| {step} | " + " | ".join(str(row[name]) for name in heads) + " |")
     return "\n".join(lines)
 
 
