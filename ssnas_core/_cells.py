@@ -25,6 +25,12 @@ class _Facts:
     labelled: Mapping[str, int]
 
 
+def cell_folder(run: Path, method: str, ratio: float) -> Path:
+    """Where a run folder has the files of a method at a label ratio."""
+    kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
+    return Path(run) / "cells" / f"{kind}_r{r.removesuffix('.0')}"
+
+
 def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
     """The train.json of a cell: its facts, `threshold`, the scores `dev`, and `history`.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ FONT = 8.0
 """Size of texts in points; legends and ticks are a little smaller."""
 
 _LEGEND = FONT - 1.5
+_MARKERS = "osD^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 # No date and no version, so that the same figure is the same file.
 _METADATA = {
@@ -79,6 +81,14 @@ def style(place: int, dash: int = 0) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": dashes, "linewidth": 1.4}
 
 
+def marker(place: int, size: float = 4.5) -> dict[str, Any]:
+    """The marker of curve number `place`; with the colours of `style` it repeats after 64."""
+    return {
+        "marker": _MARKERS[(place + place // len(COLOURS)) % len(_MARKERS)],
+        "markersize": size,
+    }
+
+
 def text_width(text: str, size: float = FONT) -> float:
     """Width in inches of `text`, printed at `size` points."""
     from matplotlib.textpath import TextPath
@@ -105,6 +115,22 @@ def dress(axes: Axes, title: str = "") -> None:
     axes.grid(visible=False)
     axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def ratio_axis(axes: Axes, ratios: Sequence[float], width: float = 3.4) -> None:
+    """The x axis of label ratios: logarithmic, with a number at each of `ratios` (ascending).
+
+    On axes of `width` inches the numbers are turned where they would touch.
+    """
+    axes.set_xscale("log")
+    axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
+    axes.set_xticks([], minor=True)
+    if len(ratios) == 1:
+        axes.set_xlim(ratios[0] / 1.3, ratios[0] * 1.3)
+    span = math.log(ratios[-1] / ratios[0]) or 1.0
+    gaps = [math.log(b / a) / span for a, b in zip(ratios, ratios[1:], strict=False)]
+    if any(gap < 0.28 / width for gap in gaps):
+        axes.tick_params(axis="x", labelrotation=90)
 
 
 def legend_beside(axes: Axes, handles: Sequence[Any], inside: bool = False) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ from ssnas_core._checked import load_states, map_array, plain_name
 from ssnas_core._typed import typed
 from ssnas_core.backbones import Backbone, backbone_from_config
 from ssnas_core.errors import InputError
-from ssnas_core.files import read_fields, read_json
+from ssnas_core.files import atomic_path, read_fields, read_json, told_where
 
 
 def stored_columns(folder: Path) -> dict[str, Any]:
@@ -24,6 +27,27 @@ def stored_columns(folder: Path) -> dict[str, Any]:
         name: map_array(folder / "inputs" / plain_name(file, str(note)))
         for name, file in files.items()
     }
+
+
+def lend_files(source: Path, target: Path) -> None:
+    """Give the folder `target` the files of `source` that it lacks, as links where these work.
+
+    No file of either is ever written in place, so none sees what becomes of the other.
+
+    Raises:
+        InputError: no space, or a folder that cannot be written.
+    """
+    with told_where(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.iterdir()):
+            lent = target / file.name
+            if file.name.startswith(".") or lent.exists():
+                continue
+            with suppress(OSError):  # as on file systems without links
+                os.link(file, lent)
+            if not lent.exists():
+                with atomic_path(lent) as temporary:
+                    shutil.copyfile(file, temporary)
 
 
 def saved_backbone(folder: Path, modality: str) -> Backbone:

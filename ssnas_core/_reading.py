@@ -20,6 +20,8 @@ from ssnas_core.training import load_checkpoint
 # More than any run has; what a broken folder may ask a figure for.
 _MAX_CELLS, _MAX_EPOCHS, _MAX_FEATURES, _MAX_LOGITS = 1000, 10_000, 200, 100
 
+_TRIALS_AS_JSON = {"random", "evolution", "tpe"}  # the surrogate's checkpoint has tensors too
+
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Refuse a configuration without what every run's has; other fields may come and go.
@@ -89,13 +91,13 @@ def search_history(folder: RunFolder, strategy: str) -> list[dict[str, Any]]:
     entries: Any = []
     if (folder / "history.jsonl").exists():
         entries = folder.lines("history.jsonl")
-    elif checkpoint.exists() and strategy == "random":
+    elif checkpoint.exists() and strategy in _TRIALS_AS_JSON:
         saved = read_json(checkpoint)
         entries = saved.get("trials") if isinstance(saved, dict) else []
     elif checkpoint.exists():
         entries = (load_checkpoint(checkpoint) or {}).get("history")
     entries = entries if isinstance(entries, list) else []
-    counted = "trial" if strategy == "random" else "epoch"
+    counted = "epoch" if strategy == "bilevel" else "trial"
     kept = [entry for entry in entries[:_MAX_EPOCHS] if _is_entry(entry, counted)]
     return [entry for entry in kept if _form(entry) == _form(kept[0])]
 
@@ -181,8 +183,11 @@ def stage_of(
         return "pretrained"
     if (folder / "genotype.json").exists():
         return "searched"
-    if history and config["strategy"] == "random":
-        return f"searching: {len(history)} of {_of(config, 'random', 'trials')} trials"
+    if history and config["strategy"] != "bilevel":
+        trials = _of(
+            config, str(config["strategy"]), "trials"
+        )  # the surrogate's depend on the space
+        return f"searching: {len(history)}{'' if trials == '?' else f' of {trials}'} trials"
     if history:
         epochs = _of(config, "search", "epochs")
         return f"searching: {history[-1]['epoch']} of {epochs} epochs"

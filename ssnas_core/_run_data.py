@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from ssnas_core.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.runs import RunFolder, pick_device
 from ssnas_core.sources import form_of
 from ssnas_core.spaces.fusion import FusionSpace
+from ssnas_core.spaces.layers import LayerSpace
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class RunData:
                         data,
                         self.store,
                         self.recipe.prepare,
+                        **self._labels_of_backbones(),
                         device=self.device,
                         progress=self.progress,
                     )
@@ -121,6 +124,12 @@ class RunData:
                     )
         return name
 
+    def _labels_of_backbones(self) -> dict[str, Any]:
+        """Which labels the backbones learn from: none, or those of the run's only ratio."""
+        if self.config.backbones != "supervised":
+            return {}
+        return {"label_ratio": self.config.label_ratio[0], "label_seed": self.config.seed}
+
     def _remember_store(self) -> None:
         """Leave a note of a store outside of the run folder, for commands that do not name it."""
         note, told = self.folder / "store.json", {"store": str(self.store.resolve())}
@@ -130,9 +139,17 @@ class RunData:
                 write_json(note, told)
 
     @property
-    def space(self) -> FusionSpace:
-        """The fusion space over the stored features."""
-        return FusionSpace(self.prepared.store.channels, self.recipe.fusion)
+    def space(self) -> FusionSpace | LayerSpace:
+        """The space over the stored features that is searched."""
+        return self._space()
+
+    def _space(self, dropout: float | None = None) -> FusionSpace | LayerSpace:
+        """The space; with networks of another dropout than the search's."""
+        channels, recipe = self.prepared.store.channels, self.recipe
+        other = {} if dropout is None else {"dropout": dropout}
+        if self.config.space == "layers":
+            return LayerSpace(channels, replace(recipe.layers, **other))
+        return FusionSpace(channels, replace(recipe.fusion, **other))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,9 +169,9 @@ class RunData:
 
     def encoder(self, network: nn.Module) -> nn.Module:
         """The network alone on stored features, or behind the backbones that it trains along."""
-        if self.config.backbones == "frozen":
-            return network
-        return nn.Sequential(self.prepared.taps(), network)
+        if self.config.backbones == "trained":
+            return nn.Sequential(self.prepared.taps(), network)
+        return network
 
     def views(self) -> Source:
         """Features for contrastive learning, in stored views or in views made anew each time."""

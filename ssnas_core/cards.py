@@ -26,7 +26,7 @@ class ModelFacts:
         samples: usable samples by split, and `"skipped"` ones.
         method: one of the run's methods.
         objective, strategy: how the architecture was found; None where none was searched.
-        backbones: "frozen", or "trained" along.
+        backbones: "frozen", "supervised" and frozen then, or "trained" along.
         seed: of the run.
         feature_seed: of the backbones that were trained, and of the stored views.
         label_ratio: share of the labels that was used.

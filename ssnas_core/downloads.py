@@ -14,12 +14,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from ssnas_core._mirrors import FILES, SETS, Published
 from ssnas_core.errors import InputError
 from ssnas_core.files import atomic_path, write_text
 
@@ -28,34 +28,6 @@ _TIMEOUT = 30.0  # seconds without a word from a mirror, after which it counts a
 _CHUNK = 1 << 16
 _SLOWEST = 1000  # bytes a second; a mirror that gives less would take for ever
 _MOST = 40 * 10**9  # bytes of a file; the published ones have 8 and 13 GB
-
-
-@dataclass(frozen=True)
-class _Published:
-    file: str
-    urls: tuple[str, ...]
-    sha256: str | None  # published by others, never our own
-    start: bytes  # what such a file begins with; a mirror may send a page instead
-
-
-# The authors' own host, lisi1.unal.edu.co, is dead; they name these mirrors themselves
-# (github.com/johnarevalo/gmu-mmimdb, README and issues 3, 4 and 7). The hash is the one that
-# github.com/facebookresearch/mmf checks, mmf/configs/zoo/datasets.yaml, mmimdb: images. Nobody
-# we know of published one of the HDF5 file.
-_FILES = {
-    "mmimdb": _Published(
-        "mmimdb.tar.gz",
-        ("https://archive.org/download/mmimdb/mmimdb.tar.gz",),
-        "7facb412f84e8e707cf5c15bb58e4cf3ac12d33e6e944e1bdefebada1259a253",
-        b"\x1f\x8b",
-    ),
-    "mmimdb-hdf5": _Published(
-        "multimodal_imdb.hdf5",
-        ("https://archive.org/download/mmimdb/multimodal_imdb.hdf5",),
-        None,
-        b"\x89HDF\r\n\x1a\n",
-    ),
-}
 
 
 class _NoSpaceError(Exception):
@@ -78,28 +50,50 @@ def download(
     where neither is known, the size that a mirror tells.
 
     Args:
-        name: `"mmimdb"` (the raw archive, 8 GB, `mmimdb.tar.gz`) or `"mmimdb-hdf5"`
-            (`multimodal_imdb.hdf5`).
+        name: `"mmimdb"` (the raw archive, 8 GB, `mmimdb.tar.gz`), `"mmimdb-hdf5"`
+            (`multimodal_imdb.hdf5`) or `"avmnist"` (MNIST's four files and FSDD's
+            release archive, `fsdd.tar.gz`; 27 MB).
         folder: where the file goes; made if need be.
-        urls: mirrors instead of the published ones.
-        sha256: 64 hex digits, instead of the published hash if there is one.
+        urls: mirrors instead of the published ones; of a set of several files,
+            folders that hold them.
+        sha256: 64 hex digits, instead of the published hash if there is one; not for
+            a set of several files.
         progress: show a progress bar on stderr.
 
     Returns:
-        The file's path.
+        The file's path; of several files, their folder.
 
     Raises:
         InputError: an unknown name, no space, or no mirror gives the file (not there,
             connection cut, wrong hash); it says why for each.
     """
-    if name not in _FILES:
-        raise InputError(f"expected a data set among {', '.join(_FILES)}, got {name!r}.")
-    published = _FILES[name]
+    if name not in FILES and name not in SETS:
+        known = ", ".join((*FILES, *SETS))
+        raise InputError(f"expected a data set among {known}, got {name!r}.")
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise InputError(f"expected a SHA-256 of 64 hex digits, got {sha256!r}.")
+    if name in SETS:
+        if sha256 is not None:
+            raise InputError(f"expected no SHA-256 for the several files of {name}, got one.")
+        for one in SETS[name]:
+            places = one.urls if urls is None else [f"{u.rstrip('/')}/{one.file}" for u in urls]
+            _download(one, Path(folder), places, one.sha256, progress)
+        return Path(folder)
+    published = FILES[name]
     expected = sha256.lower() if sha256 is not None else published.sha256
-    mirrors = list(published.urls if urls is None else urls)
-    path = Path(folder) / published.file
+    mirrors = published.urls if urls is None else urls
+    return _download(published, Path(folder), mirrors, expected, progress)
+
+
+def _download(
+    published: Published,
+    folder: Path,
+    mirrors: Sequence[str],
+    expected: str | None,
+    progress: bool,
+) -> Path:
+    """One file, unless it is there; its path."""
+    path = folder / published.file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and _is_whole(path, expected, published.start, mirrors, progress):

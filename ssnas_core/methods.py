@@ -9,11 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from ssnas_core import metrics
-from ssnas_core.baselines import LateConcat
+from ssnas_core.baselines import GMU, CentralNet, LateConcat, MaxoutNetwork, Transfer
 from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype
 from ssnas_core.objectives import modality_of
-from ssnas_core.spaces.fusion import FusionConfig, FusionNetwork, FusionSpace
+from ssnas_core.spaces.fusion import FusionConfig
+
+Baseline = LateConcat | Transfer | MaxoutNetwork | GMU | CentralNet
 
 
 def methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
@@ -22,36 +23,46 @@ def methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
     return (*alone, "late concat", "random", "found", "found, pretrained")
 
 
+def further_methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
+    """Methods that a run does not compare unless asked for them by name."""
+    alone = [f"{modality} {kind}" for modality in modalities for kind in ("transfer", "maxout")]
+    return ("random, pretrained", "late concat, pretrained", "gmu", "centralnet", *alone)
+
+
 def check_method(method: str, modalities: Iterable[str]) -> None:
-    """Raise `InputError` where `method` is none of `methods_of(modalities)`."""
-    known = methods_of(modalities)
+    """Raise `InputError` where `method` is none that there is for these modalities."""
+    modalities = tuple(modalities)
+    known = (*methods_of(modalities), *further_methods_of(modalities))
     if method not in known:
         raise InputError(f"unknown method {method!r}; expected one of {'; '.join(known)}.")
 
 
-def network_of(
+def baseline_of(
     method: str,
-    genotype: Genotype | None,
     channels: Mapping[str, int],
     positions: Mapping[str, int],
     config: FusionConfig,
-) -> FusionNetwork | LateConcat:
-    """A method's network on stored features, with fresh weights (torch's global seed).
+) -> Baseline:
+    """The network of a method without architecture, with fresh weights (torch's global seed).
 
     Args:
-        method: one of `methods_of`.
-        genotype: of the methods that have one; None for the others.
+        method: one of `methods_of` or `further_methods_of`.
         channels, positions: of each stored feature, by name.
         config: sizes.
     """
-    if genotype is not None:
-        return FusionSpace(channels, config).build(genotype)
-    kept = {
-        name: width
-        for name, width in channels.items()
-        if method == "late concat" or modality_of(name) == method.removesuffix(" only")
-    }
-    return LateConcat(kept, config, positions)
+    if method == "gmu":
+        return GMU(channels, config, positions)
+    if method == "centralnet":
+        return CentralNet(channels, config, positions)
+    if method.startswith("late concat"):
+        return LateConcat(channels, config, positions)
+    modality, _, kind = method.rpartition(" ")
+    alone = {name: width for name, width in channels.items() if modality_of(name) == modality}
+    if kind == "transfer":
+        return Transfer(alone, config)
+    if kind == "maxout":
+        return MaxoutNetwork(alone, config, positions)
+    return LateConcat(alone, config, positions)
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,18 @@ def classifier_of(
 
     Args:
         run: it is trained first where it is not yet.
-        method: one of `run.methods`.
+        method: one of `run.methods`, or of those with the same networks, pretrained.
         ratio: label ratio; the run's largest if not given.
 
     Raises:
-        InputError: an unknown method, or a ratio that leaves no labels.
+        InputError: an unknown method, one of the other baselines, or a ratio that
+            leaves no labels.
     """
+    if method.split()[-1] in ("gmu", "centralnet", "transfer", "maxout"):
+        raise InputError(
+            f"{method!r} is there to compare with and is not kept as a model; take one of "
+            f"{'; '.join(run.methods)}."
+        )
     ratio = max(run.config.label_ratio) if ratio is None else ratio
     if not run.is_trained(method, ratio):
         _LOG.info("%s at r = %g is not trained in this run yet: training it", method, ratio)
@@ -168,7 +174,7 @@ def _features(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator[d
     source = run.source()  # once: of backbones trained along it loads them all
     for part in rows.split(_BATCH):
         inputs = source.clean(part)
-        if run.config.backbones == "frozen":
+        if run.config.backbones != "trained":
             yield {name: value for name, value in inputs.items() if _is_read(model, name)}
             continue
         made: dict[str, Tensor] = {}

@@ -27,7 +27,9 @@ from ssnas_core._look import (
     dress,
     legend_beside,
     legend_size,
+    marker,
     new_figure,
+    ratio_axis,
     style,
     text_width,
 )
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "draw_genotype", "plot_history", "plot_losses", "plot_scores", "posters"]
 __all__ += ["sketch"]
-
-_MARKERS = "osD^vPX*"
 
 
 def sketch(
@@ -191,10 +191,7 @@ def plot_scores(
         raise ValueError("plot_scores needs at least one row, got none.")
     methods = list(dict.fromkeys(method for method, _ in runs))
     settings = list(dict.fromkeys(setting for _, setting in runs))
-    styles = {
-        method: style(place) | {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 4.5}
-        for place, method in enumerate(methods)
-    }
+    styles = {method: style(place) | marker(place) for place, method in enumerate(methods)}
     looks = {setting: _setting_style(place) for place, setting in enumerate(settings)}
     entries = {method: styles[method] for method in methods}
     if len(settings) > 1:
@@ -222,13 +219,7 @@ def plot_scores(
     if all(0 <= value <= 1 for curve in runs.values() for v in curve.values() for value in v):
         low, high = axes.get_ylim()  # intervals of few seeds leave the range of scores
         axes.set_ylim(max(low, 0.0), min(high, 1.0))
-    axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
-    axes.set_xticks([], minor=True)
-    if len(ratios) == 1:
-        axes.set_xlim(ratios[0] / 1.3, ratios[0] * 1.3)
-    span = math.log(ratios[-1] / ratios[0]) or 1.0
-    if any(math.log(gap) / span < 0.28 / 3.4 for gap in gaps):  # the numbers would touch
-        axes.tick_params(axis="x", labelrotation=90)
+    ratio_axis(axes, ratios)
     axes.set_xlabel("label ratio r (share of labels used)")
     name = metric.replace("_", " ").replace("f1", "F1").replace(" ap", " AP")
     axes.set_ylabel(f"{name} on {part}" if part else name)

@@ -1,8 +1,9 @@
-"""From raw data to stored features, without a label: decode, fit, train backbones, extract.
+"""From raw data to stored features: decode, fit, train backbones, extract.
 
-One folder per preparation, named by a hash of what decides it. Each part is
-computed once; the folder then serves every run on the same data, and the raw
-archive is not needed again.
+No label is read unless backbones are to learn from a labelled part. One folder
+per preparation, named by a hash of what decides it. Each part is computed once;
+the folder then serves every run on the same data, and the raw archive is not
+needed again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ssnas_core._backbone_training import Labels, train_backbone
 from ssnas_core._locks import alone_in
-from ssnas_core._prepared_files import load_backbone, saved_backbone, stored_columns
+from ssnas_core._prepared_files import lend_files, load_backbone, saved_backbone, stored_columns
+from ssnas_core.augment import DEFAULT_AUGMENT, JointAugment
 from ssnas_core.backbones import (
     Backbone,
     TextBackbone,
@@ -39,9 +42,9 @@ from ssnas_core.features import (
 )
 from ssnas_core.files import atomic_path, read_fields, told_where, write_json
 from ssnas_core.inputs import content_key
-from ssnas_core.objectives import Contrastive, OnDevice
+from ssnas_core.objectives import Contrastive
 from ssnas_core.sources import open_dataset
-from ssnas_core.training import TrainConfig, fit, seeded
+from ssnas_core.training import TrainConfig, seeded
 
 _SIMCLR = TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
 
@@ -57,6 +60,7 @@ class PrepareConfig:
         pretrained: load published weights where a backbone has any; without,
             they are random.
         views: V >= 1, stored augmented views per sample beside the clean one.
+        augment: how views are made, those of the backbones' training too.
         length: L, positions of a pooled feature map.
         image_training, text_training, array_training: SimCLR on the train part for
             the backbones that come without weights (`Backbone.learns`).
@@ -71,6 +75,7 @@ class PrepareConfig:
     image_size: tuple[int, int] | None = None
     pretrained: bool = True
     views: int = 8
+    augment: JointAugment = DEFAULT_AUGMENT
     length: int = 4
     image_training: TrainConfig = _SIMCLR
     text_training: TrainConfig = _SIMCLR
@@ -133,6 +138,7 @@ class Prepared:
             self.backbones(),
             self.folder / "inputs",
             views=None if fresh_texts else self.config.views,
+            augment=self.config.augment,
             seed=self.config.seed,
         )
 
@@ -159,24 +165,13 @@ class Prepared:
         }
 
 
-class _LastTap(nn.Module):
-    """A backbone's deepest tap, averaged over positions: what SimCLR's head is put on."""
-
-    def __init__(self, modality: str, backbone: Backbone) -> None:
-        super().__init__()
-        self.modality = modality
-        self.backbone = backbone
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        *_, last = self.backbone(inputs[self.modality]).values()
-        return last.flatten(2).mean(2)
-
-
 def prepare(
     data: Path | Dataset,
     folder: Path,
     config: PrepareConfig | None = None,
     *,
+    label_ratio: float | None = None,
+    label_seed: int = 0,
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Prepared:
@@ -185,13 +180,18 @@ def prepare(
     Args:
         data: what `open_dataset` reads, or a dataset.
         folder: parent of all preparations; this one's is named by a hash of
-            the data (not its labels) and of `config`.
+            the data (not its labels) and of `config`; and of the labels learnt from.
         config: backbones, views and training.
+        label_ratio: train the backbones that learn with the labels of that part of
+            train, `labelled_part(dataset, label_ratio, label_seed)`, in twice the steps;
+            by default, or where none learns, without a label.
+        label_seed: which part.
         device: where backbones run.
         progress: show progress bars on standard error.
 
     Raises:
-        InputError: data that cannot be read, no space, weights that cannot be had.
+        InputError: data that cannot be read, no space, weights that cannot be had,
+            or a label ratio that leaves fewer than two labelled rows of train.
     """
     config = config or PrepareConfig()
     folder = Path(folder)
@@ -202,14 +202,27 @@ def prepare(
         dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
     backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
     stamps = [_stamp(spec) for spec in (config.image, config.text)]
-    key = content_key(dataset.fingerprint(), dataclasses.asdict(config), stamps)
-    home = folder / f"prepared-{key}"
-    with alone_in(home, "preparing", wait=True):
-        dataset, inputs = prepare_inputs(
+    told = dataclasses.asdict(config)
+    if config.augment == DEFAULT_AUGMENT:
+        del told["augment"]  # what was prepared before there was this setting keeps its name
+    key = content_key(dataset.fingerprint(), told, stamps)
+    home, labels = folder / f"prepared-{key}", None
+
+    def decoded() -> tuple[Dataset, RawInputs]:
+        return prepare_inputs(
             dataset, backbones, home / "inputs", strict=config.strict, progress=progress
         )
+
+    if label_ratio is not None and any(backbone.learns for backbone in backbones.values()):
+        unlabelled = home  # its decoded images are the same
+        with alone_in(unlabelled, "preparing", wait=True):
+            labels = Labels.of(decoded()[0], label_ratio, label_seed)
+            home = folder / f"prepared-{content_key(key, labels.key())}"
+            lend_files(unlabelled / "inputs", home / "inputs")
+    with alone_in(home, "preparing", wait=True):
+        kept, inputs = decoded()
         for modality, backbone in backbones.items():
-            _ready(modality, backbone, dataset, inputs, home, config, device, progress)
+            _ready(modality, backbone, kept, inputs, home, config, labels, device, progress)
         store = extract_features(
             inputs,
             {name: backbone.to(device) for name, backbone in backbones.items()},
@@ -217,6 +230,7 @@ def prepare(
             views=config.views,
             length=config.length,
             seed=config.seed,
+            augment=config.augment,
             progress=progress,
         )
         rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
@@ -225,7 +239,7 @@ def prepare(
             "fingerprint": inputs.fingerprint,
         }
         write_json(home / "inputs.json", note)
-    return Prepared(home, dataset, store, config)
+    return Prepared(home, kept, store, config)
 
 
 def _stamp(spec: str) -> list[list[Any]]:
@@ -263,39 +277,34 @@ def _ready(
     inputs: RawInputs,
     home: Path,
     config: PrepareConfig,
+    labels: Labels | None,
     device: torch.device | str,
     progress: bool,
 ) -> None:
-    """Fit a backbone, and train it by SimCLR if it came without weights; once, kept in `home`."""
+    """Fit a backbone, and train it if it came without weights; once, kept in `home`."""
     file, checkpoint = home / f"{modality}.pt", home / f"{modality}-training.pt"
     if file.exists():
         load_backbone(file, backbone)
         checkpoint.unlink(missing_ok=True)  # a kill may have come before that
         return
     train = torch.from_numpy(dataset.indices("train"))
-    kind, column = dataset.kinds[modality], inputs.columns[modality]
+    column = inputs.columns[modality]
     if isinstance(backbone, TextBackbone):
         backbone.fit([column[row] for row in train.tolist()])
     elif isinstance(backbone, ArrayBackbone):
         backbone.fit(column[train.numpy()])
     if backbone.learns:
-        alone = RawInputs({modality: column}, {modality: kind}, inputs.fingerprint)
-        live = LiveInputs(
-            alone, {modality: backbone}, home / "inputs", views=config.views, seed=config.seed
-        )
-        with seeded(config.seed, 41):
-            *_, width = backbone.channels.values()
-            head = config.contrastive.head(width)
-            model = nn.Sequential(_LastTap(modality, backbone), head).to(device)
-        history = fit(
-            model,
-            OnDevice(live, device),
-            config.contrastive,
+        history = train_backbone(
+            modality,
+            backbone,
+            inputs,
+            home / "inputs",
+            config,
             train,
-            getattr(config, f"{kind}_training"),
-            seed=config.seed,
+            labels,
+            device=device,
             checkpoint=checkpoint,
-            progress=f"SimCLR of the {modality} backbone" if progress else None,
+            progress=progress,
         )
         write_json(home / f"{modality}-training.json", history)
     files = home / f"{modality}-files"

@@ -199,10 +199,14 @@ class RunFolder:
             yield
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, of: str | None = None) -> Iterator[None]:
         """Time the block and watch its memory; both go to `timings.jsonl`, whatever happens.
 
         Of several processes, those of the first.
+
+        Args:
+            name: the stage.
+            of: the method or cell that it is for, where there are several.
 
         Raises:
             InputError: as `working`.
@@ -211,29 +215,38 @@ class RunFolder:
             if place():
                 yield
                 return
-            start, done = time.perf_counter(), False
+            start, spent, done = time.perf_counter(), time.process_time(), False
             try:
                 yield
                 done = True
             finally:
                 seconds = round(time.perf_counter() - start, 3)
-                entry = {"stage": name, "seconds": seconds, "peak_anonymous_mb": memory.peak_mb}
+                entry = {
+                    "stage": name,
+                    **({} if of is None else {"of": of}),
+                    "seconds": seconds,
+                    "cpu_seconds": round(time.process_time() - spent, 3),
+                    "peak_anonymous_mb": memory.peak_mb,
+                }
                 try:
                     self.append("timings.jsonl", entry)
                 except InputError:
                     if done:  # else what went wrong before is what is told
                         raise
 
+    def timings(self) -> list[_Timing]:
+        """What stages took, in the order in which they ended; an interrupted one has several."""
+        found = []
+        for entry in self.lines("timings.jsonl"):
+            with suppress(InputError):  # edited by hand
+                found.append(typed(_Timing, entry, "timings.jsonl"))
+        return found
+
     def cost(self) -> dict[str, Any]:
         """Seconds per stage, over all sessions that worked on the run, and the peak memory."""
         seconds: dict[str, float] = {}
         peaks = [0.0]
-        name = "timings.jsonl"
-        for entry in self.lines(name):
-            try:
-                told = typed(_Timing, entry, name)
-            except InputError:
-                continue  # edited by hand
+        for told in self.timings():
             seconds[told.stage] = round(seconds.get(told.stage, 0) + told.seconds, 3)
             peaks.append(told.peak_anonymous_mb or 0.0)
         return {"seconds": seconds, "peak_anonymous_mb": max(peaks)}
@@ -241,10 +254,20 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Timing:
-    """A line of `timings.jsonl`."""
+    """A line of `timings.jsonl`: clock and CPU seconds of a stage, or of a part of one.
+
+    Args:
+        stage: "prepare", "search", "pretrain", "train" or "evaluate".
+        of: the method that was pretrained, or the name of the cell.
+        cpu_seconds: of all threads, which hardly depend on what else the machine does; None in
+            runs of older versions.
+        peak_anonymous_mb: 10^6 bytes; None where it is not known.
+    """
 
     stage: str
     seconds: float
+    of: str | None = None
+    cpu_seconds: float | None = None
     peak_anonymous_mb: float | None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssnas_core.datasets.avmnist import is_avmnist, read_avmnist
 from ssnas_core.datasets.hdf5 import read_mmimdb_hdf5
 from ssnas_core.datasets.mmimdb import read_mmimdb
 from ssnas_core.datasets.records import Dataset
@@ -12,7 +13,7 @@ from ssnas_core.errors import InputError
 
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a CSV file of images, texts and "
-    "labels, or a folder with exactly one"
+    "labels, or a folder with exactly one, or a folder of MNIST's files and FSDD"
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
@@ -29,6 +30,7 @@ def open_dataset(
     - HDF5: `read_mmimdb_hdf5`
     - a gzip archive, or a folder with `split.json` or its parent: `read_mmimdb`
     - a `.csv` file, or a folder with exactly one: `read_table`
+    - a folder with MNIST's training images: `read_avmnist`
 
     Args:
         path: a file or folder.
@@ -45,11 +47,13 @@ def open_dataset(
         return read_mmimdb_hdf5(path, strict=strict, progress=progress)
     if form == "table":
         return read_table(path, strict=strict, progress=progress)
+    if form == "avmnist":
+        return read_avmnist(path, strict=strict, progress=progress)
     return read_mmimdb(path, unpack_to=unpack_to, strict=strict, progress=progress)
 
 
 def form_of(path: Path) -> str:
-    """What lies at `path`: "hdf5", "table" or "mmimdb".
+    """What lies at `path`: "hdf5", "table", "avmnist" or "mmimdb".
 
     Raises:
         InputError: nothing that is understood.
@@ -57,6 +61,8 @@ def form_of(path: Path) -> str:
     if path.is_dir():
         if any((root / "split.json").is_file() for root in (path, path / "mmimdb")):
             return "mmimdb"
+        if is_avmnist(path):
+            return "avmnist"
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         tables = [name for name in names if name.lower().endswith(".csv")]
         if len(tables) == 1:

@@ -7,42 +7,33 @@ cell (method x label ratio x seed) leaves its own files, which are its result.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssnas_core._cells import FACTS, read_result, read_tested, read_trained
+from ssnas_core._cells import FACTS, cell_folder, read_result, read_tested, read_trained
 from ssnas_core._checkpoints import restore
-from ssnas_core._look import save as save_figure
 from ssnas_core._processes import by_first, place
-from ssnas_core._run_data import RunData
+from ssnas_core._run_search import RunSearch
 from ssnas_core._shapes import check_shapes
-from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.errors import InputError
 from ssnas_core.files import (
     load_tensors,
     read_fields,
     save_tensors,
     write_json,
-    write_text,
 )
-from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.logs import csv_log, tensorboard_log
-from ssnas_core.methods import check_method, network_of
-from ssnas_core.objectives import Hybrid, Objective
-from ssnas_core.plots import draw_genotype
-from ssnas_core.search.bilevel import bilevel
-from ssnas_core.search.random import random_search
+from ssnas_core.genotype import Genotype
+from ssnas_core.methods import check_method
+from ssnas_core.objectives import Objective
+from ssnas_core.spaces.fusion import FusionSpace
 from ssnas_core.training import fit, predict, seeded
 
 
-class Run(RunData):
+class Run(RunSearch):
     """The stages of one run; each is skipped where its result is already there.
 
     Where torch.distributed has a process group, all its processes are to make the
@@ -63,92 +54,30 @@ class Run(RunData):
         InputError: `out` holds another run, or no GPU for "cuda".
     """
 
-    def part(self, ratio: float) -> LabelledPart:
-        """The samples whose labels may be used at `ratio`.
+    def pretrain(self, method: str = "found") -> dict[str, Tensor]:
+        """Contrastive pretraining of a method's network on all of train, without labels.
 
-        Raises:
-            InputError: nothing would be left, or a supervised search has
-                already used the labels of another ratio.
+        Args:
+            method: "found", "random" or "late concat".
         """
-        if self.config.objective != "contrastive" and ratio != self.config.label_ratio[0]:
-            raise InputError(
-                f"this run's search used the labels of r = {self.config.label_ratio[0]:g}, so "
-                f"it cannot be scored at r = {ratio:g}; search anew for that ratio."
-            )
-        return labelled_part(self.prepared.dataset, ratio, self.config.seed)
-
-    def search(self) -> Genotype:
-        """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
-        file = self.folder / "genotype.json"
+        name = "" if method == "found" else f"-{method.replace(' ', '-')}"
+        file = self.folder / "checkpoint" / f"pretrained{name}.safetensors"
+        note = self.folder / f"pretrain{name}.json"
+        checkpoint = self.folder / "checkpoint" / f"pretrain{name}.pt"
+        genotype, seed = self.genotype_of(method), self.config.seed
         if by_first(file.exists):
-            genotype = Genotype.load(file)
-            self.space.validate(genotype)
-            return genotype
-        prepared, config = self.prepared, self.config
-        train, dev = prepared.indices("train"), prepared.indices("dev")
-        objective: Objective = self.recipe.contrastive
-        if config.objective != "contrastive":
-            objective = self.supervised()
-            part = self.part(config.label_ratio[0])
-            labelled = [torch.from_numpy(rows) for rows in (part.train, part.dev)]
-            if config.objective == "supervised":
-                train, dev = labelled
-            else:
-                objective = Hybrid(
-                    supervised=objective,
-                    labelled=torch.cat(labelled),
-                    contrastive=self.recipe.contrastive,
-                    weight=self.recipe.hybrid_weight,
-                )
-        shared: dict[str, Any] = {
-            "train": train,
-            "dev": dev,
-            "seed": config.seed,
-            "device": self.device,
-            "checkpoint": self.folder / "checkpoint" / "search.pt",
-            "on_epoch": self._logger("search"),
-            "progress": "search" if self.progress else None,
-            "precision": config.precision,
-        }
-        source = self.views()
-        result: SearchResult
-        with self.folder.working():
-            with self.folder.stage("search"):
-                if config.strategy == "bilevel":
-                    recipe = self.recipe.search
-                    result = bilevel(self.space, source, objective, config=recipe, **shared)
-                else:
-                    recipe = self.recipe.random
-                    result = random_search(self.space, source, objective, config=recipe, **shared)
-            by_first(lambda: self._keep_search(result))
-        return result.genotype
-
-    def _keep_search(self, result: SearchResult) -> None:
-        lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
-        write_text(self.folder / "history.jsonl", lines)
-        if result.state:
-            save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
-        drawing = draw_genotype(result.genotype, self.space.features)
-        save_figure(drawing, self.folder / "genotype.png")
-        result.genotype.save(self.folder / "genotype.json")  # last: the search is done
-
-    def pretrain(self) -> dict[str, Tensor]:
-        """Contrastive pretraining of the found network on all of train, without labels."""
-        file = self.folder / "checkpoint" / "pretrained.safetensors"
-        checkpoint = self.folder / "checkpoint" / "pretrain.pt"
-        genotype, seed = self.search(), self.config.seed
-        if by_first(file.exists):
-            trained = read_fields(self.folder / "pretrain.json", "genotype")["genotype"]
+            trained = read_fields(note, "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
             _drop(checkpoint)
             return load_tensors(file)
-        with self.folder.stage("pretrain"), seeded(seed, 10):
-            network = self.space.build(genotype)
-            if self.config.inherit:
+        with self.folder.stage("pretrain", of=method), seeded(seed, 10):
+            network = self._network(method, genotype)
+            if self.config.inherit and method == "found":
+                assert genotype is not None and isinstance(self.space, FusionSpace)
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 network = self.space.inherit(genotype, supernet)
             encoder = self.encoder(network)
-            head = self.recipe.contrastive.head(self.space.width)
+            head = self.recipe.contrastive.head(network.width)
             model = nn.Sequential(encoder, head).to(self.device)
             history = fit(
                 model,
@@ -158,15 +87,15 @@ class Run(RunData):
                 self.recipe.pretrain,
                 seed=seed,
                 checkpoint=checkpoint,
-                on_epoch=self._logger("pretrain"),
-                progress="pretrain" if self.progress else None,
+                on_epoch=self._logger(f"pretrain{name}"),
+                progress=f"pretrain {method}" if self.progress else None,
                 precision=self.config.precision,
             )
             state = {name: value.cpu() for name, value in encoder.state_dict().items()}
 
             def keep() -> None:
-                note = {"genotype": str(genotype), "history": history}
-                write_json(self.folder / "pretrain.json", note)
+                told = None if genotype is None else str(genotype)
+                write_json(note, {"genotype": told, "history": history})
                 save_tensors(file, state)
                 _drop(checkpoint)
 
@@ -190,11 +119,12 @@ class Run(RunData):
             _drop(checkpoint)
             return cell
         recipe, seed = self.recipe, self.config.seed
-        pretrained = self.pretrain() if method == "found, pretrained" else None
+        kind, pretraining, _ = method.partition(", pretrained")
+        pretrained = self.pretrain(kind) if pretraining else None
         objective, scoring = self.supervised(), self.scoring
         labels = self.prepared.dataset.labels()
         source = self.source()
-        with self.folder.stage("train"), seeded(seed, 20, self.methods.index(method)):
+        with self.folder.stage("train", of=cell.name), seeded(seed, 20, self._number(method)):
             model = self._model(method, genotype, objective)
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
@@ -256,7 +186,7 @@ class Run(RunData):
             return read_tested(file, self.scoring.primary)
         trained = read_trained(cell / "train.json", self.scoring.primary)
         prepared, scoring = self.prepared, self.scoring
-        with self.folder.stage("evaluate"):
+        with self.folder.stage("evaluate", of=cell.name):
             model = self._trained(method, cell)
             test = prepared.indices("test")
             self.folder.append("test_reads.jsonl", {"cell": cell.name, "samples": len(test)})
@@ -298,22 +228,10 @@ class Run(RunData):
 
     def _cell(self, method: str, ratio: float) -> Path:
         check_method(method, self.prepared.dataset.kinds)
-        kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
-        return self.folder / "cells" / f"{kind}_r{r.removesuffix('.0')}"
-
-    def genotype_of(self, method: str) -> Genotype | None:
-        """The architecture of a method; None for those without one."""
-        if method.startswith("found"):
-            return self.search()
-        if method == "random":
-            with seeded(self.config.seed, 30) as generator:
-                return self.space.sample(generator)
-        return None
+        return cell_folder(self.folder.path, method, ratio)
 
     def _model(self, method: str, genotype: Genotype | None, head: Objective) -> nn.Sequential:
-        config = replace(self.recipe.fusion, dropout=self.recipe.finetune_dropout)
-        store = self.prepared.store
-        network = network_of(method, genotype, store.channels, store.positions, config)
+        network = self._network(method, genotype, self.recipe.finetune_dropout)
         return nn.Sequential(self.encoder(network), head.head(network.width))
 
     def _trained(self, method: str, cell: Path) -> nn.Sequential:
@@ -327,15 +245,6 @@ class Run(RunData):
         model = self._model(method, genotype, head)
         restore({"model": weights}, {"model": model}, str(cell))
         return model
-
-    def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
-        """What is told the history after each epoch of a stage."""
-        if self.log is None:
-            return None
-        labels, folder = self.space.labels(), self.folder / "logs"
-        if self.log == "csv":
-            return csv_log(folder / f"{name}.csv", labels)
-        return tensorboard_log(folder / name, labels)
 
 
 def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -> None:

@@ -107,7 +107,7 @@ def fit(
         raise InputError(f"training needs at least two samples, got {len(indices)}.")
     batch = min(config.batch_size, len(indices))
     steps = len(indices) // batch
-    epochs = max(config.epochs, math.ceil(config.min_steps / steps))
+    epochs = steps_of(len(indices), config) // steps
     join_norms(model)
     same_start(model)
     loss_at = loss_of(model, objective, precision)
@@ -149,6 +149,12 @@ def fit(
             keep_epoch(checkpoint, parts, history, told, on_epoch)
     model.eval()
     return history
+
+
+def steps_of(samples: int, config: TrainConfig) -> int:
+    """Steps that `fit` takes on so many samples, in whole epochs."""
+    steps = samples // min(config.batch_size, samples)
+    return steps * max(config.epochs, math.ceil(config.min_steps / steps))
 
 
 def loss_of(

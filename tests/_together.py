@@ -23,9 +23,14 @@ from ssnas_core._joined_norm import join_norms
 from ssnas_core.errors import InputError
 from ssnas_core.modalities import drop_modality
 from ssnas_core.objectives import Contrastive, Hybrid, Supervised
+from ssnas_core.search._stable import curvature
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.evolution import EvolutionConfig, evolution
 from ssnas_core.search.random import RandomConfig, random_search
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.search.surrogate import SurrogateConfig, surrogate
+from ssnas_core.search.tpe import TPEConfig, tpe
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace, FusionSupernet
+from ssnas_core.spaces.layers import LayersConfig, LayerSpace
 from ssnas_core.training import TrainConfig, fit, loss_of, seeded
 
 SAMPLES, CLASSES = 40, 3
@@ -137,8 +142,9 @@ def step(net: str, kind: str, rows: int = 7) -> dict[str, Any]:
 
 def search(kind: str, order: int, alternate: str, **more: Any) -> dict[str, Any]:
     config = BilevelConfig(
-        epochs=2, batch_size=7, arch_learning_rate=0.05, order=order, alternate=alternate
-    )
+        epochs=2, batch_size=7, arch_learning_rate=0.05, order=order, alternate=alternate,
+        **more.pop("variant", {}),
+    )  # fmt: skip
     dropout = more.pop("dropout", 0.0)
     parts = {"train": torch.arange(20), "dev": torch.arange(20, SAMPLES)}
     result = bilevel(
@@ -151,6 +157,20 @@ def search(kind: str, order: int, alternate: str, **more: Any) -> dict[str, Any]
     }
 
 
+def sharpness() -> float:
+    """The largest eigenvalue of the Hessian with respect to a relaxed network's logits."""
+    encoder, width, source = network("fusion")
+    goal = objective("contrastive")
+    with seeded(4):
+        model = nn.Sequential(encoder, goal.head(width)).eval()
+    assert isinstance(encoder, FusionSupernet)
+
+    def loss() -> Tensor:
+        return goal.loss(model, source, torch.arange(7), torch.Generator().manual_seed(5))
+
+    return curvature(loss, [encoder.logits["alpha_0"], encoder.logits["gamma_1_0"]])
+
+
 def training(net: str, kind: str, **more: Any) -> dict[str, Any]:
     encoder, width, source = network(net)
     goal = objective(kind)
@@ -161,10 +181,20 @@ def training(net: str, kind: str, **more: Any) -> dict[str, Any]:
     return {"history": history, "state": model.state_dict()}
 
 
-def drawing() -> dict[str, Any]:
-    config = RandomConfig(trials=2, train=TrainConfig(epochs=1, batch_size=7))
+def trying(strategy: str, **more: Any) -> dict[str, Any]:
+    brief = TrainConfig(epochs=1, batch_size=7)
+    search, config = {
+        "random": (random_search, RandomConfig(trials=2, train=brief)),
+        "evolution": (evolution, EvolutionConfig(population=2, sample=2, trials=4, train=brief)),
+        "tpe": (tpe, TPEConfig(trials=4, startup=2, train=brief)),
+        "surrogate": (surrogate, SurrogateConfig(iterations=2, samples=2, epochs=5, train=brief)),
+    }[strategy]
+    over = space()
+    if strategy == "surrogate":  # with weights that networks share
+        over = LayerSpace(over.channels, LayersConfig(layers=2, channels=4))
     parts = {"train": torch.arange(20), "dev": torch.arange(20, SAMPLES)}
-    result = random_search(space(), features(), objective("contrastive"), **parts, config=config)
+    goal = objective("contrastive")
+    result = search(over, features(), goal, **parts, config=config, **more)
     return {"genotype": str(result.genotype), "history": result.history}
 
 

@@ -182,8 +182,12 @@ def tiny_recipe() -> Any:
     from ssnas_core.preparation import PrepareConfig
     from ssnas_core.recipes import Recipe
     from ssnas_core.search.bilevel import BilevelConfig
+    from ssnas_core.search.evolution import EvolutionConfig
     from ssnas_core.search.random import RandomConfig
+    from ssnas_core.search.surrogate import SurrogateConfig
+    from ssnas_core.search.tpe import TPEConfig
     from ssnas_core.spaces.fusion import FusionConfig
+    from ssnas_core.spaces.layers import LayersConfig
     from ssnas_core.training import TrainConfig
 
     simclr = Contrastive(hidden=8, out=4)
@@ -195,9 +199,13 @@ def tiny_recipe() -> Any:
             views=2, length=4, image_training=whole, text_training=whole, contrastive=simclr
         ),
         fusion=FusionConfig(channels=8, length=4),
+        layers=LayersConfig(layers=2, channels=8),
         contrastive=simclr,
         search=BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
         random=RandomConfig(trials=2, train=once),
+        evolution=EvolutionConfig(population=2, sample=2, trials=3, train=once),
+        tpe=TPEConfig(trials=3, startup=2, train=once),
+        surrogate=SurrogateConfig(iterations=1, samples=2, hidden=4, epochs=2, train=once),
         pretrain=twice,
         finetune=twice,
     )

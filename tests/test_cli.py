@@ -137,7 +137,7 @@ def test_run_prints_what_it_left_in_its_folder_and_the_same_again(finished, monk
     assert [(row["method"], row["label_ratio"]) for row in result["scores"]] == [
         (method, ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
     ]
-    for name in ("_run_data.prepare", "studies.bilevel", "studies.fit", "studies.predict"):
+    for name in ("_run_data.prepare", "_run_search.bilevel", "studies.fit", "studies.predict"):
         monkeypatch.setattr(f"ssnas_core.{name}", None)
     assert document(call(*command)) == result
 

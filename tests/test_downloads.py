@@ -181,8 +181,8 @@ def test_mirror_that_says_nothing_is_given_up(tmp_path, monkeypatch):
 
 
 def test_what_does_not_begin_as_the_file_is_not_kept(server, tmp_path, monkeypatch):
-    published = dataclasses.replace(module._FILES["mmimdb-hdf5"], start=b"PK")
-    monkeypatch.setitem(module._FILES, "mmimdb-hdf5", published)
+    published = dataclasses.replace(module.FILES["mmimdb-hdf5"], start=b"PK")
+    monkeypatch.setitem(module.FILES, "mmimdb-hdf5", published)
     urls = [f"{server.url}/whole/x"]
     with pytest.raises(InputError, match="got something else, which does not begin as one"):
         download("mmimdb-hdf5", tmp_path, urls=urls)
@@ -270,21 +270,51 @@ def test_file_of_unknown_hash_is_kept_if_it_has_the_mirrors_size(server, dead, t
 
 
 def test_unknown_names_and_hashes_that_are_none_are_refused(tmp_path):
-    with pytest.raises(InputError, match="among mmimdb, mmimdb-hdf5, got 'imdb'"):
+    with pytest.raises(InputError, match="among mmimdb, mmimdb-hdf5, avmnist, got 'imdb'"):
         download("imdb", tmp_path)
     with pytest.raises(InputError, match="SHA-256 of 64 hex digits, got 'abc'"):
         download("mmimdb", tmp_path, sha256="abc")
 
 
 def test_published_hash_is_checked_unless_another_is_given(server, tmp_path):
-    published = module._FILES["mmimdb"].sha256
+    published = module.FILES["mmimdb"].sha256
     assert published is not None and len(published) == 64
     with pytest.raises(InputError, match=f"expected SHA-256 {published}, got {HASH}"):
         download("mmimdb", tmp_path, urls=[f"{server.url}/whole/x"])
-    assert module._FILES["mmimdb-hdf5"].sha256 is None
+    assert module.FILES["mmimdb-hdf5"].sha256 is None
+
+
+def test_set_of_files_arrives_whole_and_is_not_fetched_again(server, tmp_path, monkeypatch):
+    names = [published.file for published in module.SETS["avmnist"]]
+    assert names == [
+        *("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+        *("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "fsdd.tar.gz"),
+    ]
+    few = [module.Published(name, (), HASH, b"") for name in names]
+    monkeypatch.setitem(module.SETS, "avmnist", few)
+    urls = [f"{server.url}/none", f"{server.url}/whole/"]
+    for _ in range(2):
+        assert download("avmnist", tmp_path / "av", urls=urls) == tmp_path / "av"
+    assert left(tmp_path / "av") == sorted([*names, *(f"{name}.sha256" for name in names)])
+    places = [f"GET /{kind}/{name}" for name in names for kind in ("none", "whole")]
+    assert server.asked == places
+    assert all((tmp_path / "av" / name).read_bytes() == CONTENT for name in names)
+
+
+def test_each_file_of_a_set_is_checked_by_its_own_hash(server, tmp_path):
+    first = module.SETS["avmnist"][0]
+    with pytest.raises(InputError, match=f"train-images.*expected SHA-256 {first.sha256}, got"):
+        download("avmnist", tmp_path, urls=[f"{server.url}/whole"])
+    with pytest.raises(InputError, match="no SHA-256 for the several files of avmnist, got one"):
+        download("avmnist", tmp_path, sha256=HASH)
+    assert left(tmp_path) == []
+    *mnist, fsdd = module.SETS["avmnist"]
+    assert len({one.sha256 for one in mnist}) == 4 and fsdd.sha256 is None
+    assert all(len(one.sha256) == 64 and len(one.urls) == 2 for one in mnist)
+    assert all(url.endswith(f"/mnist/{one.file}") for one in mnist for url in one.urls)
 
 
 def test_published_mirrors_are_the_authors():
-    for name, published in module._FILES.items():
+    for name, published in module.FILES.items():
         (url,) = published.urls
         assert url == f"https://archive.org/download/mmimdb/{published.file}", name

@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from ssnas_core import metrics
-from ssnas_core.baselines import LateConcat
+from ssnas_core.baselines import GMU, CentralNet, LateConcat, MaxoutNetwork, Transfer
 from ssnas_core.errors import InputError
-from ssnas_core.methods import Scoring, check_method, methods_of, network_of
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.methods import (
+    Scoring,
+    baseline_of,
+    check_method,
+    further_methods_of,
+    methods_of,
+)
+from ssnas_core.spaces.fusion import FusionConfig
 
 CHANNELS = {"image_0": 4, "image_1": 6, "left_ear_0": 3, "left_eye_0": 3, "text_0": 5}
 POSITIONS = {"image_0": 4, "image_1": 4, "left_ear_0": 1, "left_eye_0": 1, "text_0": 1}
@@ -26,6 +32,20 @@ def test_each_modality_alone_is_a_method():
         check_method("c only", ("a", "b"))
 
 
+def test_further_methods_are_asked_for_by_name():
+    further = further_methods_of(iter(("image", "left_ear")))
+    assert further == (
+        *("random, pretrained", "late concat, pretrained", "gmu", "centralnet"),
+        *("image transfer", "image maxout", "left_ear transfer", "left_ear maxout"),
+    )
+    assert not set(further) & set(methods_of(("image", "left_ear")))
+    for method in further:
+        check_method(method, iter(("image", "left_ear")))
+    for method in ("text transfer", "gmu, pretrained", "transfer", "left maxout"):
+        with pytest.raises(InputError, match=f"unknown method '{method}'.*; left_ear maxout"):
+            check_method(method, ("image", "left_ear"))
+
+
 @pytest.mark.parametrize(
     ("method", "wanted"),
     [
@@ -35,15 +55,25 @@ def test_each_modality_alone_is_a_method():
     ],
 )
 def test_baseline_reads_the_features_of_its_name(method, wanted):
-    network = network_of(method, None, CHANNELS, POSITIONS, CONFIG)
+    network = baseline_of(method, CHANNELS, POSITIONS, CONFIG)
     assert isinstance(network, LateConcat)
     assert set(network.stems) == wanted
 
 
-def test_method_with_a_genotype_is_its_network():
-    genotype = FusionSpace(CHANNELS, CONFIG).sample(torch.Generator().manual_seed(0))
-    network = network_of("found", genotype, CHANNELS, POSITIONS, CONFIG)
-    assert set(network.features) == set(genotype.features)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("method", "kind", "wanted"),
+    [
+        ("late concat, pretrained", LateConcat, set(CHANNELS)),
+        ("gmu", GMU, {"image_1", "left_ear_0", "left_eye_0", "text_0"}),
+        ("centralnet", CentralNet, set(CHANNELS)),
+        ("image transfer", Transfer, {"image_1"}),
+        ("left_eye maxout", MaxoutNetwork, {"left_eye_0"}),
+    ],
+)
+def test_further_baseline_is_the_network_of_its_name(method, kind, wanted):
+    network = baseline_of(method, CHANNELS, POSITIONS, CONFIG)
+    assert isinstance(network, kind)
+    assert set(network.stems) == wanted
 
 
 def test_several_labels_are_scored_at_a_threshold_and_one_by_its_class():

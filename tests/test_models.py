@@ -87,6 +87,12 @@ def table(found: list[dict[str, float]], classes: tuple[str, ...]) -> torch.Tens
 # --- predicting
 
 
+@pytest.mark.parametrize("method", ["gmu", "centralnet", "text transfer", "image maxout"])
+def test_baseline_that_is_no_concatenation_is_not_kept_as_a_model(run, method):
+    with pytest.raises(InputError, match=f"'{method}' is there to compare with .* late concat; r"):
+        classifier_of(run, method)
+
+
 def cell_model(run: Run, method: str) -> nn.Sequential:
     """A cell's network and head from its own files, for features or for live inputs."""
     weights = load_tensors(run.train(method, 1.0) / "model.safetensors")

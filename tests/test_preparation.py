@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core import _prepared_files, inputs, preparation
+from ssnas_core import _backbone_training, _prepared_files, inputs, preparation
+from ssnas_core.augment import DEFAULT_AUGMENT, ImageAugment, JointAugment
 from ssnas_core.backbones import MaxoutMLP
 from ssnas_core.datasets._saved import load_dataset, save_dataset
 from ssnas_core.datasets.arrays import ArrayDataset
 from ssnas_core.datasets.mmimdb import read_mmimdb
 from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.errors import InputError
 from ssnas_core.features import FeatureStore, extract
 from ssnas_core.preparation import PrepareConfig, prepare
+from ssnas_core.training import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +57,7 @@ def idle(monkeypatch):
     def refuse(*_, **__):
         raise StoppedError
 
-    monkeypatch.setattr(preparation, "fit", refuse)
+    monkeypatch.setattr(_backbone_training, "fit", refuse)
     monkeypatch.setattr(MaxoutMLP, "fit", refuse)
     monkeypatch.setattr(extract._Extractor, "__call__", refuse)
     monkeypatch.setattr(inputs, "decode_image", refuse)
@@ -444,3 +448,246 @@ def test_arrays_are_standardised_by_the_train_part_alone(tmp_path, config):
     stored = made.store.clean(torch.arange(40))["a_0"]
     torch.testing.assert_close(stored.mean(0), torch.zeros(1, 3), atol=2e-3, rtol=0)
     torch.testing.assert_close(stored.std(0, correction=0), torch.ones(1, 3), atol=2e-3, rtol=0)
+
+
+# --- backbones that learn from a part of the labels
+
+
+@pytest.fixture(scope="module")
+def third(tiny_data, tmp_path_factory, config, one_thread):
+    """Backbones that learnt from a third of the labels."""
+    store = tmp_path_factory.mktemp("third")
+    return prepare(tiny_data, store, config, label_ratio=1 / 3, label_seed=2)
+
+
+def part_of(prepared: preparation.Prepared) -> LabelledPart:
+    return labelled_part(prepared.dataset, 1 / 3, 2)
+
+
+def with_labels(dataset: Dataset, change: Mapping[int, tuple[str, ...]]) -> Dataset:
+    """The dataset with other labels in some rows."""
+    records = tuple(
+        dataclasses.replace(record, labels=change.get(row, record.labels))
+        for row, record in enumerate(dataset.records)
+    )
+    return dataclasses.replace(dataset, records=records)
+
+
+def others(dataset: Dataset, rows: object) -> dict[int, tuple[str, ...]]:
+    """Labels that each of the rows does not have."""
+    return {
+        int(row): tuple(set(dataset.classes) - set(dataset.records[row].labels))[:2]
+        for row in np.asarray(rows)
+    }
+
+
+def test_labels_outside_of_the_labelled_part_are_never_read(
+    tiny_data, tmp_path, config, third, monkeypatch, tree
+):
+    part, dataset = part_of(third), read_mmimdb(tiny_data)
+    assert len(part.train) == 12
+    outside = np.setdiff1d(np.arange(60), part.train)  # those of dev too: it has its own uses
+    poisoned = with_labels(dataset, others(dataset, outside))
+    assert (poisoned.labels() != dataset.labels()).any(1).sum() == 48
+    # to draw a part all labels are looked at, to label it evenly: here it stays the same
+    monkeypatch.setattr(_backbone_training, "labelled_part", lambda *_: part)
+    made = prepare(poisoned, tmp_path, config, label_ratio=1 / 3, label_seed=2)
+    assert made.folder.name == third.folder.name
+    found, wanted = tree(made.folder), tree(third.folder)
+    files = [name for name in wanted if name.startswith("features/") or name.endswith(".pt")]
+    assert len(files) > len(TAPS) + 1
+    assert [name for name in files if found[name] != wanted[name]] == []
+
+
+def test_labels_inside_of_the_part_decide(tiny_data, tmp_path, config, third, monkeypatch):
+    part, dataset = part_of(third), read_mmimdb(tiny_data)
+    monkeypatch.setattr(_backbone_training, "labelled_part", lambda *_: part)
+    other = with_labels(dataset, others(dataset, part.train[:1]))
+    made = prepare(other, tmp_path, config, label_ratio=1 / 3, label_seed=2)
+    assert made.folder.name != third.folder.name
+    rows = torch.arange(60)
+    here, there = made.store.clean(rows), third.store.clean(rows)
+    assert torch.equal(here["text_0"], there["text_0"])  # the vectors are fitted without labels
+    for name in TAPS:
+        assert torch.equal(here[name], there[name]) == (name == "text_0")
+
+
+def test_text_is_fitted_on_all_train_texts_with_and_without_labels(third, prepared):
+    assert third.folder != prepared.folder
+    labelled, plain = (made.backbones()["text"].state_dict() for made in (third, prepared))
+    for name in ("vocabulary", "idf", "components", "scale"):
+        assert torch.equal(labelled[name], plain[name])
+    assert not torch.equal(labelled["layers.0.1.linear.weight"], plain["layers.0.1.linear.weight"])
+
+
+def test_few_labels_train_on_as_many_batches_of_views_as_all_inputs(
+    tiny_data, tmp_path, config, monkeypatch, one_thread
+):
+    told = {}
+
+    def stop(model, source, objective, rows, training, **_):
+        told["rows"], told["training"], told["labels"] = rows, training, objective.labels
+        raise StoppedError
+
+    monkeypatch.setattr(_backbone_training, "fit", stop)
+    slow = TrainConfig(epochs=3, batch_size=8, learning_rate=0.02)
+    changed = dataclasses.replace(config, image_training=slow)
+    with pytest.raises(StoppedError):
+        prepare(tiny_data, tmp_path, changed, label_ratio=1 / 3, label_seed=2)
+    assert told["training"] == dataclasses.replace(slow, min_steps=2 * 3 * (36 // 8))
+    part = labelled_part(read_mmimdb(tiny_data), 1 / 3, 2)
+    assert told["rows"].tolist() == part.train.tolist()
+    known = ~told["labels"].isnan().any(1)
+    assert known.nonzero().flatten().tolist() == part.train.tolist()
+
+
+def test_labels_of_one_class_a_sample_are_hidden_too(one_thread):
+    classes = np.arange(40) % 2 + np.arange(40) % 3
+    data = {"a": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)}
+    data["b"] = data["a"]
+    split = ["train"] * 20 + ["dev"] * 10 + ["test"] * 10
+    dataset = ArrayDataset(data, classes, split=split)
+    labels = _backbone_training.Labels.of(dataset, 0.3, 0)
+    wanted = torch.full((40,), -1)
+    wanted[labels.rows] = torch.from_numpy(dataset.targets())[labels.rows]
+    assert len(labels.rows) == 6 and torch.equal(labels.objective.labels, wanted)
+    model = labels.objective.head(3)
+    source = MemoryRows(torch.from_numpy(data["a"]))
+    for rows, fails in ((labels.rows, False), (torch.arange(40), True)):
+        try:
+            labels.objective.loss(model, source, rows, torch.Generator())
+        except (IndexError, RuntimeError):
+            assert fails
+        else:
+            assert not fails
+
+
+class MemoryRows:
+    """A source of one tensor whose views are its rows."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+    def clean(self, indices: torch.Tensor) -> torch.Tensor:
+        return self.rows[indices]
+
+    def augmented(self, indices: torch.Tensor, *_: object, **__: object) -> list[torch.Tensor]:
+        return [self.clean(indices)]
+
+
+def test_same_labels_are_the_same_preparation_whatever_the_seed(
+    tiny_data, tmp_path, config, third, monkeypatch
+):
+    def stop(*_, **__):
+        raise StoppedError
+
+    monkeypatch.setattr(_backbone_training, "fit", stop)
+    again = prepare(tiny_data, third.folder.parent, config, label_ratio=1 / 3, label_seed=2)
+    assert again.folder == third.folder
+    for ratio, seed in ((1.0, 0), (1.0, 1), (0.5, 0), (0.5, 1)):
+        with pytest.raises(StoppedError):
+            prepare(tiny_data, tmp_path, config, label_ratio=ratio, label_seed=seed)
+    assert len(folders(tmp_path)) == 4  # all labels; the halves of two seeds; and without labels
+
+
+def test_decoded_images_are_those_of_the_preparation_without_labels(
+    tiny_data, tmp_path, config, prepared, third, monkeypatch
+):
+    plain = third.folder.parent / prepared.folder.name / "inputs"
+    (name,) = [path.name for path in plain.glob("image-*.npy")]
+    lent = third.folder / "inputs" / name
+    assert (plain / name).stat().st_ino == lent.stat().st_ino
+    assert lent.read_bytes() == (prepared.folder / "inputs" / name).read_bytes()
+
+    def none(*_):
+        raise OSError
+
+    def stop(*_, **__):
+        raise StoppedError
+
+    monkeypatch.setattr(os, "link", none)  # a file system without links: copies
+    monkeypatch.setattr(_backbone_training, "fit", stop)
+    with pytest.raises(StoppedError):
+        prepare(tiny_data, tmp_path, config, label_ratio=0.5)
+    one, two = (path / "inputs" / name for path in sorted(tmp_path.glob("prepared-*")))
+    assert one.stat().st_ino != two.stat().st_ino and one.read_bytes() == two.read_bytes()
+
+
+def test_backbones_that_learn_nothing_need_no_labels(tmp_path, config):
+    rows = np.random.default_rng(0).normal(size=(40, 2, 3)).astype(np.float32)
+    split = ["train"] * 20 + ["dev"] * 10 + ["test"] * 10
+    dataset = ArrayDataset({"a": rows, "b": rows[:, :1]}, np.arange(40) % 2, split=split)
+    made = [
+        prepare(dataset, tmp_path, config, label_ratio=ratio).folder for ratio in (None, 0.1, 1.0)
+    ]
+    assert len(set(made)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (0.0, r"expected a label ratio in \(0, 1\], got 0.0"),
+        (0.03, "label ratio 0.03 leaves none of the 12 dev samples"),
+    ],
+)
+def test_ratio_that_leaves_too_few_labels_is_refused(tiny_data, tmp_path, config, ratio, message):
+    with pytest.raises(InputError, match=message):
+        prepare(tiny_data, tmp_path, config, label_ratio=ratio)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_preparation_with_labels_killed_at_any_write_resumes_to_the_same_features(
+    tiny_data, tmp_path, config, third, kill_at_write, tree, after
+):
+    kills = 0
+    while kills < 30:
+        kill_at_write(kills + 1, after)
+        try:
+            resumed = prepare(tiny_data, tmp_path, config, label_ratio=1 / 3, label_seed=2)
+        except KeyboardInterrupt:
+            kills += 1
+        else:
+            break
+    assert 3 <= kills < 30
+    kill_at_write(0, False)
+    assert resumed.folder.name == third.folder.name
+    found, wanted = tree(resumed.folder), tree(third.folder)
+    assert [name for name in wanted if name in found and found[name] != wanted[name]] == []
+    assert {"features/image_3.npy", "text.pt"} <= found.keys() & wanted.keys()
+
+
+# --- how views are made
+
+
+def test_configured_augmentation_reaches_training_stored_views_and_live_ones(
+    tiny_data, config, tmp_path
+):
+    """Without any for images, all views of one are alike; those of a text still differ."""
+    still = ImageAugment(min_area=1.0, max_stretch=1.0, flip=0.0, jitter=0.0, greyscale=0.0)
+    config = dataclasses.replace(config, augment=JointAugment(image=still))
+    prepared = prepare(tiny_data, tmp_path, config)
+    rows = torch.arange(60)
+    for source in (prepared.store, prepared.live()):
+        clean = source.clean(rows)
+        for view in source.augmented(rows, torch.Generator().manual_seed(0), 2):
+            for name, value in view.items():
+                assert torch.equal(value, clean[name]) == name.startswith("image"), name
+    alignment = {
+        name: json.loads((prepared.folder / f"{name}-training.json").read_text())[-1]["alignment"]
+        for name in ("image", "text")
+    }
+    assert alignment["image"] == pytest.approx(0, abs=1e-5) and alignment["text"] > 1e-3
+
+
+def test_other_augmentation_is_another_preparation_and_the_default_keeps_its_name(
+    prepared, tiny_data, tiny_store, config, idle, tmp_path
+):
+    told = dataclasses.asdict(config)
+    assert told.pop("augment") == dataclasses.asdict(DEFAULT_AUGMENT)
+    stamps = [preparation._stamp(spec) for spec in (config.image, config.text)]
+    key = inputs.content_key(read_mmimdb(tiny_data).fingerprint(), told, stamps)
+    assert prepared.folder.name == f"prepared-{key}"  # as of versions without the setting
+    other = dataclasses.replace(config, augment=JointAugment(image=ImageAugment(flip=0.0)))
+    shutil.copytree(tiny_store, tmp_path / "store")
+    with pytest.raises(InputError, match="cannot be decoded .*StoppedError"):
+        prepare(tiny_data, tmp_path / "store", other)

@@ -148,6 +148,38 @@ def test_two_processes_find_what_one_finds(pair, order, alternate):
     assert equal(first["state"], second["state"])
 
 
+VARIANTS = {
+    "sampled and decayed": {"sampling": "gumbel", "beta_decay": 2.0},
+    "judged by perturbation": {"select": "perturbation"},
+}
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_two_processes_find_what_one_finds_in_a_variant(pair, kind):
+    variant = VARIANTS[kind]
+    order = 2 if kind == "sampled and decayed" else 1
+    alone = together.search("contrastive", order, "step", variant=variant)
+    first, second = pair("search", "contrastive", order, "step", variant=variant)
+    close(without_figures(first["history"]), without_figures(alone["history"]), 2e-3)
+    assert first["genotype"] == second["genotype"] == alone["genotype"]
+    assert first["history"] == second["history"]
+    assert equal(first["state"], second["state"])
+
+
+def test_curvature_is_that_of_the_joined_batch(pair):
+    alone = together.sharpness()
+    first, second = pair("sharpness")
+    assert first == second == pytest.approx(alone, rel=1e-2) and alone > 1e-4
+
+
+def test_sampled_choices_are_the_same_in_all_processes_where_dropout_differs(pair):
+    first, second = pair(
+        "search", "contrastive", 1, "step", dropout=0.3, variant=VARIANTS["sampled and decayed"]
+    )
+    assert first["history"] == second["history"]
+    assert equal(first["state"], second["state"])
+
+
 def test_replicas_stay_equal_with_dropout_that_differs(pair):
     alone = together.search("contrastive", 2, "step", dropout=0.3)
     first, second = pair("search", "contrastive", 2, "step", dropout=0.3)
@@ -163,11 +195,17 @@ def test_two_processes_train_what_one_trains(pair):
     assert equal(first["state"], second["state"])
 
 
-def test_random_search_ranks_as_one_process_does(pair):
-    alone, (first, second) = together.drawing(), pair("drawing")
+@pytest.mark.parametrize("strategy", ("random", "evolution", "tpe", "surrogate"))
+def test_two_processes_try_and_rank_what_one_does(pair, strategy, tmp_path):
+    alone = together.trying(strategy)
+    first, second = pair("trying", strategy, checkpoint=tmp_path / "search.json")
     assert first == second
     assert first["genotype"] == alone["genotype"]
+    tried = [[one["genotype"] for one in told["history"]] for told in (first, alone)]
+    assert tried[0] == tried[1]
     close(without_figures(first["history"]), without_figures(alone["history"]), 1e-4)
+    again = pair("trying", strategy, checkpoint=tmp_path / "search.json")
+    assert again == [first, first]
 
 
 def test_processes_that_begin_with_other_weights_go_on_with_those_of_the_first(pair):

@@ -82,7 +82,8 @@ def test_conda_environment_installs_what_pyproject_names():
 def test_requirements_have_lower_bounds_only():
     name = r"[A-Za-z0-9_.-]+(\[[a-z]+\])?"
     for requirement in REQUIREMENTS:
-        if not requirement.startswith("jupyter-book"):  # the one that has to stay below a version
+        # the two that have to stay below a version
+        if not requirement.startswith(("jupyter-book", "optuna")):
             assert re.fullmatch(rf"{name}>=[0-9.]+", requirement), requirement
     assert "jupyter-book>=1.0.4.post1,<2" in REQUIREMENTS
 

@@ -16,6 +16,12 @@ from ssnas_core.recipes import RECIPES, Recipe, RunConfig
 VARIANTS = {
     "defaults": {},
     "other axes": {"objective": "supervised", "strategy": "random", "label_ratio": (0.3,)},
+    "labels in backbones": {
+        "backbones": "supervised",
+        "label_ratio": (0.2,),
+        "space": "layers",
+        "strategy": "surrogate",
+    },
     "backbones": {"backbones": "trained", "inherit": True, "seed": 7, "label_ratio": (1, 0.05)},
 }
 
@@ -31,6 +37,15 @@ def test_run_configuration_survives_a_json_round_trip(recipe, variant, tmp_path)
     assert isinstance(again.recipe.search.arch_betas, tuple)
 
 
+OTHER = {
+    "step": "epoch",
+    "pairs": "released",
+    "softmax": "gumbel",
+    "argmax": "perturbation",
+    "never": "eigenvalue",
+}
+
+
 def test_no_setting_is_lost_on_the_way(tmp_path):
     """Each setting of a recipe, changed alone, is told apart by `plain` and comes back."""
 
@@ -42,7 +57,7 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif isinstance(old, bool):
                 changed = [not old]
             elif isinstance(old, str):
-                changed = [{"step": "epoch", "pairs": "released"}.get(old, old + "x")]
+                changed = [OTHER.get(old, old + "x")]
             elif isinstance(old, tuple):
                 changed = [old[::-1]]
             elif old is None:
@@ -50,7 +65,7 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif field.name == "length":
                 changed = [25]
             else:
-                changed = [old * 2 or 1] if not 0 < old < 1 else [old / 2]
+                changed = [old * 2 or type(old)(0.5) or 1] if not 0 < old < 1 else [old / 2]
             yield from (dataclasses.replace(value, **{field.name: new}) for new in changed)
 
     recipes = list(variants(RECIPES["two-core"]))
@@ -107,8 +122,11 @@ NAN = float("nan")
         ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ({"objective": "supervised"}, "every label ratio needs a search .* got 2 ratios"),
         ({"objective": "Contrastive"}, "objective must be contrastive or supervised or h"),
-        ({"strategy": "bi-level"}, "strategy must be bilevel or random, got 'bi-level'"),
-        ({"backbones": True}, "backbones must be frozen or trained, got True"),
+        (
+            {"strategy": "bi-level"},
+            "strategy must be bilevel or .* or surrogate, got 'bi-level'",
+        ),
+        ({"backbones": True}, "backbones must be frozen or trained or supervised, got True"),
         ({"strategy": "random", "inherit": True}, "only a bilevel search has weights to inherit"),
     ],
 )

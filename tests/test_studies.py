@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core import _run_data, studies
+from ssnas_core import _run_data, _run_search, studies
 from ssnas_core.baselines import LateConcat
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.errors import InputError
@@ -211,8 +211,12 @@ def idle(monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(_run_data, "prepare", refuse)
-    for name in ("bilevel", "random_search", "fit", "predict"):
-        monkeypatch.setattr(studies, name, refuse)
+    for module, names in (
+        (_run_search, ("bilevel", "random_search")),
+        (studies, ("fit", "predict")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
 
 
 def reopened(run: Run) -> Run:
@@ -244,9 +248,9 @@ def test_lost_summary_is_made_again_from_the_cells_without_reading_test_labels(
 
 
 def test_second_run_on_a_store_does_not_prepare_again(finished, start, monkeypatch):
-    from ssnas_core import preparation
+    from ssnas_core import _backbone_training
 
-    monkeypatch.setattr(preparation, "fit", None)
+    monkeypatch.setattr(_backbone_training, "fit", None)
     second = start("second", seed=3)
     assert second.prepared.folder == finished.prepared.folder
     assert second.prepared.store.key == finished.prepared.store.key
@@ -322,8 +326,8 @@ def die_inside(stage: str, number: int, die: Callable[[], Any], patch: Any = set
     enter = runs.RunFolder.stage
 
     @contextmanager
-    def watched(self, name):
-        with enter(self, name):
+    def watched(self, name, of=None):
+        with enter(self, name, of):
             inside.append(name)
             yield
 
@@ -448,7 +452,7 @@ def test_contrastive_search_is_the_same_for_permuted_labels(
     movies, finished, start, results, tmp_path, idle, monkeypatch
 ):
     monkeypatch.undo()  # the search may run, on features that are there
-    monkeypatch.setattr("ssnas_core.preparation.fit", None)
+    monkeypatch.setattr("ssnas_core._backbone_training.fit", None)
     run = start("permuted", data=movies.folder(tmp_path / "data", movies.permuted()))
     run.search()
     run.pretrain()
@@ -502,7 +506,7 @@ def same_part(finished, monkeypatch):
     """The labelled parts of the movies as they are: stratification knows all labels."""
     dataset = finished.prepared.dataset
     monkeypatch.setattr(
-        studies, "labelled_part", lambda _, ratio, seed: labelled_part(dataset, ratio, seed)
+        _run_search, "labelled_part", lambda _, ratio, seed: labelled_part(dataset, ratio, seed)
     )
     part = labelled_part(dataset, 0.25, 0)
     return set(part.train.tolist()), set(part.dev.tolist())
@@ -848,14 +852,14 @@ def test_run_without_the_settings_of_later_versions_goes_on(start):
 
 def test_bfloat16_is_of_every_stage_that_trains(start, monkeypatch):
     given = []
-    for name in ("bilevel", "fit"):
-        real = getattr(studies, name)
+    for module, name in ((_run_search, "bilevel"), (studies, "fit")):
+        real = getattr(module, name)
 
         def told(*args, precision, real=real, **options):
             given.append(precision)
             return real(*args, precision=precision, **options)
 
-        monkeypatch.setattr(studies, name, told)
+        monkeypatch.setattr(module, name, told)
     run = start(label_ratio=(0.25,), precision="bfloat16")
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
     assert given == ["bfloat16"] * 3  # search, pretraining, fine-tuning

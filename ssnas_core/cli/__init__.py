@@ -24,6 +24,7 @@ from ssnas_core.cli._commands import (
     DemoCommand,
     PrepareCommand,
     SeveralCommand,
+    StudyCommand,
     TrainCommand,
 )
 from ssnas_core.cli._launching import is_first, launched, leave, says_why
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         format="ssnas: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("httpx", "huggingface_hub", "matplotlib", "PIL"):
+    for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints where it downloads from
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt as stop:
-        resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand)
+        resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand | StudyCommand)
         told = "; the same command goes on from here" if resumed else ""
         if is_first():
             print(f"ssnas: stopped{told}.", file=sys.stderr)

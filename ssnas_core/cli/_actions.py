@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ssnas_core.studies import Run
 
 
+_OF_BILEVEL = ("order", "alternate", "sampling", "beta_decay", "select", "stop")
+_BY_TRIALS = ("random", "evolution", "tpe")
+
+
 def run_command(command: Any) -> tuple[Any, str]:
     """Do what `command` says: its result as JSON values, and as text."""
     do = {
@@ -25,6 +29,7 @@ def run_command(command: Any) -> tuple[Any, str]:
         commands.EvaluateCommand: _evaluate,
         commands.ShowCommand: _show,
         commands.CompareCommand: _compare,
+        commands.StudyCommand: _study,
         commands.PredictCommand: _predict,
         commands.SaveCommand: _save,
         commands.EmbedCommand: _embed,
@@ -78,12 +83,16 @@ def _recipe(command: commands.PrepareCommand) -> Any:
         search = changed(
             recipe.search,
             epochs=command.search_epochs,
-            order=command.order,
-            alternate=command.alternate,
+            **{name: getattr(command, name) for name in _OF_BILEVEL},
         )
-        fusion = changed(recipe.fusion, modality_dropout=command.modality_dropout)
+        dropout = command.modality_dropout
+        fusion = changed(recipe.fusion, modality_dropout=dropout, relaxation=command.relaxation)
+        layers = changed(recipe.layers, modality_dropout=dropout)
         weight = command.hybrid_weight
-        recipe = changed(recipe, search=search, fusion=fusion, hybrid_weight=weight)
+        recipe = changed(recipe, search=search, fusion=fusion, layers=layers, hybrid_weight=weight)
+        if command.strategy in _BY_TRIALS:
+            trials = changed(getattr(recipe, command.strategy), trials=command.trials)
+            recipe = changed(recipe, **{command.strategy: trials})
     return recipe
 
 
@@ -103,6 +112,7 @@ def _start(command: commands.RunCommand | commands.DemoCommand) -> Run:
         data=command.data,
         seed=command.seed,
         label_ratio=command.label_ratio,
+        space=command.space,
         objective=command.objective,
         strategy=command.strategy,
         views="live" if command.live_views else "stored",
@@ -128,8 +138,10 @@ def _refuse_unused(command: commands.RunCommand) -> None:
         (
             "--strategy bilevel",
             command.strategy == "bilevel",
-            ("search_epochs", "order", "alternate"),
+            ("search_epochs", *_OF_BILEVEL),
         ),
+        (f"--strategy {' or '.join(_BY_TRIALS)}", command.strategy in _BY_TRIALS, ("trials",)),
+        ("--space fusion", command.space == "fusion", ("relaxation",)),
     ):
         given = [name for name in names if getattr(command, name) is not None]
         if given and not is_chosen:
@@ -218,6 +230,37 @@ def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
     if command.png is not None:
         reports.draw_comparison(rows, command.png)
     return rows, reports.comparison_table(rows)
+
+
+def _study(command: commands.StudyCommand) -> tuple[Any, str]:
+    from ssnas_core.label_study import StudyConfig, run_study, write_study
+    from ssnas_core.recipes import RECIPES
+
+    study = StudyConfig(
+        data=command.data,
+        methods=command.methods,
+        label_ratio=command.label_ratio,
+        seeds=command.seeds,
+        decisive=command.decisive,
+        decisive_seeds=command.decisive_seeds,
+        recipe=RECIPES[command.recipe],
+    )
+    rows, problems = run_study(
+        study,
+        command.out,
+        store=command.store,
+        workers=command.workers,
+        scheduler=command.scheduler,
+        device=command.device,
+        threads=command.threads,
+        progress=not command.quiet,
+    )
+    written = write_study(rows, command.csv or command.out / "study.csv")
+    report = written[1].read_text(encoding="utf-8")
+    told = [report, *(f"not scored: {problem}" for problem in problems)]
+    told.append(f"written: {' '.join(map(str, written))}")
+    files = [str(path) for path in written]
+    return {"rows": rows, "problems": problems, "files": files}, "\n".join(told)
 
 
 def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:

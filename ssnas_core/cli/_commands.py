@@ -26,11 +26,12 @@ class PrepareCommand(Output):
     """Compute and store the features of a data set (no labels are used)."""
 
     data: Path
-    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; or a CSV beside your own images."""
+    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; or a
+    CSV beside your own images."""
     out: Path
     """Folder for prepared data; give it to other commands as --store."""
-    recipe: Literal["two-core", "bm-nas"] = "two-core"
-    """Sizes and schedules: for two CPU cores, or the published ones (VGG-19, C 192, L 16)."""
+    recipe: Literal["two-core", "classroom", "av-mnist", "bm-nas"] = "two-core"
+    """Sizes and schedules: for two cores, smaller, for AV-MNIST, or published (VGG-19, C 192)."""
     image_backbone: str | None = None
     """small, vgg19, torchvision:MODEL or transformers:NAME_OR_FOLDER instead of the recipe's."""
     text_backbone: str | None = None
@@ -69,14 +70,28 @@ class RunCommand(PrepareCommand, SeveralCommand):
     """Decides the search, the labelled parts and all initial weights."""
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
+    space: Literal["fusion", "layers"] = "fusion"
+    """What may be chosen: cells of BM-NAS, or layers of MFAS (no bilevel search)."""
     objective: Literal["contrastive", "supervised", "hybrid"] = "contrastive"
     """What the search optimises; all but contrastive use the labelled part of one label ratio."""
     hybrid_weight: float | None = None
     """Supervised share of a hybrid search, in [0, 1], instead of the recipe's."""
-    strategy: Literal["bilevel", "random"] = "bilevel"
-    """How the architecture is found."""
+    strategy: Literal["bilevel", "random", "evolution", "tpe", "surrogate"] = "bilevel"
+    """How the architecture is found; all but bilevel train architectures one by one."""
     search_epochs: int | None = None
-    """Epochs of the search instead of the recipe's."""
+    """Epochs of a bilevel search instead of the recipe's."""
+    trials: int | None = None
+    """Architectures that random, evolution or tpe try, instead of the recipe's."""
+    sampling: Literal["softmax", "gumbel"] | None = None
+    """Mix all choices, or draw one of each in every step (GDAS), instead of the recipe's."""
+    beta_decay: float | None = None
+    """Weight of Beta-Decay at the end of the search (beta-DARTS), instead of the recipe's."""
+    select: Literal["argmax", "perturbation"] | None = None
+    """Derive by the largest logits, or by what is missed most (DARTS-PT)."""
+    stop: Literal["never", "eigenvalue"] | None = None
+    """End the search where the loss gets sharp in the architecture (RobustDARTS)."""
+    relaxation: Literal["pairs", "released"] | None = None
+    """Of the fusion space: ours, or as BM-NAS's released code has it."""
     order: Literal[1, 2] | None = None
     """First or second order steps of the architecture, instead of the recipe's."""
     alternate: Literal["step", "epoch"] | None = None
@@ -87,8 +102,8 @@ class RunCommand(PrepareCommand, SeveralCommand):
     """Make views anew for each step of search and pretraining (slow: runs the backbones)."""
     inherit: Flag = False
     """Start pretraining from the supernet's weights instead of fresh ones."""
-    backbones: Literal["frozen", "trained"] = "frozen"
-    """Keep backbones behind stored features, or train them along after the search."""
+    backbones: Literal["frozen", "trained", "supervised"] = "frozen"
+    """Frozen, trained without labels; trained along; or frozen, trained on the labelled part."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of products in networks that train; bfloat16 is faster where the machine has it."""
     log: Literal["csv", "tensorboard"] | None = None
@@ -119,7 +134,7 @@ class TrainCommand(SeveralCommand):
     label_ratio: float
     """Ratio r of labels, in train and dev."""
     method: str = "found, pretrained"
-    """One of: found, pretrained; found; random; late concat; or a modality, as: text only."""
+    """As: found, pretrained; found; random; late concat; text only; gmu; centralnet."""
     store: Path | None = None
     """Folder of prepared data, if it was moved since the run."""
 
@@ -151,6 +166,40 @@ class CompareCommand(Output):
     """Where to write the table as CSV."""
     png: Path | None = None
     """Where to draw the scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand(Output):
+    """Methods x label ratios x seeds: one table, with intervals, paired tests and costs."""
+
+    data: Path
+    """As in `ssnas run`."""
+    out: Path
+    """Folder of the study; the same command again goes on where it was stopped."""
+    store: Path | None = None
+    """Folder for prepared data; OUT/store if not given."""
+    recipe: Literal["two-core", "classroom", "av-mnist", "bm-nas"] = "two-core"
+    """Sizes and schedules of all methods."""
+    methods: tuple[str, ...] = ("core", "ablation", "baselines")
+    """Methods, or sets of them: core, ablation, baselines, strategies, backbones."""
+    label_ratio: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+    """Ratios r of labels, in train and dev."""
+    seeds: int = 5
+    """Seeds of each method, from 0 on."""
+    decisive: tuple[str, ...] = ()
+    """Methods, or sets of them, that get --decisive-seeds."""
+    decisive_seeds: int = 10
+    """Seeds of the decisive methods."""
+    workers: int = 2
+    """Processes on this machine, by Dask; 0: all in this one."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, as tcp://HOST:PORT, whose workers see OUT and the store."""
+    threads: int = 1
+    """Threads of each worker."""
+    device: str = "cpu"
+    """cpu, cuda, or auto: where each worker computes."""
+    csv: Path | None = None
+    """Where to write the table, its report (.md) and figure (.png); OUT/study.csv if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +252,12 @@ class EmbedCommand(ModelCommand):
 class DownloadCommand(Output):
     """Fetch a public data set and check it."""
 
-    name: Annotated[Literal["mmimdb", "mmimdb-hdf5"], tyro.conf.Positional]
-    """mmimdb: the raw archive; mmimdb-hdf5: multimodal_imdb.hdf5."""
+    name: Annotated[Literal["mmimdb", "mmimdb-hdf5", "avmnist"], tyro.conf.Positional]
+    """mmimdb: the raw archive; mmimdb-hdf5: multimodal_imdb.hdf5; avmnist: MNIST and FSDD."""
     out: Path = Path("data")
     """Folder to put it in."""
     url: tuple[str, ...] = ()
-    """Mirrors to try instead of the known ones."""
+    """Mirrors to try instead of the known ones; of avmnist, folders that hold its files."""
     sha256: str | None = None
     """Expected SHA-256; what is downloaded is checked against it."""
 
@@ -222,6 +271,7 @@ COMMANDS = {
     "evaluate": EvaluateCommand,
     "show": ShowCommand,
     "compare": CompareCommand,
+    "study": StudyCommand,
     "predict": PredictCommand,
     "save": SaveCommand,
     "embed": EmbedCommand,

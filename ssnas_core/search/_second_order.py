@@ -54,7 +54,7 @@ def unrolled_gradient(
 
     def train_gradient(leaves: Sequence[Tensor]) -> list[Tensor]:
         with seeded(seed, apart=True) as same:
-            return _gradients(train_loss(same), leaves)
+            return gradients(train_loss(same), leaves)
 
     def set_weights(shift: Sequence[Tensor], factor: float | Tensor) -> None:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def unrolled_gradient(
     buffers = [buffer.clone() for buffer in model.buffers()]
     set_weights(train_gradient(weights), -rate)
     loss = dev_loss(generator)
-    found = _gradients(loss, [*weights, *logits])
+    found = gradients(loss, [*weights, *logits])
     direction, gradient = found[: len(weights)], found[len(weights) :]
     norm = torch.stack([by.norm() for by in direction]).norm()
     if norm > 0:
@@ -86,7 +86,7 @@ def unrolled_gradient(
     return loss.detach(), gradient
 
 
-def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of `loss`, over all processes; zeros for what it does not depend on."""
     found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
     average(found)

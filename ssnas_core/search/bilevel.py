@@ -9,6 +9,8 @@ objective behind the second.
 
 The levels alternate by step, as in BM-NAS's algorithm, where dev starts again
 once it is used up; or by whole epochs of both, as in its released code.
+Ways to keep this from collapsing (sampling, Beta-Decay, selection by perturbation,
+early stop) are options, with their sources in `_stable`.
 Deviation from DARTS: an architecture step comes after its weight step, and the
 second order unrolls on the train batch of that step, not on the coming one.
 """
@@ -16,11 +18,10 @@ second order unrolls on the train batch of that step, not on the coming one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +29,25 @@ from torch import Tensor, nn
 from ssnas_core._allocator import keep_freed_memory
 from ssnas_core._checkpoints import keep_epoch, resume, told_of
 from ssnas_core._joined_norm import join_norms
-from ssnas_core._processes import average_gradients, place, same_start
+from ssnas_core._processes import average, average_gradients, place, same_start
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.objectives import Objective, Source
+from ssnas_core.search._bilevel_config import BilevelConfig as BilevelConfig
+from ssnas_core.search._bilevel_config import warm_restarts as warm_restarts
 from ssnas_core.search._second_order import unrolled_gradient
-from ssnas_core.training import OnEpoch, batches, finite, loss_of, seeded
+from ssnas_core.search._stable import (
+    WINDOW,
+    check_samples,
+    curvature,
+    epoch_before_sharp,
+    importances,
+    risen,
+    sampled,
+    smooth_maximum,
+)
+from ssnas_core.search._turns import steps_of, turns
+from ssnas_core.training import OnEpoch, finite, loss_of, seeded
 
 
 class GradientSpace(Protocol):
@@ -51,55 +65,6 @@ class GradientSpace(Protocol):
     def derive(self, logits: Any) -> Genotype:
         """The genotype that the logits stand for."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BilevelConfig:
-    """Optimisers and schedules. Defaults: BM-NAS on MM-IMDB (its Table 8).
-
-    Args:
-        epochs: passes over `train`.
-        batch_size: samples in a step of either level.
-        learning_rate, min_learning_rate: of the weights; cosine with warm
-            restarts after `restart_epochs`, each period `restart_factor` times
-            the last.
-        weight_decay: L2 of the weights, inside Adam.
-        arch_learning_rate, arch_betas, arch_weight_decay: of the logits.
-        order: 1 or 2, DARTS's first or second order of the architecture gradient.
-            The second costs about four times as much for each architecture step.
-        alternate: an architecture step after each weight step, or one pass of
-            them over `dev` after each pass of weight steps over `train`.
-    """
-
-    epochs: int = 12
-    batch_size: int = 96
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 1e-6
-    restart_epochs: int = 1
-    restart_factor: int = 2
-    weight_decay: float = 1e-4
-    arch_learning_rate: float = 3e-4
-    arch_betas: tuple[float, float] = (0.5, 0.999)
-    arch_weight_decay: float = 1e-3
-    order: Literal[1, 2] = 1
-    alternate: Literal["step", "epoch"] = "step"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(
-                "a search needs epochs >= 1 and batch_size >= 2, got "
-                f"{self.epochs} and {self.batch_size}."
-            )
-        if self.restart_epochs < 1 or self.restart_factor < 1:
-            raise InputError(
-                "restart_epochs and restart_factor must be >= 1, got "
-                f"{self.restart_epochs} and {self.restart_factor}."
-            )
-        if self.order not in (1, 2) or self.alternate not in ("step", "epoch"):
-            raise InputError(
-                "order must be 1 or 2 and alternate 'step' or 'epoch', got "
-                f"{self.order!r} and {self.alternate!r}."
-            )
 
 
 def bilevel(
@@ -140,12 +105,16 @@ def bilevel(
 
     Returns:
         The genotype derived at the end; a history with, per epoch (entry 0 is
-        the start), `train_loss`, `arch_loss`, every logit, the derived
-        genotype, and the objective's report on dev; and the supernet's state.
+        the start), `train_loss`, `arch_loss` (Beta-Decay included), every logit,
+        the derived genotype, and the objective's report on dev; and the supernet's
+        state. Where its last logits do not decide, the last entry also tells what does:
+        `importance` of every option, or the epoch to go back to, `from_epoch`; its
+        genotype is the one found, and the state's logits are then those that derive it.
 
     Raises:
-        InputError: fewer than two samples in a part, a loss that is not finite, or
-            a checkpoint of another space, seed, configuration or number of samples.
+        InputError: fewer than two samples in a part, a loss that is not finite, too few
+            epochs to stop early, a supernet whose choices cannot be sampled, or a
+            checkpoint of another space, seed, configuration or number of samples.
     """
     from tqdm.auto import tqdm
 
@@ -180,12 +149,34 @@ def bilevel(
             "bilevel search needs weights and logits that require gradients, got "
             f"{len(free[0])} and {len(free[1])} tensors of them; do not freeze all of either."
         )
+    if config.sampling == "gumbel":
+        check_samples(supernet)
     join_norms(model)
     same_start(model)
     loss_at = loss_of(model, objective, precision)
     parts = {"model": model, **optimizers}
     told = told_of(seed, config, len(train), len(dev), precision=precision)
-    steps = _steps(len(train), len(dev), config)
+    by_epoch = config.alternate == "epoch"
+    steps = steps_of(len(train), len(dev), config.batch_size, by_epoch)
+    epochs = max(config.epochs, math.ceil(config.min_steps / steps[0]))
+    if config.stop == "eigenvalue" and epochs < 2 * WINDOW:
+        raise InputError(
+            f"stop='eigenvalue' compares means over {WINDOW} epochs and needs {2 * WINDOW} of "
+            f"them, got {epochs}; search longer, or use stop='never'."
+        )
+
+    def arch_loss(source: Source, rows: Tensor, generator: torch.Generator) -> Tensor:
+        loss = loss_at(source, rows, generator)
+        return loss + decay * smooth_maximum(logits.values()) if config.beta_decay else loss
+
+    def judged(batches: Sequence[Tensor]) -> Tensor:
+        """The same loss on dev whenever weights and logits are the same."""
+        with seeded(seed, 0, 1) as same:
+            return torch.stack([judge(source, rows, same) for rows in batches]).mean()
+
+    judge = loss_of(model, objective, "float32")
+    size = min(config.batch_size, len(dev))
+    judging = [rows for rows in dev.split(size) if len(rows) == size]
 
     history = [{"epoch": 0, **_snapshot(space, logits)}]
     saved = resume(checkpoint, parts, told)
@@ -193,7 +184,7 @@ def bilevel(
         history = saved
         keep_epoch(None, parts, history, told, on_epoch)
     bar = tqdm(
-        total=config.epochs * sum(steps),
+        total=epochs * sum(steps),
         initial=(len(history) - 1) * sum(steps),
         desc=progress,
         unit="step",
@@ -201,37 +192,46 @@ def bilevel(
         leave=False,
     )
     with bar:
-        for epoch in range(len(history), config.epochs + 1):
+        for epoch in range(len(history), epochs + 1):
+            if "from_epoch" in history[-1]:
+                break
+            hot, cold = config.gumbel_temperature
+            tau = hot + (cold - hot) * risen(epoch, epochs) if config.sampling == "gumbel" else None
+            decay = config.beta_decay * risen(epoch, epochs)
             with seeded(seed, epoch, apart=True) as generator:
                 model.train()
                 totals = [torch.zeros(()), torch.zeros(())]  # of the losses, where they are
                 rate, taken = 0.0, 0
-                for level, rows, beside in _turns(train, dev, config, generator):
+                for level, rows, beside in turns(
+                    train, dev, config.batch_size, generator,
+                    by_epoch=by_epoch, unrolled=config.order == 2,
+                ):  # fmt: skip
                     optimizer = optimizers["logits" if level else "weights"]
                     optimizer.zero_grad(set_to_none=True)
                     if level == 0:
                         rate = warm_restarts(epoch - 1 + taken / steps[0], config)
                         optimizer.param_groups[0]["lr"] = rate
                         taken += 1
-                    if beside is None:
-                        _require_grad(free[0], level == 0)
-                        _require_grad(free[1], level == 1)
-                        loss = loss_at(source, rows, generator)
-                        loss.backward()
-                        average_gradients(free[level])
-                    else:
-                        _require_grad(free[0] + free[1], True)
-                        loss, gradient = unrolled_gradient(
-                            partial(loss_at, source, beside),
-                            partial(loss_at, source, rows),
-                            model=model,
-                            weights=free[0],
-                            logits=free[1],
-                            rate=rate,
-                            generator=generator,
-                        )
-                        for leaf, slope in zip(free[1], gradient, strict=True):
-                            leaf.grad = slope
+                    with sampled(supernet, tau, generator):
+                        if beside is None:
+                            _require_grad(free[0], level == 0)
+                            _require_grad(free[1], level == 1)
+                            loss = (arch_loss if level else loss_at)(source, rows, generator)
+                            loss.backward()
+                            average_gradients(free[level])
+                        else:
+                            _require_grad(free[0] + free[1], True)
+                            loss, gradient = unrolled_gradient(
+                                partial(loss_at, source, beside),
+                                partial(arch_loss, source, rows),
+                                model=model,
+                                weights=free[0],
+                                logits=free[1],
+                                rate=rate,
+                                generator=generator,
+                            )
+                            for leaf, slope in zip(free[1], gradient, strict=True):
+                                leaf.grad = slope
                     optimizer.step()
                     totals[level] = totals[level].to(loss.device) + loss.detach()
                     bar.update()
@@ -241,28 +241,36 @@ def bilevel(
                 ]
                 model.eval()
                 report = objective.report(model, source, dev[:256], generator)
-            history.append(
-                {
-                    "epoch": epoch,
-                    "train_loss": means[0],
-                    "arch_loss": means[1],
-                    **report,
-                    **_snapshot(space, logits),
-                }
-            )
+            entry = {
+                "epoch": epoch,
+                "train_loss": means[0],
+                "arch_loss": means[1],
+                **report,
+                **_snapshot(space, logits),
+            }
+            if config.stop == "eigenvalue":
+                _require_grad(free[0], False)
+                _require_grad(free[1], True)
+                entry["eigenvalue"] = curvature(partial(judged, judging[:1]), free[1])
+                found = epoch_before_sharp([e["eigenvalue"] for e in [*history[1:], entry]])
+                if found is not None:
+                    entry |= {"from_epoch": found, "genotype": history[found]["genotype"]}
+            if config.select == "perturbation" and epoch == epochs:
+                with torch.no_grad():
+                    rises = importances(lambda: float(judged(judging)), logits)
+                    average(rises.values())  # the same in all processes, to the last bit
+                entry["importance"] = {name: value.tolist() for name, value in rises.items()}
+                entry["genotype"] = str(space.derive(rises))
+            history.append(entry)
             bar.set_postfix(loss=f"{means[0]:.3f}")
             keep_epoch(checkpoint, parts, history, told, on_epoch)
+    last = history[-1]
+    decisive = last.get("importance", history[last.get("from_epoch", -1)]["logits"])
+    with torch.no_grad():
+        for name, leaf in logits.items():
+            leaf.copy_(torch.tensor(decisive[name]))
     state = {name: value.detach().cpu() for name, value in supernet.state_dict().items()}
     return SearchResult(space.derive(logits), tuple(history), state)
-
-
-def warm_restarts(epoch: float, config: BilevelConfig) -> float:
-    """Learning rate of the weights at a fractional epoch (SGDR, arXiv:1608.03983, eq. 5)."""
-    start, period = 0.0, float(config.restart_epochs)
-    while epoch >= start + period:
-        start, period = start + period, period * config.restart_factor
-    fall = 0.5 * (1 + math.cos(math.pi * (epoch - start) / period))
-    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * fall
 
 
 def _snapshot(space: GradientSpace, logits: dict[str, Tensor]) -> dict[str, Any]:
@@ -270,38 +278,6 @@ def _snapshot(space: GradientSpace, logits: dict[str, Tensor]) -> dict[str, Any]
         "logits": {name: value.detach().tolist() for name, value in logits.items()},
         "genotype": str(space.derive(logits)),
     }
-
-
-def _steps(train: int, dev: int, config: BilevelConfig) -> tuple[int, int]:
-    """Steps of the weights and of the logits in an epoch."""
-    weights = train // min(config.batch_size, train)
-    return weights, weights if config.alternate == "step" else dev // min(config.batch_size, dev)
-
-
-def _turns(
-    train: Tensor, dev: Tensor, config: BilevelConfig, generator: torch.Generator
-) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """An epoch's steps: the level (0 weights, 1 logits), its samples, and those to unroll on."""
-    size = min(config.batch_size, len(train))
-    dev_size = min(config.batch_size, len(dev))
-    second = config.order == 2
-    if config.alternate == "step":
-        dev_batches = _forever(dev, dev_size, generator)
-        for rows in batches(train, size, generator):
-            part = next(dev_batches)
-            yield 0, rows, None
-            yield 1, part, rows if second else None
-    else:
-        for rows in batches(train, size, generator):
-            yield 0, rows, None
-        again = _forever(train, size, generator)
-        for part in batches(dev, dev_size, generator):
-            yield 1, part, next(again) if second else None
-
-
-def _forever(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    while True:
-        yield from batches(indices, size, generator)
 
 
 def _require_grad(parameters: Any, on: bool) -> None:

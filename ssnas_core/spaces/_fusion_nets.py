@@ -7,8 +7,9 @@ otherwise. `fusion.py` says what may be chosen and how it is derived.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,6 +32,8 @@ from ssnas_core.spaces._mixing import ReluDropout, mix
 Pair = tuple[int, int]
 Step = tuple[str, Pair]  # a primitive and two states of the cell
 Cell = tuple[Pair, tuple[Step, ...]]  # two predecessors and the steps
+Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
+softmax: Relax = partial(torch.softmax, dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +119,11 @@ def pair_scores(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
     return logits[first] + logits[second]
 
 
-def ordered_pairs(beta: Tensor) -> Tensor:
+def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
     """Weights of all ordered pairs of distinct states: (2, S) -> (S, S), zero diagonal."""
     scores = beta[0][:, None] + beta[1][None, :]
     diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    return scores.masked_fill(diagonal, -torch.inf).flatten().softmax(0).view_as(scores)
+    return relax(scores.masked_fill(diagonal, -torch.inf).flatten()).view_as(scores)
 
 
 def pair_labels(
@@ -143,6 +146,7 @@ class FusionSupernet(nn.Module):
     Logits are parameters named `logits.alpha_<cell>` (one per edge),
     `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
     (5 primitives, then the further ones), so a state dict holds the architecture too.
+    `relax` turns the scores of a choice's options into weights: a strategy may set another.
     """
 
     def __init__(
@@ -154,6 +158,7 @@ class FusionSupernet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.relax: Relax = softmax
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
         sizes: dict[str, tuple[int, ...]] = {}
@@ -178,11 +183,12 @@ class FusionSupernet(nn.Module):
         for index, cell in enumerate(self.cells):
             tables = self.get_buffer(f"_pairs_{index}")
             alpha = self.logits[f"alpha_{index}"]
-            shares = (tables @ alpha).sum(0).softmax(0) @ tables  # (2, E), in x and in y
+            shares = self.relax((tables @ alpha).sum(0)) @ tables  # (2, E), in x and in y
             x, y = mix(shares, [*outputs, *states], self.config.length)
-            betas = [self.logits[f"beta_{index}_{s}"] for s in range(self.config.steps)]
-            gammas = [self.logits[f"gamma_{index}_{s}"] for s in range(self.config.steps)]
-            outputs.append(cell(x, y, betas, gammas))
+            steps = range(self.config.steps)
+            pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
+            primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
+            outputs.append(cell(x, y, pairs, primitives))
         return torch.stack(outputs, 1).flatten(1)
 
 
@@ -204,7 +210,7 @@ class _Output(nn.Module):
 
 
 class _RelaxedStep(nn.Module):
-    """All primitives on the mixed inputs, weighted by gamma; Zero's weight goes nowhere."""
+    """All primitives on the mixed inputs, each with its weight; Zero's weight goes nowhere."""
 
     def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
@@ -214,9 +220,8 @@ class _RelaxedStep(nn.Module):
         for name in operators:
             self.add_module(name, _made(name, operators, config.channels))
 
-    def forward(self, states: Sequence[Tensor], beta: Tensor, gamma: Tensor) -> Tensor:
+    def forward(self, states: Sequence[Tensor], ordered: Tensor, weights: Tensor) -> Tensor:
         length = states[0].shape[1]
-        ordered = ordered_pairs(beta)
         query, value = mix(torch.stack((ordered.sum(1), ordered.sum(0))), states, length)
         x, y = states[:2]  # one pair only, of weight 1
         if len(states) > 2:
@@ -232,7 +237,6 @@ class _RelaxedStep(nn.Module):
         )
         gates, dense = hidden.split((2 * width, width), -1)
         results = [x + y, attention(query, value), glu(gates), dense.relu()]
-        weights = gamma.softmax(0)
         results += [
             _applied(self.get_submodule(name), name, query, value) for name in self._further
         ]
@@ -268,11 +272,11 @@ class _RelaxedCell(nn.Module):
         self.output = _Output(config)
 
     def forward(
-        self, x: Tensor, y: Tensor, betas: Sequence[Tensor], gammas: Sequence[Tensor]
+        self, x: Tensor, y: Tensor, pairs: Sequence[Tensor], primitives: Sequence[Tensor]
     ) -> Tensor:
         states = [x, y]
-        for step, beta, gamma in zip(self.steps, betas, gammas, strict=True):
-            states.append(step(states, beta, gamma))
+        for step, ordered, weights in zip(self.steps, pairs, primitives, strict=True):
+            states.append(step(states, ordered, weights))
         return self.output(states[2:], x, y)
 
 

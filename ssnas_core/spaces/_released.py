@@ -10,8 +10,9 @@ They differ from the paper, and from the relaxation beside this one (`_fusion_ne
   features with the largest weights, one of which no earlier cell uses.
 
 Not mimicked: what is no matter of the relaxation (architecture parameters outside of the
-state dict, the schedule, the best test epoch), and layers: stems, operators and the
-LayerNorm over channels are those of this package, so that only the relaxation differs.
+state dict, the schedule, the genotype of the epoch with the best dev score instead of the
+last one's, the best test epoch), and layers: stems, operators, the LayerNorm over channels
+and the derived network are those of this package, so that only the relaxation differs.
 """
 
 from __future__ import annotations

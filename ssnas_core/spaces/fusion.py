@@ -27,16 +27,15 @@ network. Deviations from the paper and its code:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.ops import PRIMITIVES, Factory, is_ordered
-from ssnas_core.spaces._fusion_forms import Form, canonical, check_name, step_options
+from ssnas_core.genotype import Genotype
+from ssnas_core.ops import Factory, is_ordered
+from ssnas_core.spaces._fusion_choices import FusionChoices
 from ssnas_core.spaces._fusion_nets import (
     Cell,
     FusionConfig,
@@ -58,7 +57,7 @@ from ssnas_core.spaces._released import (
 __all__ = ["FusionConfig", "FusionNetwork", "FusionSpace", "FusionSupernet", "Stem"]
 
 
-class FusionSpace:
+class FusionSpace(FusionChoices):
     """The architectures over a set of named features.
 
     Args:
@@ -74,69 +73,20 @@ class FusionSpace:
             is no identifier; or what the released relaxation does not know.
     """
 
-    name = "fusion"
-
     def __init__(
         self,
         channels: Mapping[str, int],
         config: FusionConfig | None = None,
         operators: Mapping[str, Factory] | None = None,
     ) -> None:
-        self.channels = dict(channels)
-        self.operators = dict(operators or {})
-        for name in self.operators:
-            check_name(name)
-        self.primitives = (*PRIMITIVES, *self.operators)
-        self.config = config or FusionConfig()
-        self.features = tuple(self.channels)
-        if len(self.features) < 2:
-            raise InputError(
-                f"a fusion space needs at least two features, got {list(self.features)}."
-            )
+        super().__init__(channels, config or FusionConfig(), operators or {})
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
-        self.pairs = tuple(
-            tuple(itertools.combinations(range(len(self.predecessors(cell))), 2))
-            for cell in range(self.config.cells)
-        )
 
     @property
     def width(self) -> int:
         """Numbers in the embedding that a network of this space returns, cells x L x C."""
         return self.config.cells * self.config.length * self.config.channels
-
-    def predecessors(self, cell: int) -> tuple[str, ...]:
-        """What cell number `cell` may take: the earlier cells, then the features."""
-        return (*(f"cell_{earlier}" for earlier in range(cell)), *self.features)
-
-    def sample(self, generator: torch.Generator) -> Genotype:
-        """A genotype drawn uniformly from the space (by rejecting non-canonical forms)."""
-
-        def draw(options: Sequence) -> int:
-            return int(torch.randint(len(options), (), generator=generator))
-
-        while True:
-            cells: list[Cell] = []
-            for cell in range(self.config.cells):
-                pair = self.pairs[cell][draw(self.pairs[cell])]
-                steps = []
-                for step in range(self.config.steps):
-                    options = step_options(step, self.primitives)
-                    steps.append(options[draw(options)])
-                cells.append((pair, tuple(steps)))
-            if self._distinct(cells) and self._form(cells).cells == cells:
-                return self._genotype(cells)
-
-    def genotypes(self) -> Iterator[Genotype]:
-        """Every genotype of the space, each once, in canonical form."""
-        steps = list(
-            itertools.product(*(step_options(s, self.primitives) for s in range(self.config.steps)))
-        )
-        choices = (itertools.product(pairs, steps) for pairs in self.pairs)
-        for chosen in itertools.product(*choices):
-            cells = list(chosen)
-            if self._distinct(cells) and self._form(cells).cells == cells:
-                yield self._genotype(cells)
 
     def supernet(self) -> FusionSupernet | ReleasedSupernet:
         """All choices at once, with fresh weights and small random logits (torch's global seed)."""
@@ -147,15 +97,6 @@ class FusionSpace:
     def build(self, genotype: Genotype) -> FusionNetwork:
         """The derived network of `genotype` with fresh weights (torch's global seed)."""
         return FusionNetwork(self.channels, self._cells(genotype), self.config, self.operators)
-
-    def validate(self, genotype: Genotype) -> None:
-        """Check that `genotype` is in this space, in canonical form.
-
-        Raises:
-            InputError: another space, unknown operators or features, wrong
-                numbers of cells or steps, or a form that is not canonical.
-        """
-        self._cells(genotype)
 
     def derive(self, logits: Mapping[str, Tensor]) -> Genotype:
         """The most probable genotype under `logits` (as `FusionSupernet.logits()` names them)."""
@@ -263,78 +204,6 @@ class FusionSpace:
             cells.append(((names.index(first), names.index(second)), tuple(steps)))
         return cells
 
-    def _distinct(self, cells: Sequence[Cell]) -> bool:
-        """Whether no two cells share their pair of inputs."""
-        named = {
-            tuple(self.predecessors(cell)[member] for member in pair)
-            for cell, (pair, _) in enumerate(cells)
-        }
-        return len(named) == len(cells)
-
-    def _genotype(self, cells: Sequence[Cell]) -> Genotype:
-        nodes = []
-        for cell, (pair, steps) in enumerate(cells):
-            states = [self.predecessors(cell)[member] for member in pair]
-            for step, (operator, (first, second)) in enumerate(steps):
-                name = f"cell_{cell}" if len(steps) == 1 else f"cell_{cell}_step_{step}"
-                nodes.append(Node(name, operator, (states[first], states[second])))
-                states.append(name)
-            if len(steps) > 1:
-                nodes.append(Node(f"cell_{cell}", "Concat", tuple(states[2:])))
-        return Genotype(self.name, tuple(nodes))
-
-    def _cells(self, genotype: Genotype) -> list[Cell]:
-        """The choices behind `genotype`, checked."""
-        wrong = f"{genotype!s:.300} is not a genotype of this space"
-        if genotype.space != self.name:
-            raise InputError(f"{wrong}: expected {self.name}, got {genotype.space}.")
-        unknown = set(genotype.features) - set(self.features)
-        if unknown:
-            raise InputError(
-                f"{wrong}: it uses {str(sorted(unknown))[:200]}; "
-                f"the features are {', '.join(self.features)}."
-            )
-        per_cell = self.config.steps + (self.config.steps > 1)
-        if len(genotype.nodes) != self.config.cells * per_cell:
-            raise InputError(
-                f"{wrong}: expected {self.config.cells} cells of "
-                f"{self.config.steps} steps, got {len(genotype.nodes)} nodes."
-            )
-        cells: list[Cell] = []
-        for cell in range(self.config.cells):
-            nodes = genotype.nodes[cell * per_cell : cell * per_cell + self.config.steps]
-            names = self.predecessors(cell)
-            cells.append(self._cell(nodes, names, f"{wrong}, at cell_{cell}"))
-        form = self._genotype(self._form(cells).cells)
-        if form != genotype:
-            raise InputError(f"{genotype!s:.300} is not in canonical form; write {form!s:.300}.")
-        if not self._distinct(cells):
-            raise InputError(f"{wrong}: two cells share the same pair of inputs.")
-        return cells
-
-    def _cell(self, nodes: Sequence[Node], names: Sequence[str], wrong: str) -> Cell:
-        """The choices behind the steps of one cell."""
-        inputs = nodes[0].inputs
-        states = sorted({name for name in inputs if name in names}, key=names.index)
-        pair = [names.index(name) for name in states]
-        steps: list[Step] = []
-        for node in nodes:
-            chosen = [states.index(name) for name in node.inputs if name in states]
-            if (
-                node.operator not in self.primitives[1:]
-                or len(node.inputs) != 2
-                or len(set(chosen)) != 2
-            ):
-                known = ", ".join(states if len(states) > 1 else names)
-                primitives = ", ".join(self.primitives[1:])
-                raise InputError(
-                    f"{wrong}: expected {primitives} of two different inputs "
-                    f"among {known[:300]}; got {node!s:.200}."
-                )
-            steps.append((node.operator, (chosen[0], chosen[1])))
-            states.append(node.name)
-        return (pair[0], pair[1]), tuple(steps)
-
     def _best_step(self, beta: Tensor, gamma: Tensor) -> Step:
         """The most probable primitive, then its most probable inputs."""
         operator = self.primitives[1 + int(gamma.detach()[1:].argmax())]  # Zero is never derived
@@ -343,6 +212,3 @@ class FusionSpace:
             table = (table + table.T).triu(1)
         first, second = divmod(int(table.argmax()), table.shape[1])
         return operator, (first, second)
-
-    def _form(self, cells: Sequence[Cell]) -> Form:
-        return canonical(cells, self.primitives)

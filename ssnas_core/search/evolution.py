@@ -1,0 +1,117 @@
+"""Regularised evolution: change one choice of a good architecture; the oldest dies.
+
+Real et al. 2019 (arXiv:1802.01548), algorithm 1. The population is a queue: in each
+cycle the best of a few architectures, drawn from it with replacement, has a child,
+and the oldest leaves, however good it is. So what was lucky once has to prove itself
+again through its children. Deviation: a child that was tried before is not trained
+again; it joins with the loss that is known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, SearchResult
+from ssnas_core.objectives import Objective, Source
+from ssnas_core.search._trials import ChoiceSpace, Trials
+from ssnas_core.training import OnEpoch, TrainConfig, seeded
+
+_DRAWS = 10_000  # of a mutation; a space where so many fail has no other architecture near
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionConfig:
+    """How many architectures live, compete and are tried, and how each is trained.
+
+    Args:
+        population: P, how many live; the first are drawn at random.
+        sample: S, how many compete to be the parent of the next.
+        trials: how many are tried in all, the first ones included.
+        train: how each is trained.
+    """
+
+    population: int = 10
+    sample: int = 3
+    trials: int = 40
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+
+    def __post_init__(self) -> None:
+        if self.sample < 1 or not 1 <= self.population <= self.trials:
+            raise InputError(
+                "evolution needs sample >= 1 and 1 <= population <= trials, got "
+                f"{self.sample}, {self.population} and {self.trials}."
+            )
+
+
+def evolution(
+    space: ChoiceSpace,
+    source: Source,
+    objective: Objective,
+    *,
+    train: Tensor,
+    dev: Tensor,
+    config: EvolutionConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    precision: str = "float32",
+) -> SearchResult:
+    """The best of all architectures that lived, by the objective's loss on dev.
+
+    Args and errors are those of `random_search`.
+
+    Returns:
+        The genotype of the lowest dev loss; a history with `trial`, `genotype` and
+        `dev_loss` of each trial, the trial that is its `parent`, and the one that it
+        `repeats`, where there is one; no state.
+    """
+    config = config or EvolutionConfig()
+    trials = Trials(
+        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
+        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
+        total=config.trials,
+    )  # fmt: skip
+    with seeded(seed, 0) as generator:
+        first = [space.sample(generator) for _ in range(config.population)]
+    living: deque[tuple[float, int, Genotype]] = deque(maxlen=config.population)  # by age
+    for trial, genotype in enumerate(first):
+        living.append((trials.evaluate_once(genotype), trial, genotype))
+    for trial in range(config.population, config.trials):
+        drawn = [living[_draw(len(living), generator)] for _ in range(config.sample)]
+        _, parent, genotype = min(drawn, key=lambda one: one[0])
+        child = _mutated(space, genotype, generator)
+        loss = trials.evaluate_once(child, parent=parent)
+        living.append((loss, trial, child))  # which drops the oldest
+    return trials.best()
+
+
+def _mutated(space: ChoiceSpace, genotype: Genotype, generator: torch.Generator) -> Genotype:
+    """Another architecture: one random variable of `genotype` has another random value.
+
+    Raises:
+        InputError: there seems to be none.
+    """
+    choice = space.encode(genotype)
+    free = [(name, len(values)) for name, values in space.variables.items() if len(values) > 1]
+    for _ in range(_DRAWS if free else 0):
+        name, size = free[_draw(len(free), generator)]
+        value = (choice[name] + 1 + _draw(size - 1, generator)) % size
+        child = space.decode({**choice, name: value})
+        if child is not None and child != genotype:
+            return child
+    raise InputError(
+        f"no change of one variable of {genotype!s:.300} makes another architecture; "
+        "use a larger space, or random search."
+    )
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,242 @@
+"""Sequential model-based search: a learned guess says which architectures to train next.
+
+MFAS (arXiv:1903.06496, sec. 3.2), after progressive search (arXiv:1712.00559): grow
+architectures level by level. At each level, extend those kept at the level before in
+every way, let a surrogate guess how good each is, draw some by their guesses, train
+them, and fit the surrogate to all that was trained. The first level is trained
+whole. Draws are nearly uniform at first and follow the guesses at last: step number
+i = iteration * levels + level (from 0) draws at the temperature
+9.8 exp(-i^2 / 16) + 0.2. Networks may start from weights that earlier ones left.
+
+Deviations from the paper's released code:
+
+- It scores by accuracy. Any objective's loss is ranked here: an architecture's score
+  is the share of the trained ones of as many levels that it beats, its equals and
+  itself counted half, so in (0, 1); one trained several times has its lowest loss.
+- It counts steps as iteration * iterations + level, which uses temperatures twice.
+- Each iteration grows from one level again; its code, from the second iteration
+  on, replaces level after level of the full architectures kept last.
+- The surrogate reads each choice as one of several, not as a number, so that
+  choices without an order can be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssnas_core._processes import by_first
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, SearchResult
+from ssnas_core.objectives import Objective, Source
+from ssnas_core.search._trials import BuildableSpace, Trials
+from ssnas_core.training import OnEpoch, TrainConfig, seeded
+
+
+class _GrowingSpace(BuildableSpace, Protocol):
+    """What a strategy that grows architectures asks of a space."""
+
+    @property
+    def levels(self) -> int:
+        """How often an architecture grows."""
+        ...
+
+    @property
+    def token_sizes(self) -> tuple[int, ...]:
+        """How many values each number of a token has."""
+        ...
+
+    def first(self, count: int) -> BuildableSpace:
+        """The space of the first `count` levels."""
+        ...
+
+    def extensions(self, prefix: Genotype | None) -> list[Genotype]:
+        """Every genotype of one level more that begins with `prefix`."""
+        ...
+
+    def tokens(self, genotype: Genotype) -> list[tuple[int, ...]]:
+        """What is chosen at each level."""
+        ...
+
+    def validate(self, genotype: Genotype) -> None:
+        """Refuse a genotype that is not of the space, as one that is not full grown may be."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateConfig:
+    """How much is tried, and how the surrogate learns. Defaults: MFAS's code.
+
+    Args:
+        iterations: how often architectures are grown from nothing.
+        samples: architectures trained at each level, and extended at the next.
+        hidden: width of the surrogate's embedding and of its LSTM.
+        epochs: passes of the surrogate over all results, after each level.
+        learning_rate: its rate (Adam).
+        share_weights: start each network from the weights that the last one with a
+            layer of the same place, sizes and activation left.
+        train: how each architecture is trained.
+    """
+
+    iterations: int = 3
+    samples: int = 15
+    hidden: int = 100
+    epochs: int = 50
+    learning_rate: float = 1e-3
+    share_weights: bool = True
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "samples", "hidden", "epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"SurrogateConfig.{name} must be >= 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise InputError(
+                f"SurrogateConfig.learning_rate must be > 0, got {self.learning_rate}."
+            )
+
+
+def surrogate(
+    space: _GrowingSpace,
+    source: Source,
+    objective: Objective,
+    *,
+    train: Tensor,
+    dev: Tensor,
+    config: SurrogateConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    precision: str = "float32",
+) -> SearchResult:
+    """The best architecture that sequential model-based search trains, by the loss on dev.
+
+    Args and errors are those of `bilevel`; `on_epoch` is called after each trial.
+
+    Returns:
+        The genotype of the lowest dev loss among those that are in `space` itself, as
+        the layer space's of fewer layers are and the fusion space's of fewer cells are
+        not; a history with `trial`, `genotype`, `dev_loss`, `iteration`, `level` and
+        `temperature` of each trial; no state.
+    """
+    config = config or SurrogateConfig()
+    trials = Trials(
+        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
+        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
+        shared={} if config.share_weights else None,
+    )  # fmt: skip
+    with seeded(seed, 3):
+        guess = _Surrogate(space.token_sizes, config)
+    losses: dict[Genotype, float] = {}  # the lowest of each
+    whole: list[int] = []  # trials of genotypes that are in the space itself
+    kept: list[Genotype] = []
+    for step in range(config.iterations * space.levels):
+        iteration, level = divmod(step, space.levels)
+        prefixes = kept if level else [None]
+        options = list(dict.fromkeys(one for some in prefixes for one in space.extensions(some)))
+        tried = options
+        if step:
+            scores = guess.scores([space.tokens(one) for one in options])
+            tried = _drawn(options, scores, step, config.samples, seed)
+        for genotype in tried:
+            if _is_in(space, genotype):
+                whole.append(len(trials.history))
+            told = {"iteration": iteration, "level": level, "temperature": _temperature(step)}
+            loss = trials.evaluate(genotype, space=space.first(1 + level), **told)
+            losses[genotype] = min(loss, losses.get(genotype, math.inf))
+        tokens = [space.tokens(one) for one in losses]
+        scores = _scores(list(losses.values()), [len(one) for one in tokens])
+        guess.learn(tokens, scores)
+        kept = tried if step else _drawn(options, scores, step, config.samples, seed)
+    return trials.best(whole)
+
+
+def _temperature(step: int) -> float:
+    """How far draws are from the scores' own order: 10 at first, 0.2 at last."""
+    return 9.8 * math.exp(-(step**2) / 16) + 0.2
+
+
+def _scores(losses: Sequence[float], lengths: Sequence[int]) -> list[float]:
+    """Of the losses of a length, the share that each is lower than; its equals count half."""
+    scores = []
+    for loss, length in zip(losses, lengths, strict=True):
+        others = [other for other, one in zip(losses, lengths, strict=True) if one == length]
+        beaten = sum((other > loss) + 0.5 * (other == loss) for other in others)
+        scores.append(beaten / len(others))
+    return scores
+
+
+def _drawn(
+    options: Sequence[Genotype], scores: Sequence[float], step: int, count: int, seed: int
+) -> list[Genotype]:
+    """Up to `count` different options, drawn with probabilities ~ score^(1/temperature).
+
+    The first process draws for all, as their scores may differ in the last bits.
+    """
+
+    def draw() -> list[Genotype]:
+        logs = torch.tensor(scores, dtype=torch.float64).log() / _temperature(step)
+        with seeded(seed, 4, step) as generator:
+            places = torch.multinomial(
+                (logs - logs.max()).exp(), min(count, len(options)), generator=generator
+            )
+        return [options[place] for place in places.tolist()]
+
+    return by_first(draw)
+
+
+def _is_in(space: _GrowingSpace, genotype: Genotype) -> bool:
+    """Whether a grown architecture is one of the space."""
+    try:
+        space.validate(genotype)
+    except InputError:
+        return False
+    return True
+
+
+class _Surrogate(nn.Module):
+    """Guesses scores in (0, 1) from what is chosen level by level: embedding, LSTM, sigmoid."""
+
+    def __init__(self, token_sizes: Sequence[int], config: SurrogateConfig) -> None:
+        super().__init__()
+        self.token_sizes = tuple(token_sizes)
+        self.epochs = config.epochs
+        self.embedding = nn.Linear(sum(token_sizes), config.hidden)
+        self.lstm = nn.LSTM(config.hidden, config.hidden, batch_first=True)
+        self.value = nn.Linear(config.hidden, 1)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Scores (n,) of architectures of one number of levels, (n, levels, numbers) int64."""
+        places = zip(tokens.unbind(-1), self.token_sizes, strict=True)
+        known = torch.cat([F.one_hot(column, size) for column, size in places], -1)
+        embedded = self.embedding(known.to(self.value.weight.dtype)).sigmoid()
+        return self.value(self.lstm(embedded)[0][:, -1]).sigmoid().squeeze(1)
+
+    @torch.no_grad()
+    def scores(self, tokens: Sequence[Sequence[tuple[int, ...]]]) -> list[float]:
+        """Guesses for architectures that have one number of levels."""
+        return self(torch.tensor(tokens)).tolist()
+
+    def learn(self, tokens: Sequence[Sequence[tuple[int, ...]]], scores: Sequence[float]) -> None:
+        """Go on fitting to the scores of architectures: in each epoch one step per length."""
+        lengths = sorted({len(one) for one in tokens})
+        groups = []
+        for length in lengths:
+            rows = [row for row, one in enumerate(tokens) if len(one) == length]
+            wanted = torch.tensor([scores[row] for row in rows])
+            groups.append((torch.tensor([tokens[row] for row in rows]), wanted))
+        for _ in range(self.epochs):
+            for inputs, wanted in groups:
+                self.optimizer.zero_grad()
+                F.mse_loss(self(inputs), wanted).backward()
+                self.optimizer.step()

@@ -1,0 +1,154 @@
+"""TPE: draw each choice where good architectures have been denser than the others.
+
+The tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS) as Optuna has it,
+with what CSNAS (arXiv:2102.10557) asked of Hyperopt: random trials first, then the best
+gamma * sqrt(n) of n trials are the good ones. Deviations from it:
+
+- The densities are of all variables together, which repeats less; `joint=False` takes
+  each variable by itself.
+- A choice that makes no architecture (`space.decode` is None) is told to the estimator as
+  worse than any trial, and another is drawn.
+- An architecture that was tried before is not trained again: its known loss counts as one
+  more trial.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssnas_core._processes import by_first, place
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import SearchResult
+from ssnas_core.objectives import Objective, Source
+from ssnas_core.search._trials import ChoiceSpace, Trials
+from ssnas_core.training import OnEpoch, TrainConfig, seeded
+
+_DRAWS = 1_000  # in a row, without an architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class TPEConfig:
+    """How many architectures are tried, and what counts as good. Defaults: CSNAS's.
+
+    Args:
+        trials: how many are tried in all.
+        startup: how many of them, the first, are drawn at random.
+        gamma: so many times sqrt(n) of the n trials so far are the good ones, rounded up.
+        joint: estimate densities of all variables together, not of each by itself.
+        train: how each is trained.
+    """
+
+    trials: int = 40
+    startup: int = 20
+    gamma: float = 0.2
+    joint: bool = True
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.startup < 1 or not 0 < self.gamma <= 1:
+            raise InputError(
+                "TPE needs trials >= 1, startup >= 1 and gamma in (0, 1], got "
+                f"{self.trials}, {self.startup} and {self.gamma}."
+            )
+
+
+def tpe(
+    space: ChoiceSpace,
+    source: Source,
+    objective: Objective,
+    *,
+    train: Tensor,
+    dev: Tensor,
+    config: TPEConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    precision: str = "float32",
+) -> SearchResult:
+    """The best of the architectures that TPE tries, by the objective's loss on dev.
+
+    Args and errors are those of `random_search`.
+
+    Returns:
+        The genotype of the lowest dev loss; a history with `trial`, `genotype` and
+        `dev_loss` of each trial, and the one that it `repeats`, where there is one;
+        no state.
+    """
+    config = config or TPEConfig()
+    trials = Trials(
+        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
+        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
+        total=config.trials,
+    )  # fmt: skip
+    with seeded(seed, 0) as generator:
+        study = _study()
+    for trial in range(config.trials):
+        # Only the first process's study is asked: what it answers hangs on rounding.
+        number, choice = by_first(partial(_asked, study, space, config, trial, generator))
+        genotype = space.decode(choice)
+        assert genotype is not None
+        loss = trials.evaluate_once(genotype)
+        if place() == 0:
+            study.tell(number, loss)
+    return trials.best()
+
+
+def _study() -> Any:
+    """A study in memory, whose making Optuna would log."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(direction="minimize")
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _asked(
+    study: Any, space: ChoiceSpace, config: TPEConfig, trial: int, generator: torch.Generator
+) -> tuple[int, dict[str, int]]:
+    """The next choice that makes an architecture, and its number in the study.
+
+    Raises:
+        InputError: there seems to be none.
+    """
+    import optuna
+
+    sizes = {name: len(values) for name, values in space.variables.items()}
+    for _ in range(_DRAWS):
+        study.sampler = _sampler(config, trial, int(torch.randint(2**31, (), generator=generator)))
+        asked = study.ask()
+        choice = {name: asked.suggest_categorical(name, range(n)) for name, n in sizes.items()}
+        if space.decode(choice) is not None:
+            return asked.number, choice
+        # Worse than any trial. Were it not told, the estimator would say the same again.
+        study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+    raise InputError(
+        f"{_DRAWS:,} choices in a row make no architecture of this space; use random search."
+    )
+
+
+def _sampler(config: TPEConfig, trial: int, seed: int) -> Any:
+    """What draws a trial's choice, from its own seed and the study."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    if trial < config.startup:
+        return RandomSampler(seed=seed)
+    good = math.ceil(config.gamma * math.sqrt(trial))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `gamma` is to go in Optuna 6; `multivariate` was new in 3
+        return TPESampler(
+            n_startup_trials=0, multivariate=config.joint, constant_liar=False,
+            gamma=lambda _: good, seed=seed,
+        )  # fmt: skip

@@ -1,0 +1,272 @@
+"""The layer space: which depths of each modality meet, layer after layer (MFAS, arXiv:1903.06496).
+
+Fusion layer l takes one feature of each modality and the layer before it,
+h_l = act(W_l [x_A; x_B; h_(l-1)] + b_l), with act in {ReLU, sigmoid} (sec. 3.1,
+eq. 1). A genotype has 1 to `layers` of them; the network's output is the last.
+Every choice of features and activations is an architecture of its own, so no two
+genotypes stand for the same network.
+
+Features are averaged over their positions and enter as the numbers that they are,
+as in MFAS. Deviations from it:
+
+- There may be more than two modalities; each layer takes one feature of each.
+- A random genotype is uniform over the space, so most have all layers, where
+  MFAS's random search draws the number of layers first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.errors import InputError
+from ssnas_core.genotype import Genotype, Node
+from ssnas_core.modalities import drop_modality, modality_of
+
+__all__ = ["LayerSpace", "LayersConfig"]
+
+_ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
+
+_Layer = tuple[int, ...]  # which feature of each modality, then which activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig:
+    """Size of the layer space. Defaults: MFAS's search."""
+
+    layers: int = 4  # at most
+    channels: int = 16  # C, width of each layer
+    dropout: float = 0.0  # after each layer
+    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "channels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"LayersConfig.{name} must be >= 1, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"LayersConfig.dropout must be in [0, 1), got {self.dropout}.")
+        if not 0 <= self.modality_dropout <= 1:
+            raise InputError(
+                f"LayersConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
+            )
+
+
+class LayerSpace:
+    """The architectures of fusion layers over a set of named features.
+
+    Args:
+        channels: channels of each feature by name, in order of modality and depth,
+            e.g. `{"image_0": 32, ..., "text_0": 300}`.
+        config: number of layers, and sizes.
+
+    Raises:
+        InputError: features of one modality alone, or a modality named "layer".
+    """
+
+    name = "layers"
+
+    def __init__(self, channels: Mapping[str, int], config: LayersConfig | None = None) -> None:
+        self.channels = dict(channels)
+        self.config = config or LayersConfig()
+        self.features = tuple(self.channels)
+        self._by_modality: dict[str, tuple[str, ...]] = {}
+        for name in self.features:
+            modality = modality_of(name)
+            self._by_modality[modality] = (*self._by_modality.get(modality, ()), name)
+        if len(self._by_modality) < 2 or "layer" in self._by_modality:
+            raise InputError(
+                "the layer space needs features of at least two modalities, none of them named "
+                f"layer, got {str(list(self.features))[:200]}; use the fusion space."
+            )
+
+    @property
+    def width(self) -> int:
+        """Numbers in the embedding that a network of this space returns, C."""
+        return self.config.channels
+
+    @property
+    def levels(self) -> int:
+        """Layers that a genotype has at most."""
+        return self.config.layers
+
+    @property
+    def token_sizes(self) -> tuple[int, ...]:
+        """How many values each number of a layer's token has."""
+        return (*(len(names) for names in self._by_modality.values()), len(_ACTIVATIONS))
+
+    @property
+    def variables(self) -> dict[str, tuple[str, ...]]:
+        """What may be chosen, by name: how many layers, and each layer's features and activation.
+
+        The variables of layers beyond the chosen number decide nothing.
+        """
+        values: dict[str, tuple[str, ...]] = {
+            "layers": tuple(str(1 + level) for level in range(self.levels))
+        }
+        for level in range(self.levels):
+            for modality, names in self._by_modality.items():
+                values[f"layer_{level} {modality}"] = names
+            values[f"layer_{level} activation"] = tuple(_ACTIVATIONS)
+        return values
+
+    def decode(self, choice: Mapping[str, int]) -> Genotype:
+        """The genotype of one value for each variable, given as its place in `variables`.
+
+        Raises:
+            InputError: a variable without a value, or a value that it does not have.
+        """
+        for name, values in self.variables.items():
+            if choice.get(name) not in range(len(values)):
+                raise InputError(
+                    f"variable {name!r} has the values 0 to {len(values) - 1}, "
+                    f"got {choice.get(name)!r}; choose one of {', '.join(values)[:200]}."
+                )
+        return self._genotype(
+            [
+                tuple(choice[name] for name in self._variables_of(level))
+                for level in range(1 + choice["layers"])
+            ]
+        )
+
+    def encode(self, genotype: Genotype) -> dict[str, int]:
+        """A choice that decodes to `genotype`; 0 where it decides nothing."""
+        layers = self.tokens(genotype)
+        choice = {**dict.fromkeys(self.variables, 0), "layers": len(layers) - 1}
+        for level, layer in enumerate(layers):
+            choice |= zip(self._variables_of(level), layer, strict=True)
+        return choice
+
+    def _variables_of(self, level: int) -> tuple[str, ...]:
+        return tuple(f"layer_{level} {what}" for what in (*self._by_modality, "activation"))
+
+    def sample(self, generator: torch.Generator) -> Genotype:
+        """A genotype drawn uniformly from the space."""
+        options = list(self._options())
+        sizes = torch.tensor([float(len(options)) ** (1 + level) for level in range(self.levels)])
+        count = 1 + int(torch.multinomial(sizes / sizes.sum(), 1, generator=generator))
+        drawn = torch.randint(len(options), (count,), generator=generator)
+        return self._genotype([options[place] for place in drawn.tolist()])
+
+    def genotypes(self) -> Iterator[Genotype]:
+        """Every genotype of the space, each once, those of fewer layers first."""
+        for count in range(1, self.levels + 1):
+            for layers in itertools.product(self._options(), repeat=count):
+                yield self._genotype(layers)
+
+    def first(self, count: int) -> LayerSpace:
+        """The space of the genotypes of at most `count` layers.
+
+        Raises:
+            InputError: `count` is not in 1 to `levels`.
+        """
+        if not 1 <= count <= self.levels:
+            raise InputError(f"the space has 1 to {self.levels} layers, got {count}.")
+        return LayerSpace(self.channels, replace(self.config, layers=count))
+
+    def extensions(self, prefix: Genotype | None) -> list[Genotype]:
+        """Every genotype that is `prefix` and one layer more; of one layer for None."""
+        before = [] if prefix is None else self.tokens(prefix)
+        if len(before) == self.levels:
+            return []
+        return [self._genotype([*before, layer]) for layer in self._options()]
+
+    def tokens(self, genotype: Genotype) -> list[tuple[int, ...]]:
+        """Per layer, which feature of each modality and which activation it has, as numbers.
+
+        Raises:
+            InputError: as `validate`.
+        """
+        wrong = f"{genotype!s:.300} is not a genotype of this space"
+        if genotype.space != self.name:
+            raise InputError(f"{wrong}: expected {self.name}, got {genotype.space}.")
+        if len(genotype.nodes) > self.levels:
+            raise InputError(
+                f"{wrong}: expected 1 to {self.levels} layers, got {len(genotype.nodes)}."
+            )
+        layers = []
+        for level, node in enumerate(genotype.nodes):
+            parts = [*self._by_modality.values(), tuple(_ACTIVATIONS)]
+            before = (f"layer_{level - 1}",) if level else ()
+            chosen = (*node.inputs[: len(parts) - 1], node.operator)
+            fits = len(chosen) == len(parts) and all(map(tuple.__contains__, parts, chosen))
+            if node.name != f"layer_{level}" or not fits or node.inputs[len(parts) - 1 :] != before:
+                inputs = ["|".join(names) for names in parts[:-1]]
+                raise InputError(
+                    f"{wrong}: expected layer_{level} = {'|'.join(_ACTIVATIONS)}"
+                    f"({', '.join((*inputs, *before))[:300]}); got {node.name} = {node!s:.200}."
+                )
+            layers.append(tuple(map(tuple.index, parts, chosen)))
+        return layers
+
+    def validate(self, genotype: Genotype) -> None:
+        """Check that `genotype` is in this space.
+
+        Raises:
+            InputError: another space, too many layers, or unknown features,
+                activations or names.
+        """
+        self.tokens(genotype)
+
+    def build(self, genotype: Genotype) -> _LayersNetwork:
+        """The network of `genotype` with fresh weights (torch's global seed)."""
+        self.validate(genotype)
+        return _LayersNetwork(self.channels, genotype.nodes, self.config)
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """What each entry of each logit vector stands for: this space has no logits."""
+        return {}
+
+    def _options(self) -> Iterator[_Layer]:
+        return itertools.product(*map(range, self.token_sizes))
+
+    def _genotype(self, layers: Sequence[_Layer]) -> Genotype:
+        nodes = []
+        for level, (*chosen, activation) in enumerate(layers):
+            names = zip(self._by_modality.values(), chosen, strict=True)
+            inputs = [features[place] for features, place in names]
+            inputs += [f"layer_{level - 1}"] if level else []
+            operator = tuple(_ACTIVATIONS)[activation]
+            nodes.append(Node(f"layer_{level}", operator, tuple(inputs)))
+        return Genotype(self.name, tuple(nodes))
+
+
+class _LayersNetwork(nn.Module):
+    """The network of one genotype; it reads only the features that the genotype uses."""
+
+    def __init__(
+        self, channels: Mapping[str, int], nodes: Sequence[Node], config: LayersConfig
+    ) -> None:
+        super().__init__()
+        used = {name for node in nodes for name in node.inputs}
+        self.features = [name for name in channels if name in used]
+        self.width = config.channels
+        self.modality_dropout = config.modality_dropout
+        self._nodes = tuple(nodes)
+        self._sizes = [
+            tuple(channels.get(name, config.channels) for name in node.inputs) for node in nodes
+        ]
+        self.layers = nn.ModuleList(nn.Linear(sum(sizes), self.width) for sizes in self._sizes)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings (N, C), the last layer, of features (N, P, C_in) by name."""
+        if self.training:
+            features = drop_modality(features, self.features, self.modality_dropout)
+        states = {name: features[name].mean(1) for name in self.features}
+        for node, layer in zip(self._nodes, self.layers, strict=True):
+            joined = torch.cat([states[name] for name in node.inputs], 1)
+            states[node.name] = self.dropout(_ACTIVATIONS[node.operator](layer(joined)))
+        return states[self._nodes[-1].name]
+
+    def sharing(self) -> dict[str, str]:
+        """Under which key networks share each weight: its layer, input sizes and activation."""
+        keys = {}
+        for level, (node, sizes) in enumerate(zip(self._nodes, self._sizes, strict=True)):
+            for what in ("weight", "bias"):
+                layer = f"{node.name} {'+'.join(map(str, sizes))} {node.operator}"
+                keys[f"layers.{level}.{what}"] = f"{layer} {what}"
+        return keys

@@ -1,0 +1,245 @@
+"""TPE: at random first, then where good architectures are dense; by any objective, resumable."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ssnas_core.errors import InputError
+from ssnas_core.objectives import Contrastive, Hybrid, Supervised
+from ssnas_core.search.tpe import TPEConfig, tpe
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.training import TrainConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SAMPLES = 24
+TRAIN, DEV = torch.arange(16), torch.arange(16, SAMPLES)
+BRIEF = TrainConfig(epochs=1, batch_size=16)
+FEATURES = ("image_0", "image_1", "image_2", "text_0")
+OBJECTIVES = {
+    "contrastive": Contrastive(hidden=8, out=4),
+    "supervised": Supervised(labels=torch.arange(SAMPLES) % 3, classes=3),
+    "hybrid": Hybrid(
+        supervised=Supervised(labels=torch.arange(SAMPLES) % 3, classes=3),
+        labelled=torch.arange(0, SAMPLES, 4),
+        contrastive=Contrastive(hidden=8, out=4),
+    ),
+}
+
+
+def search(space, objective, source=None, **config):
+    more = {name: config.pop(name) for name in ("seed", "checkpoint", "on_epoch") if name in config}
+    chosen = TPEConfig(**{"train": BRIEF, **config})
+    return tpe(space, source, objective, train=TRAIN, dev=DEV, config=chosen, **more)
+
+
+def tried(result, number) -> list[str]:
+    return [number(one["genotype"]) for one in result.history]
+
+
+def smooth(number: str) -> float:
+    return sum((int(digit) * 3 % 8) ** 2 for digit in number)
+
+
+# --- what is drawn
+
+
+@pytest.mark.usefixtures("untrained")
+def test_first_trials_are_drawn_whatever_the_losses_and_the_others_by_them(digits, table, number):
+    space = digits(digits=5, values=8)
+    one, other = (
+        tried(search(space, table(loss), trials=50, startup=20), number)
+        for loss in (smooth, lambda number: -smooth(number))
+    )
+    assert one[:20] == other[:20] and len(set(one[:20])) == 20
+    lowest, highest = (sum(map(smooth, numbers[20:])) / 30 for numbers in (one, other))
+    drawn = sum(map(smooth, one[:20])) / 20
+    assert lowest < 0.8 * drawn and highest > 1.2 * drawn
+
+
+def test_estimator_is_told_every_trial_and_takes_the_best_for_good(
+    digits, table, number, monkeypatch
+):
+    import optuna
+
+    asked = []
+
+    class Watched(optuna.samplers.TPESampler):
+        def __init__(self, *, gamma=None, **more):
+            super().__init__(gamma=gamma, **more)
+            self.good = gamma
+
+        def before_trial(self, study, trial):
+            done = [one for one in study.trials if one.state.name == "COMPLETE"]
+            values = ["".join(map(str, one.params.values())) for one in done]
+            asked.append((values, [one.value for one in done], self.good(len(study.trials))))
+            super().before_trial(study, trial)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", Watched)
+    result = search(digits(), table(smooth), trials=30, startup=9, gamma=0.5)
+    numbers, losses = tried(result, number), [one["dev_loss"] for one in result.history]
+    assert {len(values) for values, *_ in asked} == set(range(9, 30))
+    for values, told, _ in asked:
+        assert values == numbers[: len(values)] and told == losses[: len(values)]
+    good = {len(values): good for values, _, good in asked}
+    assert [good[count] for count in (9, 16, 17, 25, 29)] == [2, 2, 3, 3, 3]  # sqrt(n) / 2
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("joint", [True, False])
+def test_tpe_finds_better_ones_than_drawing(digits, table, number, joint):
+    """On a loss that is a sum over digits; a start of 60 only draws."""
+
+    def best(**config) -> float:
+        found = [
+            search(space, table(smooth), trials=60, seed=seed, joint=joint, **config)
+            for seed in range(4)
+        ]
+        return sum(smooth(number(str(result.genotype))) for result in found) / len(found)
+
+    space = digits(digits=5, values=8)
+    assert best(startup=20, gamma=0.5) < 0.7 * best(startup=60)
+
+
+def test_joint_and_single_densities_propose_otherwise(digits, table, number):
+    one, other = (
+        tried(search(digits(), table(smooth), trials=30, startup=10, joint=joint), number)
+        for joint in (True, False)
+    )
+    assert one[:10] == other[:10] and one != other
+
+
+def test_choices_that_make_no_architecture_are_no_trials(digits, table, number):
+    space = digits(digits=4, values=2)  # of 16 choices, 0101 and 1010 are architectures
+    result = search(space, table(lambda number: int(number, 2)), trials=12, startup=4)
+    assert [one["trial"] for one in result.history] == list(range(12))
+    assert set(tried(result, number)) == {"0101", "1010"}
+    assert number(str(result.genotype)) == "0101"
+    assert sorted(space.built) == ["0101", "1010"]  # each is trained once
+
+
+def test_repeats_have_the_loss_of_the_first(digits, table):
+    result = search(digits(values=3), table(smooth), trials=40, startup=10)
+    first = {}
+    for one in result.history:
+        before = first.setdefault(one["genotype"], one)
+        assert one.get("repeats") == (None if before is one else before["trial"])
+        assert one["dev_loss"] == before["dev_loss"]
+    assert len(first) <= 12
+
+
+def test_space_without_an_architecture_is_refused(digits, table):
+    class Nothing(digits):
+        def decode(self, choice):
+            return None
+
+    with pytest.raises(InputError, match="1,000 choices in a row make no architecture"):
+        search(Nothing(), table(smooth))
+
+
+@pytest.mark.parametrize("wrong", [{"trials": 0}, {"startup": 0}, {"gamma": 0.0}, {"gamma": 1.5}])
+def test_configuration_without_trials_or_good_ones_is_refused(wrong):
+    with pytest.raises(InputError, match=r"trials >= 1, startup >= 1 and gamma in \(0, 1\], got"):
+        TPEConfig(**wrong)
+
+
+# --- what else is in the process
+
+
+def test_optuna_says_nothing_and_its_logging_is_left_as_it_was(digits, table, capfd):
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    try:
+        optuna.logging.set_verbosity(optuna.logging.INFO)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            search(digits(digits=4, values=2), table(smooth), trials=25, startup=5)
+        assert optuna.logging.get_verbosity() == logging.INFO
+    finally:
+        optuna.logging.set_verbosity(before)
+    told = capfd.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
+def test_search_is_decided_by_its_seed_and_leaves_the_callers_randomness_alone(
+    digits, table, number
+):
+    found = []
+    for seed, outside in ((1, 10), (1, 11), (2, 10)):
+        torch.manual_seed(outside)
+        np.random.seed(outside)
+        random.seed(outside)
+        before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
+        found.append(tried(search(digits(), table(smooth), trials=30, seed=seed), number))
+        after = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
+        assert after == before
+    assert found[0] == found[1] != found[2]
+
+
+# --- resuming
+
+
+@pytest.fixture
+def space():
+    config = FusionConfig(channels=4, length=1, cells=2, dropout=0.2)
+    return FusionSpace(dict.fromkeys(FEATURES, 3), config)
+
+
+@pytest.fixture
+def source(memory_source):
+    generator = torch.Generator().manual_seed(0)
+    return memory_source({n: torch.randn(SAMPLES, 1, 3, generator=generator) for n in FEATURES})
+
+
+SHORT = {"startup": 3, "trials": 6, "train": replace(BRIEF, batch_size=4)}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("after", [0, 7, 13, 25, 34])
+def test_search_killed_in_any_trial_resumes_to_the_same_result(
+    space, source, killed, tmp_path, name, after
+):
+    objective, path = OBJECTIVES[name], tmp_path / "search.json"
+    whole = search(space, objective, source, seed=5, **SHORT)
+    trained = 6 * sum("repeats" not in one for one in whole.history)
+    assert trained == 36
+    with pytest.raises(killed.Kill):
+        search(space, killed(objective, after), source, seed=5, checkpoint=path, **SHORT)
+    counted = killed(objective)
+    assert search(space, counted, source, seed=5, checkpoint=path, **SHORT) == whole
+    assert counted.losses == 36 - after // 6 * 6
+    space.validate(whole.genotype)
+    losses = [one["dev_loss"] for one in whole.history]
+    assert str(whole.genotype) == whole.history[losses.index(min(losses))]["genotype"]
+
+
+def test_search_killed_among_repeats_resumes_to_the_same_result(digits, table, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop_after(count):
+        def on_epoch(history):
+            if len(history) == count:
+                raise StopError
+
+        return on_epoch
+
+    config = {"trials": 30, "startup": 8}
+    whole = search(digits(values=3), table(smooth), **config)
+    assert sum("repeats" in one for one in whole.history[12:24]) > 3
+    for count in (12, 17, 23):
+        path = tmp_path / f"{count}.json"
+        with pytest.raises(StopError):
+            search(
+                digits(values=3), table(smooth),
+                checkpoint=path, on_epoch=stop_after(count), **config,
+            )  # fmt: skip
+        assert search(digits(values=3), table(smooth), checkpoint=path, **config) == whole
