@@ -22,7 +22,6 @@ from ssnas_core.errors import InputError, one_line
 from ssnas_core.features.extract import pooled
 from ssnas_core.files import save_tensors, write_json, write_text
 from ssnas_core.modalities import modality_of
-from ssnas_core.spaces.fusion import FusionSpace
 
 
 class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
@@ -64,7 +63,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
         self.backbones = nn.ModuleDict(kept)
         self.network: nn.Module
         if spec.genotype is not None:
-            self.network = FusionSpace(spec.channels, spec.fusion).build(spec.genotype)
+            self.network = spec.space.build(spec.genotype)
         else:
             read = {name: spec.channels[name] for name in spec.features}
             self.network = LateConcat(read, spec.fusion, spec.positions)

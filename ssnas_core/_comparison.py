@@ -7,6 +7,7 @@ import io
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ssnas_core.errors import InputError
 from ssnas_core.files import read_name
 from ssnas_core.metrics import mean_interval
 from ssnas_core.plots import plot_scores
+from ssnas_core.recipes import RunConfig
 from ssnas_core.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 # Not what tells settings apart: a cell has its own ratio; threads change rounding only.
 _NO_SETTING = {"format", "seed", "label_ratio", "threads", "threads_changed_to"}
-_ABOUT = ("run", "stage", "seed", "objective", "strategy", "setting", "differs")
+_AXES = ("space", "objective", "strategy")
+_ABOUT = ("run", "stage", "seed", *_AXES, "setting", "differs")
 _CELL = ("method", "label_ratio", "on", "parameters")
 _ASIDE = {*_ABOUT, *_CELL, "genotype", "labelled", "repeats", "problem"}  # no scores
 _ABSENT = "(absent)"
@@ -43,7 +46,7 @@ def compare_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
     Returns:
         A row per cell (run x method x label ratio): `run`, `stage`, `seed`,
-        `objective`, `strategy`; `setting`, a letter that all runs share which differ
+        `space`, `objective`, `strategy`; `setting`, a letter that all runs share which differ
         in nothing but the seed ("" if there is one setting); `differs`, its values
         of all settings in which it differs from any other, by dotted name; the
         cell's `method`, `label_ratio`, `on` ("test", or "dev" where test was not
@@ -71,7 +74,7 @@ def compare_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
         about = {
             "run": str(run.path),
             "stage": run.stage,
-            **{name: run.config.get(name) for name in ("seed", "objective", "strategy")},
+            **{name: run.config.get(name) for name in ("seed", *_AXES)},
             "setting": letter,
             "differs": differs,
         }
@@ -113,12 +116,12 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str | None = Non
         group = groups[key]
         mean, low, high = mean_interval([row[metric] for row in group])
         interval = f"{low:.3f} .. {high:.3f}" if len(group) > 1 else "-"
-        line = [method, f"{ratio:g}", group[0]["objective"], group[0]["strategy"], on]
+        line = [method, f"{ratio:g}", *(group[0][axis] for axis in _AXES), on]
         line += [setting] if several else []
         body.append([*line, str(len(group)), f"{mean:.3f}", interval])
-    head = ["method", "r", "objective", "strategy", "on", *(["setting"] if several else [])]
+    head = ["method", "r", *_AXES, "on", *(["setting"] if several else [])]
     head += ["seeds", heading(metric), "95 % interval"]
-    lines = align([head, *body], left=(0, 2, 3, 4, 5) if several else (0, 2, 3, 4))
+    lines = align([head, *body], left=(0, 2, 3, 4, 5, 6) if several else (0, 2, 3, 4, 5))
     if not body:
         lines = ["no trained method to compare"]
     return "\n".join([*lines, *_remarks(rows)])
@@ -172,6 +175,8 @@ class _Opened:
         self.path = path
         self.config = RunFolder.config_of(path)
         check_config(self.config, path)
+        with suppress(InputError):  # what an older version did not tell is no difference
+            self.config |= RunConfig.from_plain(self.config).plain()
         self.broken: list[str] = []
         try:
             features = features_of(folder)

@@ -69,7 +69,8 @@ def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str
         _write(axes, block.x + 0.03, y, node.operator)
         spread_ports = len(node.inputs) > 1
         for number, name in enumerate(node.inputs):
-            port = y + 0.075 - 0.15 * number / (len(node.inputs) - 1) if spread_ports else y
+            reach = 0.075 if len(node.inputs) < 3 else 0.1  # of the ports, up and down
+            port = y + reach - 2 * reach * number / (len(node.inputs) - 1) if spread_ports else y
             if name in steps:  # an earlier step of this cell: around the right side
                 right, before = block.x + width / 2, steps.index(name)
                 start = (right, block.row(before) + 0.05)  # above where another may enter
@@ -82,7 +83,8 @@ def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str
                 letter = (left + 0.06, port)
             if spread_ports:
                 _write(axes, *letter, "xyzuvw"[number % 6], "#777777", FONT - 2.5)
-    _edge(axes, layout, cell, "head", (head.x - head.width / 2, head.y), INK)
+    if (cell, "head") in layout.routes:
+        _edge(axes, layout, cell, "head", (head.x - head.width / 2, head.y), INK)
 
 
 def _edge(

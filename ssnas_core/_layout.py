@@ -92,7 +92,8 @@ class Layout:
         for cell, nodes in self.cells.items():
             inputs = dict.fromkeys(self.owner.get(i, i) for node in nodes for i in node.inputs)
             graph.add_edges_from((source, cell) for source in inputs if source != cell)
-            graph.add_edge(cell, "head")
+        last = genotype.space == "layers"  # its output is the last layer alone
+        graph.add_edges_from((cell, "head") for cell in list(self.cells)[-1 if last else 0 :])
 
         self.blocks: dict[str, Block] = {}
         self.columns: list[list[Block]] = []
@@ -101,9 +102,9 @@ class Layout:
             for name in names:
                 nodes = self.cells.get(name, [])
                 texts = [node.operator for node in nodes] or [name]
-                self._add(
-                    Block(name, column, texts if name != "head" else ["concat → head"], nodes)
-                )
+                if name == "head" and not last:
+                    texts = ["concat → head"]
+                self._add(Block(name, column, texts, nodes))
         self.routes = {edge: self._route(*edge) for edge in graph.edges}
         self._arrange(text_width)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype
 from ssnas_core.modalities import is_modality, modality_of
-from ssnas_core.spaces.fusion import FusionConfig
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.spaces.layers import LayersConfig, LayerSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ClassifierSpec:
         fusion: sizes of the fusion network.
         genotype: the fusion network; None where features are only concatenated.
         features: the features that are read; of a genotype they are its own.
+        layers: sizes instead of `fusion`'s, of a genotype of the layer space.
 
     Raises:
         InputError: fields that contradict each other.
@@ -45,6 +47,7 @@ class ClassifierSpec:
     fusion: FusionConfig
     genotype: Genotype | None
     features: tuple[str, ...]
+    layers: LayersConfig | None = None
 
     def __post_init__(self) -> None:
         arrays = {name for name, kind in self.kinds.items() if kind == "array"}
@@ -53,7 +56,12 @@ class ClassifierSpec:
         modalities = {modality_of(name) for name in self.channels}
         reads = self.features if self.genotype is None else self.genotype.features
         steps = self.fusion.steps + (self.fusion.steps > 1)  # several are concatenated by a node
-        nodes = steps * self.fusion.cells if self.genotype else 0
+        least = most = steps * self.fusion.cells
+        if self.layers is not None:
+            least, most = 1, self.layers.layers
+        count = most if self.genotype is None else len(self.genotype.nodes)
+        space = None if self.genotype is None else self.genotype.space
+        layered = self.layers is not None
         for wrong, told in (
             (bad, f"modalities named by identifiers that are free, got {bad}"),
             (set(self.kinds.values()) - {"image", "text", "array"}, f"kinds, got {self.kinds}"),
@@ -69,7 +77,8 @@ class ClassifierSpec:
             (modalities != self.kinds.keys(), f"features of each modality, got {modalities}"),
             (not self.features or set(self.features) - self.channels.keys(), "features it has"),
             (set(reads) != set(self.features), f"the genotype's features, got {self.features}"),
-            (self.genotype and len(self.genotype.nodes) != nodes, f"a genotype of {nodes} nodes"),
+            (layered != (space == "layers"), f"sizes of its own space, got a genotype of {space}"),
+            (not least <= count <= most, f"a genotype of {most} nodes, got {count}"),
         ):
             if wrong:
                 raise InputError(f"a classifier needs {told}; mend its description.")
@@ -81,8 +90,22 @@ class ClassifierSpec:
         return tuple(name for name in self.kinds if name in reads)
 
     @property
+    def space(self) -> FusionSpace | LayerSpace:
+        """The space of the genotype."""
+        if self.layers is not None:
+            return LayerSpace(self.channels, self.layers)
+        return FusionSpace(self.channels, self.fusion)
+
+    @property
+    def modality_dropout(self) -> float:
+        """The probability with which a sample lost a modality in training."""
+        return (self.layers or self.fusion).modality_dropout
+
+    @property
     def width(self) -> int:
         """D, numbers in an embedding: what the head sees."""
+        if self.layers is not None:
+            return self.layers.channels
         if self.genotype is not None:
             return self.fusion.cells * self.fusion.length * self.fusion.channels
         return self.fusion.channels * sum(self.positions[name] for name in self.features)

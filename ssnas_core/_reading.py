@@ -184,10 +184,10 @@ def stage_of(
     if (folder / "genotype.json").exists():
         return "searched"
     if history and config["strategy"] != "bilevel":
-        trials = _of(
-            config, str(config["strategy"]), "trials"
-        )  # the surrogate's depend on the space
-        return f"searching: {len(history)}{'' if trials == '?' else f' of {trials}'} trials"
+        total = _of(config, str(config["strategy"]), "trials")
+        if total == "?":  # the surrogate's depend on the space
+            return f"searching: {len(history)} trial{'s' if len(history) > 1 else ''}"
+        return f"searching: {len(history)} of {total} trials"
     if history:
         epochs = _of(config, "search", "epochs")
         return f"searching: {history[-1]['epoch']} of {epochs} epochs"

@@ -144,11 +144,11 @@ class RunData:
         return self._space()
 
     def _space(self, dropout: float | None = None) -> FusionSpace | LayerSpace:
-        """The space; with networks of another dropout than the search's."""
+        """The space; of fusion networks with another dropout than the search's."""
         channels, recipe = self.prepared.store.channels, self.recipe
-        other = {} if dropout is None else {"dropout": dropout}
         if self.config.space == "layers":
-            return LayerSpace(channels, replace(recipe.layers, **other))
+            return LayerSpace(channels, recipe.layers)
+        other = {} if dropout is None else {"dropout": dropout}
         return FusionSpace(channels, replace(recipe.fusion, **other))
 
     @property

@@ -18,7 +18,7 @@ from ssnas_core.errors import InputError
 from ssnas_core.files import save_tensors, write_text
 from ssnas_core.genotype import Genotype, SearchResult
 from ssnas_core.logs import csv_log, tensorboard_log
-from ssnas_core.methods import baseline_of, further_methods_of, methods_of
+from ssnas_core.methods import baseline_of, further_methods_of, kind_of, methods_of
 from ssnas_core.objectives import Hybrid, Objective
 from ssnas_core.plots import draw_genotype
 from ssnas_core.search.bilevel import bilevel
@@ -97,9 +97,9 @@ class RunSearch(RunData):
 
     def genotype_of(self, method: str) -> Genotype | None:
         """The architecture of a method; None for those without one."""
-        if method.startswith("found"):
+        if kind_of(method) == "found":
             return self.search()
-        if method.startswith("random"):
+        if kind_of(method) == "random":
             with seeded(self.config.seed, 30) as generator:
                 return self.space.sample(generator)
         return None

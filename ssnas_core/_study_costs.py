@@ -13,7 +13,7 @@ from ssnas_core.search._turns import steps_of as steps_of_epoch
 from ssnas_core.training import steps_of
 
 if TYPE_CHECKING:
-    from ssnas_core.label_study import Job
+    from ssnas_core._study_jobs import Job
 
 
 def cell_row(

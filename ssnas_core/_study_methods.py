@@ -43,16 +43,19 @@ def _supervised(**settings: Any) -> StudyMethod:
 
 
 _PRETRAINED = "found, pretrained"
+# A search on few labels overfits, and then prefers what tells little: it ends with the features of
+# the shallowest layers. These were the best of 11 settings on dev parts (r = 0.1, 0.3 and 1).
+_TUNED = {"fusion.dropout": 0.5, "pretrain_dropout": 0.1, "search.weight_decay": 1e-2}
 _RELEASED = {"fusion.relaxation": "released", "search.alternate": "epoch"}
 
 STUDY_METHODS: dict[str, StudyMethod] = {
     "SSNAS": StudyMethod(cell=_PRETRAINED),
     "SSNAS, not pretrained": StudyMethod(),
-    "BM-NAS": _supervised(same_steps=True),
-    "BM-NAS, pretrained": _supervised(cell=_PRETRAINED, same_steps=True),
-    "BM-NAS, same epochs": _supervised(),
-    "BM-NAS, released": _supervised(changes=_RELEASED, same_steps=True),
-    "hybrid": StudyMethod(objective="hybrid"),
+    "BM-NAS": _supervised(changes=_TUNED, same_steps=True),
+    "BM-NAS, pretrained": _supervised(cell=_PRETRAINED, changes=_TUNED, same_steps=True),
+    "BM-NAS, untuned": _supervised(),
+    "BM-NAS, released": _supervised(changes={**_TUNED, **_RELEASED}, same_steps=True),
+    "hybrid, not pretrained": StudyMethod(objective="hybrid"),
     "hybrid, pretrained": StudyMethod(cell=_PRETRAINED, objective="hybrid"),
     "MFAS": _supervised(space="layers", strategy="surrogate"),
     "MFAS, random control": _supervised(
@@ -71,9 +74,11 @@ STUDY_METHODS: dict[str, StudyMethod] = {
     "SSNAS, early stop": StudyMethod(cell=_PRETRAINED, changes={"search.stop": "eigenvalue"}),
     "SSNAS, supervised backbones": StudyMethod(cell=_PRETRAINED, backbones="supervised"),
     "SSNAS, not pretrained, supervised backbones": StudyMethod(backbones="supervised"),
-    "BM-NAS, supervised backbones": _supervised(backbones="supervised", same_steps=True),
+    "BM-NAS, supervised backbones": _supervised(
+        changes=_TUNED, backbones="supervised", same_steps=True
+    ),
     "BM-NAS, pretrained, supervised backbones": _supervised(
-        cell=_PRETRAINED, backbones="supervised", same_steps=True
+        cell=_PRETRAINED, changes=_TUNED, backbones="supervised", same_steps=True
     ),
     "random, supervised backbones": StudyMethod(cell="random", backbones="supervised"),
     "random, pretrained, supervised backbones": StudyMethod(
@@ -88,10 +93,11 @@ METHOD_SETS: dict[str, tuple[str, ...]] = {
     "core": ("SSNAS", "BM-NAS", "random, pretrained", "late concat"),
     "ablation": (
         *("SSNAS, not pretrained", "BM-NAS, pretrained", "random"),
-        *("late concat, pretrained", "hybrid", "hybrid, pretrained"),
+        "late concat, pretrained",
     ),
+    "hybrid": ("hybrid, not pretrained", "hybrid, pretrained"),
     "strategies": (
-        *("BM-NAS, same epochs", "BM-NAS, released"),
+        *("BM-NAS, untuned", "BM-NAS, released"),
         *("MFAS", "MFAS, random control", "MFAS without labels"),
         *("random search without labels", "TPE without labels", "evolution without labels"),
         *("SSNAS, Gumbel", "SSNAS, beta-decay", "SSNAS, perturbation", "SSNAS, early stop"),

@@ -104,6 +104,7 @@ def _identity(spec: ClassifierSpec, parts: Mapping[str, str], facts: ModelFacts 
         else "any number of classes of each sample, those with a probability above "
         f"{spec.threshold:.4g}"
     )
+    space = "the space of fusion networks" if spec.layers is None else "the space of fusion layers"
     lines = [f"It predicts {kind}.", ""]
     if spec.genotype is not None:
         lines.append(f"- Fusion network: `{spec.genotype}`")
@@ -112,11 +113,10 @@ def _identity(spec: ClassifierSpec, parts: Mapping[str, str], facts: ModelFacts 
     if facts is not None:
         if facts.objective is not None:
             lines.append(
-                f"- Found by: {facts.objective} objective, {facts.strategy} search, in the space "
-                "of fusion networks"
+                f"- Found by: {facts.objective} objective, {facts.strategy} search, in {space}"
             )
         elif spec.genotype is not None:
-            lines.append("- Drawn at random from the space of fusion networks, not searched")
+            lines.append(f"- Drawn at random from {space}, not searched")
         lines.append(f"- Method: {_plain(facts.method)}; backbones {_plain(facts.backbones)}")
         lines.append(f"- Trained parameters: {facts.parameters:,}")
     lines += [f"- Backbone of {modality}: {_plain(name)}" for modality, name in parts.items()]
@@ -229,7 +229,7 @@ def _biases(films: bool, generated: bool) -> str:
 def _limits(spec: ClassifierSpec, facts: ModelFacts | None) -> str:
     lines = []
     if len(spec.modalities) > 1:
-        trained = "was" if spec.fusion.modality_dropout else "was not"
+        trained = "was" if spec.modality_dropout else "was not"
         lines.append(
             "- A modality that is not given is replaced by the mean of its features over the train "
             f"part. The network {trained} trained with some missing."

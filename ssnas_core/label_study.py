@@ -8,199 +8,28 @@ share a search, or that need none, share a run; runs are independent jobs.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssnas_core._cells import cell_folder
 from ssnas_core._look import save
 from ssnas_core._study_costs import cell_row
 from ssnas_core._study_figures import plot_study
-from ssnas_core._study_methods import (
-    ACROSS,
-    METHOD_SETS,
-    PAIRS,
-    STUDY_METHODS,
-    StudyMethod,
-    study_method,
-)
+from ssnas_core._study_jobs import Job, StudyConfig, jobs_of, methods_in
+from ssnas_core._study_methods import ACROSS, PAIRS, STUDY_METHODS
 from ssnas_core._study_report import study_report
 from ssnas_core._study_rows import checked, score_name, study_csv
 from ssnas_core.errors import InputError
 from ssnas_core.files import write_text
-from ssnas_core.methods import check_method, further_methods_of, methods_of
-from ssnas_core.recipes import RECIPES, Recipe, RunConfig
+from ssnas_core.preparation import prepare
+from ssnas_core.runs import pick_device
 from ssnas_core.studies import Run
 
+__all__ = ["STUDY_METHODS", "StudyConfig", "run_study", "study_rows", "write_study"]
+
 _LOG = logging.getLogger(__name__)
-
-LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """What a study compares.
-
-    Args:
-        data: what `open_dataset` reads.
-        methods: names of `STUDY_METHODS`, of sets of them (`METHOD_SETS`, "baselines"), or of
-            methods of a run that need no search, as "late concat".
-        label_ratio: the ratios r of labels; every label that a method uses is in its r.
-        seeds: how many, from 0 on; a seed has the same labelled parts for all methods, and
-            those of a smaller ratio are within those of a larger one.
-        decisive: methods of these names have `decisive_seeds` seeds.
-        decisive_seeds: as many, where more than `seeds`.
-        recipe: sizes and schedules of all runs.
-    """
-
-    data: Path
-    methods: tuple[str, ...] = ("core", "ablation", "baselines")
-    label_ratio: tuple[float, ...] = LABEL_RATIOS
-    seeds: int = 5
-    decisive: tuple[str, ...] = ()
-    decisive_seeds: int = 10
-    recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1 or self.decisive_seeds < 1:
-            raise InputError(
-                f"a study needs seeds >= 1, got {self.seeds} and {self.decisive_seeds}."
-            )
-        RunConfig(data=self.data, label_ratio=self.label_ratio, recipe=self.recipe)  # checks them
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method at one label ratio, in a job's run.
-
-    Args:
-        name: of the method in the study.
-        method: of the method in the run.
-        ratio: r.
-    """
-
-    name: str
-    method: str
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run, and the cells to score in it; whoever does the job, and how often, it is the same.
-
-    Args:
-        folder: the run's folder.
-        config: the run.
-        cells: in order.
-    """
-
-    folder: Path
-    config: RunConfig
-    cells: tuple[Cell, ...]
-
-    def missing(self) -> tuple[Cell, ...]:
-        """The cells that are not scored yet."""
-        return tuple(
-            cell
-            for cell in self.cells
-            if not (cell_folder(self.folder, cell.method, cell.ratio) / "test.json").exists()
-        )
-
-
-def methods_in(names: Iterable[str], modalities: Iterable[str]) -> tuple[str, ...]:
-    """The methods that `names` stand for, each once.
-
-    Raises:
-        InputError: a name of neither a method nor a set of methods.
-    """
-    modalities = tuple(modalities)
-    own = (*methods_of(modalities), *further_methods_of(modalities))
-    baselines = tuple(
-        name for name in own if not name.startswith(("found", "random")) and "pretr" not in name
-    )
-    sets = {**METHOD_SETS, "baselines": baselines}
-    found: list[str] = []
-    for name in names:
-        if name not in sets and name not in STUDY_METHODS:
-            unsearched = [one for one in own if not one.startswith("found")]
-            try:
-                check_method(name if not name.startswith("found") else "", modalities)
-            except InputError:
-                raise InputError(
-                    f"unknown method {name!r} of a study; expected a set "
-                    f"({', '.join(sets)}) or one of {'; '.join((*STUDY_METHODS, *unsearched))}."
-                ) from None
-        found += sets.get(name, (name,))
-    return tuple(dict.fromkeys(found))
-
-
-def jobs_of(study: StudyConfig, out: Path, modalities: Iterable[str], samples: int) -> list[Job]:
-    """The runs of a study with their cells, those of the first seeds first.
-
-    Args:
-        study: the study.
-        out: its folder; runs are in `out/runs`.
-        modalities: of its data.
-        samples: in its train part, for searches of as many steps as on all of them.
-    """
-    names = methods_in(study.methods, modalities)
-    decisive = methods_in(study.decisive, modalities)
-    cells: dict[Path, list[Cell]] = {}
-    configs: dict[Path, RunConfig] = {}
-    for seed in range(max(study.seeds, study.decisive_seeds if decisive else 0)):
-        for name in dict.fromkeys((*names, *decisive)):
-            if seed >= (study.decisive_seeds if name in decisive else study.seeds):
-                continue
-            method = study_method(name)
-            for ratio in study.label_ratio:
-                config, run = _run_of(method, study, seed, ratio, samples)
-                folder = Path(out) / "runs" / run
-                configs[folder] = config
-                cells.setdefault(folder, []).append(Cell(name, method.cell, ratio))
-    return [Job(folder, configs[folder], tuple(found)) for folder, found in cells.items()]
-
-
-def _run_of(
-    method: StudyMethod, study: StudyConfig, seed: int, ratio: float, samples: int
-) -> tuple[RunConfig, str]:
-    """The run that a method's cell is in, and the name of its folder."""
-    if not method.searches:  # the search is not made: one run for all
-        method = dataclasses.replace(StudyMethod(), backbones=method.backbones)
-    recipe = study.recipe
-    changes = dict(method.changes)
-    if method.same_steps:
-        batch = min(recipe.search.batch_size, samples)
-        changes["search.min_steps"] = recipe.search.epochs * (samples // batch)
-    for name, value in changes.items():
-        recipe = _changed(recipe, name.split("."), value)
-    config = RunConfig(
-        data=study.data,
-        seed=seed,
-        # A run without labels serves all ratios; which is not for its configuration to say.
-        label_ratio=(ratio if method.uses_labels else 1.0,),
-        space=method.space,
-        objective=method.objective,
-        strategy=method.strategy,
-        backbones=method.backbones,
-        recipe=recipe,
-    )
-    told = [method.space, method.objective, method.strategy, method.backbones]
-    told += [f"{name.split('.')[-1]}-{value}" for name, value in method.changes.items()]
-    told += ["same-steps"] if method.same_steps else []
-    told += [f"r{ratio:g}"] if method.uses_labels else []
-    return config, re.sub(r"[^\w.-]", "-", "_".join([*told, f"seed-{seed}"]))
-
-
-def _changed(recipe: Any, path: Sequence[str], value: Any) -> Any:
-    """The recipe with one setting, by the names that lead to it, changed."""
-    name, *more = path
-    value = _changed(getattr(recipe, name), more, value) if more else value
-    return dataclasses.replace(recipe, **{name: value})
 
 
 def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str]:
@@ -252,11 +81,10 @@ def run_study(
 
     out = Path(out).resolve()
     store = Path(store).resolve() if store is not None else out / "store"
-    config = RunConfig(data=study.data, recipe=study.recipe, label_ratio=(1.0,))
     with _threads(threads * max(workers, 1)):
-        first = Run(config, out / "runs" / "prepared", store=store, device=device)
-        first.progress = progress
-        prepared = first.prepared
+        prepared = prepare(
+            study.data, store, study.recipe.prepare, device=pick_device(device), progress=progress
+        )
     counts = {split: len(prepared.indices(split)) for split in ("train", "dev")}
     jobs = jobs_of(study, out, prepared.dataset.kinds, counts["train"])
     waiting = [job for job in jobs if job.missing()]
@@ -343,7 +171,7 @@ def _on_dask(
                     n_workers=workers,
                     threads_per_worker=1,
                     memory_limit=None,
-                    dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                    dashboard_address=":0",  # any free port
                     silence_logs=logging.ERROR,
                 )
             )

@@ -29,6 +29,11 @@ def further_methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
     return ("random, pretrained", "late concat, pretrained", "gmu", "centralnet", *alone)
 
 
+def kind_of(method: str) -> str:
+    """What a method trains, pretrained or not: the part of its name before the comma."""
+    return method.partition(",")[0]
+
+
 def check_method(method: str, modalities: Iterable[str]) -> None:
     """Raise `InputError` where `method` is none that there is for these modalities."""
     modalities = tuple(modalities)

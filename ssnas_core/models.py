@@ -27,6 +27,7 @@ from ssnas_core.cards import ModelFacts
 from ssnas_core.datasets.sample import sample_archive
 from ssnas_core.errors import InputError
 from ssnas_core.files import atomic_path, load_tensors
+from ssnas_core.methods import kind_of
 from ssnas_core.modalities import modality_of
 from ssnas_core.studies import Run
 
@@ -50,7 +51,7 @@ def classifier_of(
         InputError: an unknown method, one of the other baselines, or a ratio that
             leaves no labels.
     """
-    if method.split()[-1] in ("gmu", "centralnet", "transfer", "maxout"):
+    if method.rpartition(" ")[2] in ("gmu", "centralnet", "transfer", "maxout"):
         raise InputError(
             f"{method!r} is there to compare with and is not kept as a model; take one of "
             f"{'; '.join(run.methods)}."
@@ -63,7 +64,9 @@ def classifier_of(
     weights, store = load_tensors(cell / "model.safetensors"), prepared.store
     trained_along = run.config.backbones == "trained"
     network = under(weights, "0.1." if trained_along else "0.")
+    genotype = run.genotype_of(method)
     read = {name.split(".")[1] for name in network if name.startswith("stems.")}
+    read = read if genotype is None else {*genotype.features}
     records = prepared.dataset.records
     spec = ClassifierSpec(
         kinds=dict(prepared.dataset.kinds),
@@ -79,8 +82,9 @@ def classifier_of(
         channels=dict(store.channels),
         positions=dict(store.positions),
         fusion=replace(run.recipe.fusion, dropout=run.recipe.finetune_dropout),
-        genotype=run.genotype_of(method),
+        genotype=genotype,
         features=tuple(name for name in store.channels if name in read),
+        layers=run.recipe.layers if genotype and genotype.space == "layers" else None,
     )
     backbones = prepared.backbones()
     model = MultimodalClassifier(spec, backbones)
@@ -93,7 +97,7 @@ def classifier_of(
     _fill_missing(model, run)
     scores = _dev_scores(model, run, ratio)
     test = cell / "test.json"
-    found = run.config if method.startswith("found") else None
+    found = run.config if kind_of(method) == "found" else None
     generated = _is_sample(run)
     model.facts = ModelFacts(
         data=prepared.dataset.name,

@@ -33,6 +33,8 @@ from ssnas_core._look import (
     style,
     text_width,
 )
+from ssnas_core._study_dots import plot_ablation, plot_costs
+from ssnas_core._study_figures import plot_differences, plot_ranking, plot_study
 from ssnas_core.genotype import Genotype
 from ssnas_core.metrics import mean_interval
 
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["COLOURS", "draw_genotype", "plot_history", "plot_losses", "plot_scores", "posters"]
-__all__ += ["sketch"]
+__all__ += ["sketch", "plot_ablation", "plot_costs", "plot_differences", "plot_ranking"]
+__all__ += ["plot_study"]
 
 
 def sketch(
@@ -64,7 +67,8 @@ def draw_genotype(
 
     Features stand in one column, grouped by modality, shallow ones on top. A
     node's first input (x) enters above its second (y). A cell of several steps
-    is a frame around them; the head takes the concatenated outputs of all cells.
+    is a frame around them; the head takes the concatenated outputs of all cells, or, in the
+    layer space, the last layer's.
 
     Args:
         genotype: what to draw.
@@ -274,20 +278,23 @@ def _setting_style(place: int) -> dict[str, Any]:
 
 
 def _plot_trials(entries: Sequence[Mapping[str, Any]], unit: str) -> Figure:
-    """The dev loss of each trial, and the lowest so far."""
+    """The dev loss of each trial, of each level where architectures grow, and the lowest so far."""
     known = [entry for entry in entries if "dev_loss" in entry]
     if not known:
         raise ValueError("plot_history found no losses: with one trial nothing is compared.")
+    levels: list[Any] = [entry.get("level") for entry in known]
+    grown = all(type(level) is int and 0 <= level < len(COLOURS) for level in levels)
+    curves, styles = [], {}
+    for place, level in enumerate(sorted(set(levels)) if grown else [None]):
+        own = [entry for entry in known if level is None or entry["level"] == level]
+        name = "a trial" if level is None else f"a trial of level {1 + level}"
+        curves.append(([e["trial"] for e in own], [e["dev_loss"] for e in own], name))
+        styles[name] = {"color": COLOURS[place], "linestyle": "", **marker(place, 4.0)}
     trials = [entry["trial"] for entry in known]
-    losses = [entry["dev_loss"] for entry in known]
-    dots = {"color": COLOURS[0], "linestyle": "", "marker": "o", "markersize": 4}
-    steps = {**style(1), "drawstyle": "steps-post"}
-    curves = [
-        (trials, losses, "a random architecture"),
-        (trials, np.minimum.accumulate(losses).tolist(), "best so far"),
-    ]
-    styles = {"a random architecture": dots, "best so far": steps}
-    row = Row(panels={"random search": curves}, styles=styles, ylabel=_loss(" on dev", unit))
+    lowest = np.minimum.accumulate([entry["dev_loss"] for entry in known]).tolist()
+    curves.append((trials, lowest, "lowest so far"))
+    styles["lowest so far"] = {**style(len(curves) - 1), "drawstyle": "steps-post"}
+    row = Row(panels={"search by trials": curves}, styles=styles, ylabel=_loss(" on dev", unit))
     return draw_rows([row], xlabel="trial")
 
 

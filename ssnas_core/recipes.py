@@ -30,9 +30,10 @@ class Recipe:
     """All sizes, optimisers and schedules of a run.
 
     `fusion` and `layers` are the spaces; `search` is the bilevel search, and the other
-    strategies go by their names. The dropout of a space is that of the search and of
-    pretraining; fine-tuning on few labels takes `finetune_dropout`. `hybrid_weight` is the
-    supervised share of a hybrid search.
+    strategies go by their names. The dropout of a space is that of the search, and of
+    pretraining unless there is a `pretrain_dropout`; fine-tuning on few labels takes
+    `finetune_dropout`. The layer space, which has it after every layer, keeps its own.
+    `hybrid_weight` is the supervised share of a hybrid search.
     """
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -47,6 +48,7 @@ class Recipe:
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     finetune_dropout: float = 0.1
+    pretrain_dropout: float | None = None
     hybrid_weight: float = 0.5
 
     def __post_init__(self) -> None:
@@ -54,8 +56,9 @@ class Recipe:
             raise InputError(
                 f"the weight of the labels must be in [0, 1], got {self.hybrid_weight}."
             )
-        if not 0 <= self.finetune_dropout < 1:
-            raise InputError(f"finetune_dropout must be in [0, 1), got {self.finetune_dropout}.")
+        for name in ("finetune_dropout", "pretrain_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -63,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "two-core": Recipe(
         prepare=PrepareConfig(),
         fusion=FusionConfig(channels=128, length=4, dropout=0.1),
+        layers=LayersConfig(channels=128),
         search=BilevelConfig(arch_learning_rate=1e-2),
         pretrain=TrainConfig(epochs=20, batch_size=128),
         finetune=TrainConfig(
@@ -78,6 +82,7 @@ RECIPES: dict[str, Recipe] = {
             image_training=TrainConfig(epochs=16, batch_size=128),
         ),
         fusion=FusionConfig(channels=64, length=4, dropout=0.1),
+        layers=LayersConfig(channels=128),
         search=BilevelConfig(arch_learning_rate=1e-2),
         pretrain=TrainConfig(epochs=10, batch_size=128),
         finetune=TrainConfig(
@@ -105,6 +110,7 @@ RECIPES: dict[str, Recipe] = {
             image_training=TrainConfig(epochs=8, batch_size=128),
         ),
         fusion=FusionConfig(channels=64, length=4, dropout=0.1),
+        layers=LayersConfig(channels=128),
         search=BilevelConfig(arch_learning_rate=1e-2),
         pretrain=TrainConfig(epochs=10, batch_size=128),
         finetune=TrainConfig(

@@ -1,7 +1,7 @@
-"""Looking at runs: one run as figures and text, several as one table.
+"""Looking at runs: one run as figures and text, several as one table, a study as a report.
 
 Nothing is trained and no test label is read: what is shown is what the run
-folders hold, at whatever stage they are.
+folders hold, at whatever stage they are, or a study's table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ssnas_core._reading import (
     search_history,
     stage_of,
 )
+from ssnas_core._study_report import read_study, study_csv, study_report
 from ssnas_core._tables import align, heading, primary_score
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype
@@ -37,8 +38,11 @@ __all__ = [
     "comparison_table",
     "draw_comparison",
     "plot_comparison",
+    "read_study",
     "show_genotype",
     "show_run",
+    "study_csv",
+    "study_report",
 ]
 
 _SHOWN = ("micro_f1", "macro_f1", "samples_f1", "weighted_ap", "threshold")
@@ -195,7 +199,7 @@ def _plot_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _text(told: Mapping[str, Any], config: Mapping[str, Any], genotype: Genotype | None) -> str:
-    chosen = ("objective", "strategy", "backbones", "seed")
+    chosen = ("space", "objective", "strategy", "backbones", "seed")
     settings = ", ".join(f"{name} {config[name]}" for name in chosen if name in config)
     lines = [f"{told['run']}: {told['stage']}", f"data {config.get('data')}", settings]
     lines += ["", "found:", *_nodes(genotype)] if genotype is not None else []

@@ -71,7 +71,7 @@ class Run(RunSearch):
             _drop(checkpoint)
             return load_tensors(file)
         with self.folder.stage("pretrain", of=method), seeded(seed, 10):
-            network = self._network(method, genotype)
+            network = self._network(method, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and method == "found":
                 assert genotype is not None and isinstance(self.space, FusionSpace)
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ssnas_core._frames import box, frames, image, page, sentence, stack
+from ssnas_core._study_widgets import differences_widget, study_widget
 from ssnas_core._widget_figures import (
     draw_label_ratio,
     draw_temperature,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "differences_widget",
     "draw_label_ratio",
     "draw_temperature",
     "draw_threshold",
@@ -48,6 +50,7 @@ __all__ = [
     "genotype_editor",
     "label_ratio_widget",
     "search_widget",
+    "study_widget",
     "temperature_widget",
     "threshold_widget",
 ]

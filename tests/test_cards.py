@@ -14,6 +14,7 @@ from ssnas_core.cards import ModelFacts, model_card
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype, Node
 from ssnas_core.spaces.fusion import FusionConfig
+from ssnas_core.spaces.layers import LayersConfig
 
 GENOTYPE = Genotype("fusion", (Node("cell_0", "Sum", ("image_0", "text_0")),))
 SPEC = ClassifierSpec(
@@ -243,3 +244,21 @@ def test_width_of_an_embedding_follows_from_the_specification():
         ),
     )
     assert steps.width == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"strategy": "surrogate"}, "contrastive objective, surrogate search, in the space of "),
+        ({"objective": None, "strategy": None}, "Drawn at random from the space of "),
+    ],
+)
+def test_space_of_the_architecture_is_told(changes, told):
+    node = Node("layer_0", "relu", ("image_0", "text_0"))
+    layers = LayersConfig(channels=8, modality_dropout=0.25)
+    spec = spec_with(genotype=Genotype("layers", (node,)), layers=layers)
+    facts = facts_with(**changes)
+    card = model_card(spec, PARTS, facts)
+    assert f"{told}fusion layers" in section(card, "What it is")
+    assert f"{told}fusion networks" in section(model_card(SPEC, PARTS, facts), "What it is")
+    assert "was trained with some missing" in section(card, "Limits")

@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from ssnas_core import label_study, studies
+from ssnas_core import studies
+from ssnas_core._study_jobs import LABEL_RATIOS, jobs_of, methods_in
 from ssnas_core._study_methods import METHOD_SETS, PAIRS, STUDY_METHODS, study_method
 from ssnas_core._study_rows import read_study
 from ssnas_core.cli import main
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.errors import InputError
-from ssnas_core.label_study import StudyConfig, jobs_of, methods_in, run_study, write_study
+from ssnas_core.label_study import StudyConfig, run_study, write_study
 from ssnas_core.methods import further_methods_of, methods_of
 from ssnas_core.recipes import RECIPES
 from ssnas_core.runs import RunFolder
@@ -341,4 +342,4 @@ def test_command_writes_the_table_and_prints_the_report(tiny_data, tiny_recipe, 
     assert "SSNAS" in told and f"written: {table} " in told
     assert len(read_study(table)) == 8
     assert table.with_suffix(".md").exists() and table.with_suffix(".png").exists()
-    assert label_study.LABEL_RATIOS == (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+    assert LABEL_RATIOS == (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)

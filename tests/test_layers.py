@@ -70,9 +70,10 @@ LAYERS = (
         "_run_search",
         "studies",
         "_study_methods",
+        "_study_jobs",
         "lessons",
     },
-    {"_widget_figures", "_frames", "widgets"},
+    {"_widget_figures", "_frames", "_study_widgets", "widgets"},
     {
         "_tables",
         "_reading",

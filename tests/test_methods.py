@@ -14,6 +14,7 @@ from ssnas_core.methods import (
     baseline_of,
     check_method,
     further_methods_of,
+    kind_of,
     methods_of,
 )
 from ssnas_core.spaces.fusion import FusionConfig
@@ -92,3 +93,16 @@ def test_several_labels_are_scored_at_a_threshold_and_one_by_its_class():
     scores = single.scores(probs, labels, None)
     assert scores["accuracy"] == (logits.numpy().argmax(1) == np.arange(30) % 4).mean()
     assert single.primary in scores and "threshold" not in scores
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("found, pretrained", "found"),
+        ("random", "random"),
+        ("late concat, pretrained", "late concat"),
+        ("found_footage only", "found_footage only"),  # a modality of that name
+    ],
+)
+def test_kind_of_a_method_is_its_name_before_the_comma(method, kind):
+    assert kind_of(method) == kind

@@ -321,6 +321,31 @@ def test_three_modalities_and_single_labels_work_the_same(sensors, tmp_path):
     assert again.predict(sample) == model.predict(sample)
 
 
+def test_classifier_of_fusion_layers_is_kept_whole_and_says_so(sensors, tmp_path):
+    layers = Genotype(
+        "layers",
+        (
+            Node("layer_0", "relu", ("left_0", "right_0", "photo_1")),
+            Node("layer_1", "sigmoid", ("left_0", "right_0", "photo_3", "layer_0")),
+        ),
+    )
+    data, store, recipe = sensors.config.data, sensors.store, sensors.recipe
+    axes = {"space": "layers", "strategy": "random"}
+    run = begin(tmp_path / "run", data, store, recipe, layers, **axes)
+    model = classifier_of(run, "found", 1.0)
+    records = run.prepared.dataset.records
+    found = table(model.predict([record.inputs for record in records]), model.spec.classes)
+    cell = run._trained("found", run.train("found", 1.0))
+    wanted = predict(cell, run.source(), torch.arange(len(records))).softmax(1)
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+    model.save_pretrained(tmp_path / "saved")
+    again = MultimodalClassifier.from_pretrained(tmp_path / "saved")
+    assert again.spec == model.spec and again.spec.layers == recipe.layers
+    assert again.predict(records[0].inputs) == model.predict(records[0].inputs)
+    assert "random search, in the space of fusion layers" in again.card()
+    assert classifier_of(run, "late concat", 1.0).spec.layers is None
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -749,6 +774,14 @@ BROKEN = {
     "a genotype that is a number": (
         edit(lambda t: t["spec"].update(genotype=3)),
         "spec.genotype: expected Genotype, got '3'",
+    ),
+    "a genotype of another space than its sizes": (
+        edit(lambda t: t["spec"]["genotype"].update(space="layers")),
+        "needs sizes of its own space, got a genotype of layers",
+    ),
+    "sizes of layers for a genotype of cells": (
+        edit(lambda t: t["spec"].update(layers={"layers": 10**12})),
+        "needs sizes of its own space, got a genotype of fusion",
     ),
     "a genotype of other features": (
         edit(lambda t: t["spec"].update(features=["image_0"])),

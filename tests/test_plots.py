@@ -126,6 +126,24 @@ def test_each_edge_is_drawn_once_and_the_first_input_enters_above():
     assert [colour for _, colour in into_cell_1] == [ink, text_colour]  # LinearGLU(cell_0, text_0)
 
 
+def test_of_fusion_layers_the_head_takes_the_last_alone():
+    from matplotlib.patches import FancyArrowPatch
+
+    nodes = (
+        Node("layer_0", "relu", ("image_2", "text_0")),
+        Node("layer_1", "relu", ("image_1", "text_0", "layer_0")),
+        Node("layer_2", "sigmoid", ("image_2", "text_1", "layer_1")),
+    )
+    layout = Layout(Genotype("layers", nodes), FEATURES, lambda text: 0.5)
+    assert [source for source, target in layout.routes if target == "head"] == ["layer_2"]
+    axes = draw_genotype(Genotype("layers", nodes), FEATURES).axes[0]
+    assert sum(isinstance(patch, FancyArrowPatch) for patch in axes.patches) == 2 + 3 + 3 + 1
+    words = [text.get_text() for text in axes.texts]
+    assert "head" in words and "concat → head" not in words
+    heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert heights["x"] > heights["y"] > heights["z"]
+
+
 def test_an_edge_inside_a_cell_does_not_leave_a_step_where_another_enters():
     from matplotlib.patches import FancyArrowPatch
 
@@ -269,6 +287,25 @@ def test_trials_of_a_random_search_are_dots_and_their_lowest_so_far_a_line():
     assert dots.get_linestyle() == "None" and dots.get_ydata().tolist() == losses
     assert best.get_ydata().tolist() == [3, 2, 2, 1]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial", "mean loss on dev (nats)")
+    assert "random" not in " ".join(texts(axes.figure))  # other strategies try, too
+
+
+def test_trials_of_architectures_that_grow_are_told_apart_by_level():
+    told = [(0, 3.0), (1, 2.0), (0, 2.5), (1, 1.0)]
+    trials = [{"trial": n, "level": at, "dev_loss": loss} for n, (at, loss) in enumerate(told)]
+    figure = plot_history(trials)
+    first, second, lowest = panels(figure)[0].lines
+    assert (first.get_xdata().tolist(), first.get_ydata().tolist()) == ([0, 2], [3.0, 2.5])
+    assert (second.get_xdata().tolist(), second.get_ydata().tolist()) == ([1, 3], [2.0, 1.0])
+    assert len({line.get_color() for line in (first, second, lowest)}) == 3
+    assert lowest.get_ydata().tolist() == [3, 2, 2, 1]
+    assert legends(figure) == [["a trial of level 1", "a trial of level 2", "lowest so far"]]
+
+
+@pytest.mark.parametrize("level", [-1, 9, True, "1", [1], None])
+def test_level_that_is_none_is_not_drawn_as_one(level):
+    trials = [{"trial": n, "level": level, "dev_loss": 1.0} for n in range(2)]
+    assert legends(plot_history(trials)) == [["a trial", "lowest so far"]]
 
 
 def stages() -> dict[str, dict[str, list[dict]]]:

@@ -153,15 +153,22 @@ def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
         return loss(*args)
 
     monkeypatch.setattr(Contrastive, "loss", stopping)
-    for strategy, words in (("bilevel", "1 of 2 epochs"), ("random", "1 of 2 trials")):
+    for space, strategy, words in (
+        ("fusion", "bilevel", "1 of 2 epochs"),
+        ("fusion", "random", "1 of 2 trials"),
+        ("layers", "evolution", "1 of 3 trials"),
+        ("fusion", "tpe", "1 of 3 trials"),
+        ("layers", "surrogate", "1 trial"),
+    ):
         left[0] = 9 if strategy == "bilevel" else 4
-        config = RunConfig(data=tiny_data, strategy=strategy, recipe=tiny_recipe)
+        config = RunConfig(data=tiny_data, space=space, strategy=strategy, recipe=tiny_recipe)
         run = Run(config, tmp_path / strategy, store=tiny_store, device="cpu")
         with pytest.raises(killed.Kill):
             run.search()
         told = show_run(tmp_path / strategy, formats=("svg",))
         assert told["stage"] == f"searching: {words}"
         assert "search" in told["figures"] and told["genotype"] is None
+        assert f"space {space}, objective contrastive, strategy {strategy}, " in told["text"]
 
 
 def test_score_on_dev_is_called_so(copy):
@@ -353,7 +360,7 @@ def test_runs_that_differ_in_the_seed_become_mean_and_interval(made):
     mean, low, high = mean_interval(values)
     table = comparison_table(rows)
     assert cells(table) == [
-        ["found", "0.1", "contrastive", "bilevel", "test", "3",
+        ["found", "0.1", "fusion", "contrastive", "bilevel", "test", "3",
          f"{mean:.3f}", f"{low:.3f}", "..", f"{high:.3f}"],
     ]  # fmt: skip
     assert "\n\n" not in table  # nothing to remark
@@ -379,10 +386,32 @@ def test_runs_of_another_recipe_or_strategy_are_kept_apart_and_said_to_be(made, 
     assert rows[2]["differs"] == {"strategy": "bilevel", "recipe.search.epochs": 7}
     assert rows[3]["differs"] == {"strategy": "random", "recipe.search.epochs": 2}
     table = comparison_table(rows)
-    assert [line[5:8] for line in cells(table)] == [
+    assert [line[6:9] for line in cells(table)] == [
         ["A", "2", "0.500"], ["B", "1", "0.800"], ["C", "1", "0.200"],
     ]  # fmt: skip
     assert "\nsetting B: strategy=bilevel, recipe.search.epochs=7; " in table
+
+
+def test_runs_of_another_space_are_kept_apart_and_the_table_says_which(made):
+    cells_of = {("found", 0.1): 0.4}
+    runs = [made("a", cells_of, strategy="random")]
+    runs.append(made("b", cells_of, strategy="random", space="layers"))
+    rows = compare_runs(runs)
+    assert [row["space"] for row in rows] == ["fusion", "layers"]
+    assert [row["differs"] for row in rows] == [{"space": "fusion"}, {"space": "layers"}]
+    assert [line[2:4] for line in cells(comparison_table(rows))] == [
+        ["fusion", "contrastive"], ["layers", "contrastive"],
+    ]  # fmt: skip
+
+
+def test_what_an_older_version_did_not_tell_is_no_difference(made):
+    new = made("new", {("found", 0.1): 0.4}, seed=0)
+    old = made("old", {("found", 0.1): 0.6}, seed=1)
+    told = json.loads((old / "config.json").read_text())
+    del told["space"], told["precision"], told["recipe"]["search"]["sampling"]
+    write_json(old / "config.json", told)
+    rows = compare_runs([new, old])
+    assert [(row["space"], row["setting"]) for row in rows] == [("fusion", "")] * 2
 
 
 def test_label_ratios_of_a_run_are_no_setting(made):
@@ -390,7 +419,7 @@ def test_label_ratios_of_a_run_are_no_setting(made):
     second = made("b", {("found", 0.1): 0.6, ("found", 1.0): 0.7}, seed=1)
     rows = compare_runs([first, second])
     assert {row["setting"] for row in rows} == {""}
-    assert [line[:2] + line[5:7] for line in cells(comparison_table(rows))] == [
+    assert [line[:2] + line[6:8] for line in cells(comparison_table(rows))] == [
         ["found", "0.1", "2", "0.500"], ["found", "1", "1", "0.700"],
     ]  # fmt: skip
 
@@ -425,7 +454,7 @@ def test_scores_on_dev_and_on_test_are_never_averaged(made):
     tested = made("tested", {("found", 0.1): 0.4}, seed=0)
     trained = made("trained", {("found", 0.1): 0.8}, seed=1, on="dev", done=False)
     rows = compare_runs([tested, trained])
-    assert [line[4:7] for line in cells(comparison_table(rows))] == [
+    assert [line[5:8] for line in cells(comparison_table(rows))] == [
         ["dev", "1", "0.800"], ["test", "1", "0.400"],
     ]  # fmt: skip
     table = comparison_table(rows)

@@ -730,6 +730,12 @@ def test_ratio_that_leaves_no_labels_is_refused_before_the_search(start):
     assert not (run.folder / "checkpoint").exists()
 
 
+def test_modality_whose_name_begins_as_a_methods_has_no_architecture(start):
+    run = start()
+    assert run.genotype_of("found_footage only") is run.genotype_of("random_noise only") is None
+    assert not (run.folder / "genotype.json").exists()  # nothing was searched for it
+
+
 def test_unknown_method_is_refused(start):
     with pytest.raises(InputError, match="unknown method 'best'; expected one of text only; ima"):
         start().train("best", 1.0)

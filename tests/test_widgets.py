@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import json
 import math
+import random
 import re
 from base64 import b64decode
 from typing import Any
@@ -19,12 +21,14 @@ import pytest
 import torch
 from PIL import Image
 
+from ssnas_core._study_figures import plot_differences, plot_study
 from ssnas_core.errors import InputError
 from ssnas_core.metrics import choose_threshold, f1_scores
 from ssnas_core.objectives import nt_xent
 from ssnas_core.plots import draw_genotype
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 from ssnas_core.widgets import (
+    differences_widget,
     draw_label_ratio,
     draw_temperature,
     draw_threshold,
@@ -33,6 +37,7 @@ from ssnas_core.widgets import (
     genotype_editor,
     label_ratio_widget,
     search_widget,
+    study_widget,
     temperature_widget,
     threshold_widget,
 )
@@ -397,3 +402,145 @@ def test_what_cannot_be_shown_is_refused(scored, views, space):
         genotype_editor(FusionSpace({f"image_{i}": 2 for i in range(9)}, space.config))
     with pytest.raises(InputError, match="this space, got 'Sum.image_0, text_9.'; they read like"):
         genotype_editor(space, {"Sum(image_0, text_9)": 0.5})
+
+
+# --- tables of a study, chosen by two lists
+
+SHARES, BEST_FIRST = (0.1, 1.0), ("found", "random", "concat")
+
+
+def study_of(methods: dict[str, int], key: str = "accuracy") -> list[dict[str, Any]]:
+    """A study of methods with as many seeds each; ahead by 0.1 of the next one, with scatter."""
+    found = []
+    for method, seeds in methods.items():
+        for ratio, seed in itertools.product(SHARES, range(seeds)):
+            score = 0.5 - 0.1 * BEST_FIRST.index(method) + 0.2 * ratio + 0.01 * seed
+            score = round(score + random.Random(f"{method} {ratio} {seed}").uniform(0, 0.02), 4)
+            found.append(
+                {"method": method, "label_ratio": ratio, "seed": seed, "score": score, key: score}
+            )
+    return found
+
+
+TABLES = {
+    "digits": study_of({"random": 3, "found": 3, "concat": 3}),
+    "movies": study_of({"random": 2, "concat": 4}, "weighted_f1"),
+}
+GROUPS = {"two": ("random", "concat"), "all": ("found", "random", "concat")}
+QUESTIONS = {
+    "does search gain": [("found", "random")],
+    "does joining gain": [("random", "concat"), ("found", "concat")],
+}
+
+
+@pytest.fixture(scope="module")
+def curves() -> Page:
+    return Page(study_widget(TABLES, GROUPS))
+
+
+@pytest.fixture(scope="module")
+def gains() -> Page:
+    return Page(differences_widget(TABLES, QUESTIONS))
+
+
+def look(page: Page, table: int, description: str, choice: int) -> None:
+    page.move("data", table)
+    page.move(description, choice)
+
+
+@pytest.mark.parametrize(("table", "name"), [*enumerate(TABLES)])
+@pytest.mark.parametrize(("group", "methods"), [*enumerate(GROUPS.values())])
+def test_curves_of_each_table_with_each_group_told_apart(curves, table, name, group, methods):
+    look(curves, table, "tell apart", group)
+    own = [one for one in methods if one != "found" or name == "digits"]
+    ((picture, alt),) = curves.pictures()
+    assert same_picture(picture, plot_study(TABLES[name], own))
+    assert alt == f"Score on test against the label ratio, {name}: {'; '.join(own)}."
+
+
+@pytest.mark.parametrize(("table", "name"), [*enumerate(TABLES)])
+@pytest.mark.parametrize(("question", "pairs"), [*enumerate(QUESTIONS.values())])
+def test_differences_of_each_table_for_each_question(gains, table, name, question, pairs):
+    look(gains, table, "question", question)
+    own = [pair for pair in pairs if "found" not in pair or name == "digits"]
+    if own:
+        ((picture, alt),) = gains.pictures()
+        assert same_picture(picture, plot_differences(TABLES[name], own))
+        assert alt.endswith(f"{name}: {'; '.join(' minus '.join(pair) for pair in own)}.")
+    else:
+        assert gains.pictures() == []
+        assert gains.text() == "The table of movies has no pair for this question."
+
+
+def test_both_lists_begin_at_their_first_entry():
+    page = Page(study_widget(TABLES, GROUPS))
+    assert page.control("data")["_options_labels"] == ["digits", "movies"]
+    assert page.control("tell apart")["_options_labels"] == ["two", "all"]
+    assert page.pictures()[0][1].endswith("digits: random; concat.")
+
+
+def test_text_of_curves_has_the_mean_ranks_of_the_group_best_first(curves):
+    look(curves, 0, "tell apart", 1)
+    assert curves.text() == (
+        "Mean rank of these 3 over the 6 cells of label ratio x seed that all of them have: "
+        "found 1.0, random 2.0, concat 3.0."
+    )
+    look(curves, 0, "tell apart", 0)  # of three methods two
+    assert curves.text().endswith("that all of them have: random 1.0, concat 2.0.")
+    look(curves, 1, "tell apart", 0)  # of 2 and 4 seeds, 2 ratios
+    assert "these 2 over the 4 cells" in curves.text()
+
+
+def test_text_of_differences_is_paired_by_seed_and_a_mean_over_ratios(gains):
+    look(gains, 0, "question", 1)
+    first, second = gains.text().splitlines()
+    score = {(r["method"], r["label_ratio"], r["seed"]): r["score"] for r in TABLES["digits"]}
+    by_seed = [
+        np.mean([score["found", r, seed] - score["concat", r, seed] for r in SHARES])
+        for seed in range(3)
+    ]
+    half = 4.302653 * np.std(by_seed, ddof=1) / np.sqrt(3)  # t(2)
+    mean = np.mean(by_seed)
+    assert second == (
+        f"found − concat, mean over all r: {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}], "
+        "3 seeds, p = 0.250 before any correction."  # 2 of 2**3 arrangements of signs
+    )
+    assert first.startswith("random − concat, mean over all r: +")
+
+
+def test_few_seeds_and_missing_cells_are_told_and_not_averaged_over():
+    one = [row for row in TABLES["digits"] if row["seed"] == 0]
+    few = [row for row in one if row["method"] != "concat" or row["label_ratio"] == 1.0]
+    pairs = [("found", "random"), ("found", "concat")]
+    page = Page(differences_widget({"digits": few}, {"gain": pairs}))
+    single, half = page.text().splitlines()
+    assert single.startswith("found − random, mean over all r: +0.099")
+    assert single.endswith(", one seed.")
+    assert half == "found − concat, mean over all r: no seed has every r of both."
+    apart = [row for row in TABLES["digits"] if (row["method"] == "found") == (row["seed"] == 0)]
+    page = Page(study_widget({"digits": apart}, {"all": ("found", "random")}))
+    assert page.text() == "No ranks: there is no label ratio and seed that all of these have."
+    page = Page(study_widget({"digits": one}, {"one": ("found", "unknown")}))
+    assert page.text() == "The table of digits has fewer than two methods of this group."
+
+
+def test_differences_that_round_to_nothing_have_no_minus_sign():
+    base = [row for row in TABLES["digits"] if row["method"] == "random"]
+    near = [row | {"method": "found", "score": row["score"] - 0.0001} for row in base]
+    (line,) = Page(
+        differences_widget({"d": [*near, *base]}, {"gain": [("found", "random")]})
+    ).text().splitlines()  # fmt: skip
+    assert "mean over all r: +0.000 [+0.000, +0.000]" in line
+
+
+def test_a_book_page_can_hold_the_frames(curves, gains):
+    assert max(*curves.bytes_of_frames(), *gains.bytes_of_frames()) < 45_000
+
+
+def test_nothing_to_choose_from_and_broken_rows_are_refused():
+    with pytest.raises(InputError, match="at least one table and one tell apart, got 0 and 2"):
+        study_widget({}, GROUPS)
+    with pytest.raises(InputError, match="one table and one question, got 2 and 0; pass both by"):
+        differences_widget(TABLES, {})
+    with pytest.raises(InputError, match="digits, row 1: expected a score"):
+        study_widget({"digits": [{"method": "a", "label_ratio": 1.0, "seed": 0}]}, GROUPS)

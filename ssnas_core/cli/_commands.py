@@ -181,7 +181,7 @@ class StudyCommand(Output):
     recipe: Literal["two-core", "classroom", "av-mnist", "bm-nas"] = "two-core"
     """Sizes and schedules of all methods."""
     methods: tuple[str, ...] = ("core", "ablation", "baselines")
-    """Methods, or sets of them: core, ablation, baselines, strategies, backbones."""
+    """Methods, or sets: core, ablation, baselines, hybrid, strategies, backbones."""
     label_ratio: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
     """Ratios r of labels, in train and dev."""
     seeds: int = 5

@@ -45,7 +45,7 @@ class EvolutionConfig:
         if self.sample < 1 or not 1 <= self.population <= self.trials:
             raise InputError(
                 "evolution needs sample >= 1 and 1 <= population <= trials, got "
-                f"{self.sample}, {self.population} and {self.trials}."
+                f"{self.sample}, {self.population} and {self.trials}; raise trials."
             )
 
 

@@ -6,9 +6,11 @@ eq. 1). A genotype has 1 to `layers` of them; the network's output is the last.
 Every choice of features and activations is an architecture of its own, so no two
 genotypes stand for the same network.
 
-Features are averaged over their positions and enter as the numbers that they are,
-as in MFAS. Deviations from it:
+Features are averaged over their positions. Deviations from MFAS:
 
+- Features are brought to mean 0 and variance 1 by a batch norm without weights
+  (`normalise`), where MFAS takes the numbers as they are: with ours it then
+  hardly learns.
 - There may be more than two modalities; each layer takes one feature of each.
 - A random genotype is uniform over the space, so most have all layers, where
   MFAS's random search draws the number of layers first.
@@ -19,6 +21,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +39,13 @@ _Layer = tuple[int, ...]  # which feature of each modality, then which activatio
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig:
-    """Size of the layer space. Defaults: MFAS's search."""
+    """Size of the layer space. Defaults: MFAS's search, but for `normalise`."""
 
     layers: int = 4  # at most
     channels: int = 16  # C, width of each layer
     dropout: float = 0.0  # after each layer
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    normalise: bool = True  # features, before the layers
 
     def __post_init__(self) -> None:
         for name in ("layers", "channels"):
@@ -251,12 +255,14 @@ class _LayersNetwork(nn.Module):
         ]
         self.layers = nn.ModuleList(nn.Linear(sum(sizes), self.width) for sizes in self._sizes)
         self.dropout = nn.Dropout(config.dropout)
+        norm = partial(nn.BatchNorm1d, affine=False) if config.normalise else nn.Identity
+        self.norms = nn.ModuleDict({name: norm(channels[name]) for name in self.features})
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (N, C), the last layer, of features (N, P, C_in) by name."""
         if self.training:
             features = drop_modality(features, self.features, self.modality_dropout)
-        states = {name: features[name].mean(1) for name in self.features}
+        states = {name: norm(features[name].mean(1)) for name, norm in self.norms.items()}
         for node, layer in zip(self._nodes, self.layers, strict=True):
             joined = torch.cat([states[name] for name in node.inputs], 1)
             states[node.name] = self.dropout(_ACTIVATIONS[node.operator](layer(joined)))

@@ -19,7 +19,7 @@ THREE = {"image_0": 3, "image_1": 2, "text": 4, "sound_0": 2, "sound_1": 2}
 
 
 def made(layers: int = 2, channels=CHANNELS, **options) -> LayerSpace:
-    return LayerSpace(channels, LayersConfig(layers=layers, channels=3, **options))
+    return LayerSpace(channels, LayersConfig(layers=layers, channels=3, normalise=False, **options))
 
 
 def small() -> LayerSpace:
@@ -352,3 +352,16 @@ def test_features_that_make_no_layers_are_refused(channels):
 def test_sizes_that_make_no_space_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         LayersConfig(**wrong)
+
+
+def test_normalised_features_may_have_any_scale():
+    channels = {"a_0": 3, "b_0": 4}
+    given = {n: torch.randn(8, 2, c, generator=torch.Generator().manual_seed(c)) for n, c in
+             channels.items()}  # fmt: skip
+    scaled = {name: 5 * value + 3 for name, value in given.items()}
+    same = {}
+    for normalise in (True, False):
+        layers = LayerSpace(channels, LayersConfig(layers=1, channels=3, normalise=normalise))
+        network = layers.build(next(iter(layers.genotypes())))
+        same[normalise] = torch.allclose(network(given), network(scaled), atol=1e-4)
+    assert same == {True: True, False: False}
