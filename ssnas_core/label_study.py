@@ -156,42 +156,57 @@ def _on_dask(
 ) -> Iterator[tuple[Job, list[str]]]:
     """Jobs as they are done, on Dask; a lost worker's is given to another."""
     from dask import config as dask_config
+    from distributed import Client, LocalCluster, wait  # before settings: it adds its own
 
-    settings = {
-        "distributed.scheduler.allowed-failures": 1000,  # a killed worker is no fault of its job
-        "logging": {"distributed": "error"},
-    }
-    with dask_config.set(settings), ExitStack() as stack:
-        from distributed import Client, LocalCluster, as_completed  # sets up its logging
-
-        cluster: Any = scheduler
+    # a killed worker is no fault of its job
+    settings = {"distributed.scheduler.allowed-failures": 1000}
+    with dask_config.set(settings), _quiet("distributed"), ExitStack() as stack:
+        own = None
         if scheduler is None:
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    memory_limit=None,
-                    dashboard_address=":0",  # any free port
-                    silence_logs=logging.ERROR,
-                )
+            own = LocalCluster(
+                n_workers=0,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address=":0",  # any free port
+                silence_logs=logging.ERROR,
             )
+            stack.enter_context(own)
         try:
-            client = stack.enter_context(Client(cluster))
+            client = stack.enter_context(Client(own or scheduler))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot reach a Dask scheduler at {scheduler} ({error}); start it, or give its "
                 "address as tcp://HOST:PORT."
             ) from error
-        futures = {
+        waiting = {
             client.submit(do, job, *arguments, key=f"{job.folder.name}", priority=-place): job
             for place, job in enumerate(jobs)
         }
-        for future in as_completed(futures):
-            job = futures[future]
+        while waiting:
+            if own is not None:
+                own.scale(workers)  # those that were killed, even while they started, too
             try:
-                yield job, future.result()
-            except InputError as error:
-                yield job, [f"{job.folder.name}: {error}"]
+                ended: Any = wait(list(waiting), timeout=5, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                continue
+            for future in ended.done:
+                job = waiting.pop(future)
+                try:
+                    yield job, future.result()
+                except InputError as error:
+                    yield job, [f"{job.folder.name}: {error}"]
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Only errors of a library's log during the block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ssnas_core.objectives import Contrastive
 from ssnas_core.ops import PRIMITIVES
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.random import RandomConfig, random_search
+from ssnas_core.spaces._fusion_nets import ordered_pairs
 from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 
 FEATURES = ("image_0", "image_1", "text_0")
@@ -107,10 +108,11 @@ def test_relaxation_adds_its_share_of_query_and_value():
     order = torch.tensor([beta[0, 0] + beta[1, 1], beta[0, 1] + beta[1, 0]]).softmax(0)
     query = order[0] * states[0] + order[1] * states[1]
     value = order[0] * states[1] + order[1] * states[0]
-    wanted = shares[:5].sum() * old.cells[0].steps[0](states, beta, gamma[:5])
+    pairs = ordered_pairs(beta)
+    wanted = shares[:5].sum() * old.cells[0].steps[0](states, pairs, gamma[:5].softmax(0))
     wanted = wanted + shares[5] * step.Gated(query, value)
     wanted = wanted + shares[6] * torch.maximum(query, value)
-    torch.testing.assert_close(step(states, beta, gamma), wanted)
+    torch.testing.assert_close(step(states, pairs, shares), wanted)
 
 
 @pytest.mark.parametrize(("cells", "steps"), [(1, 1), (3, 1), (2, 2)])
