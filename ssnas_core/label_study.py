@@ -87,8 +87,9 @@ def run_study(
         )
     counts = {split: len(prepared.indices(split)) for split in ("train", "dev")}
     jobs = jobs_of(study, out, prepared.dataset.kinds, counts["train"])
-    waiting = [job for job in jobs if job.missing()]
-    cells = sum(len(job.missing()) for job in waiting)
+    missing = {job.folder: len(job.missing()) for job in jobs}
+    waiting = [job for job in jobs if missing[job.folder]]
+    cells = sum(missing.values())
     _LOG.info("%d cells to score, in %d runs", cells, len(waiting))
     bar = tqdm(total=cells, unit="cell", disable=not progress, leave=False)
     problems: list[str] = []
@@ -99,7 +100,7 @@ def run_study(
             done = ((job, do(job, store, device, threads)) for job in waiting)
         for job, wrong in done:
             problems += wrong
-            bar.update(len(job.cells))
+            bar.update(missing[job.folder])
     return study_rows(jobs, counts), problems
 
 
@@ -160,7 +161,7 @@ def _on_dask(
 
     # a killed worker is no fault of its job
     settings = {"distributed.scheduler.allowed-failures": 1000}
-    with dask_config.set(settings), _quiet("distributed"), ExitStack() as stack:
+    with dask_config.set(settings), _quiet("distributed", "tornado"), ExitStack() as stack:
         own = None
         if scheduler is None:
             own = LocalCluster(
@@ -198,15 +199,16 @@ def _on_dask(
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Only errors of a library's log during the block."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet(*names: str) -> Iterator[None]:
+    """Nothing but what is critical in the logs of libraries: a lost worker is no news here."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
