@@ -18,7 +18,7 @@ from ssnas_core._look import save
 from ssnas_core._study_costs import cell_row
 from ssnas_core._study_figures import plot_study
 from ssnas_core._study_jobs import Job, StudyConfig, jobs_of, methods_in
-from ssnas_core._study_methods import ACROSS, PAIRS, STUDY_METHODS
+from ssnas_core._study_methods import ACROSS, METHOD_SETS, PAIRS, STUDY_METHODS, study_method
 from ssnas_core._study_report import study_report
 from ssnas_core._study_rows import checked, score_name, study_csv
 from ssnas_core.errors import InputError
@@ -27,7 +27,15 @@ from ssnas_core.preparation import prepare
 from ssnas_core.runs import pick_device
 from ssnas_core.studies import Run
 
-__all__ = ["STUDY_METHODS", "StudyConfig", "run_study", "study_rows", "write_study"]
+__all__ = [
+    "METHOD_SETS",
+    "STUDY_METHODS",
+    "StudyConfig",
+    "run_study",
+    "study_method",
+    "study_rows",
+    "write_study",
+]
 
 _LOG = logging.getLogger(__name__)
 

@@ -436,8 +436,8 @@ def test_ctrl_c_in_any_stage_says_how_to_go_on(
     enter = RunFolder.stage
 
     @contextlib.contextmanager
-    def interrupted(self, name):
-        with enter(self, name):
+    def interrupted(self, name, of=None):
+        with enter(self, name, of):
             if name == stage:
                 os.kill(os.getpid(), signal.SIGINT)
             yield
