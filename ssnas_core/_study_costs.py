@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssnas_core._cells import FACTS, cell_folder, read_tested, read_trained
 from ssnas_core._reading import search_history
+from ssnas_core.methods import kind_of
 from ssnas_core.recipes import RunConfig
 from ssnas_core.runs import RunFolder
 from ssnas_core.search._turns import steps_of as steps_of_epoch
@@ -25,10 +26,10 @@ def cell_row(
     scores = {key: value for key, value in tested.items() if key not in FACTS}
     primary = "accuracy" if "accuracy" in scores else "weighted_f1"
     folder, labelled = RunFolder.opened(job.folder), trained["labelled"]
-    kind, pretraining, _ = method.partition(", pretrained")
+    kind, pretraining = kind_of(method), method.endswith(", pretrained")
     stages = {
-        "search": method.startswith("found"),
-        "pretrain": bool(pretraining),
+        "search": kind_of(method) == "found",
+        "pretrain": pretraining,
         "train": True,
     }
     seconds, peaks = dict.fromkeys(stages, 0.0), [0.0]

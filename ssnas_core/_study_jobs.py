@@ -12,7 +12,7 @@ from typing import Any
 from ssnas_core._cells import cell_folder
 from ssnas_core._study_methods import METHOD_SETS, STUDY_METHODS, StudyMethod, study_method
 from ssnas_core.errors import InputError
-from ssnas_core.methods import check_method, further_methods_of, methods_of
+from ssnas_core.methods import check_method, further_methods_of, kind_of, methods_of
 from ssnas_core.recipes import RECIPES, Recipe, RunConfig
 
 LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -97,15 +97,17 @@ def methods_in(names: Iterable[str], modalities: Iterable[str]) -> tuple[str, ..
     modalities = tuple(modalities)
     own = (*methods_of(modalities), *further_methods_of(modalities))
     baselines = tuple(
-        name for name in own if not name.startswith(("found", "random")) and "pretr" not in name
+        name
+        for name in own
+        if kind_of(name) not in ("found", "random") and not name.endswith(", pretrained")
     )
     sets = {**METHOD_SETS, "baselines": baselines}
     found: list[str] = []
     for name in names:
         if name not in sets and name not in STUDY_METHODS:
-            unsearched = [one for one in own if not one.startswith("found")]
+            unsearched = [one for one in own if kind_of(one) != "found"]
             try:
-                check_method(name if not name.startswith("found") else "", modalities)
+                check_method(name if kind_of(name) != "found" else "", modalities)
             except InputError:
                 raise InputError(
                     f"unknown method {name!r} of a study; expected a set "

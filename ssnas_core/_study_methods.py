@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ssnas_core.methods import kind_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyMethod:
@@ -30,7 +32,7 @@ class StudyMethod:
     @property
     def searches(self) -> bool:
         """Whether the run's search is needed."""
-        return self.cell.startswith("found")
+        return kind_of(self.cell) == "found"
 
     @property
     def uses_labels(self) -> bool:

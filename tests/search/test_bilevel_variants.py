@@ -150,7 +150,8 @@ def test_released_relaxation_takes_what_needs_no_samples(memory_source, short, k
         memory_source(draw), OBJECTIVES["supervised"],
         replace(SMALL, epochs=4, alternate="epoch", **KINDS[kind]), space=space,
     )  # fmt: skip
-    space.inherit(result.genotype, result.state)
+    network = space.inherit(result.genotype, result.state)
+    assert set(network.features) == set(result.genotype.features)
 
 
 # --- at least so many steps
