@@ -39,7 +39,7 @@ def lend_files(source: Path, target: Path) -> None:
     """
     with told_where(target):
         target.mkdir(parents=True, exist_ok=True)
-        for file in sorted(source.iterdir()):
+        for file in sorted(source.iterdir()) if source.is_dir() else ():  # texts alone leave none
             lent = target / file.name
             if file.name.startswith(".") or lent.exists():
                 continue

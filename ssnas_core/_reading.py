@@ -128,7 +128,8 @@ def _shape(logits: Any) -> tuple[int, int] | None:
     rows = logits if is_matrix else [logits]
     widths = {len(row) if isinstance(row, list) and drawable(*row) else 0 for row in rows}
     width = widths.pop() if len(widths) == 1 else 0
-    return (len(rows), width) if 0 < width <= _MAX_LOGITS and len(rows) <= 10 else None
+    fits = 0 < width <= _MAX_LOGITS and len(rows) * width <= 10 * _MAX_LOGITS
+    return (len(rows), width) if fits else None
 
 
 def pretraining_history(folder: RunFolder) -> list[dict[str, Any]]:
@@ -189,8 +190,9 @@ def stage_of(
             return f"searching: {len(history)} trial{'s' if len(history) > 1 else ''}"
         return f"searching: {len(history)} of {total} trials"
     if history:
+        more = "" if _of(config, "search", "min_steps") in (0, "?") else "at least "
         epochs = _of(config, "search", "epochs")
-        return f"searching: {history[-1]['epoch']} of {epochs} epochs"
+        return f"searching: {history[-1]['epoch']} of {more}{epochs} epochs"
     return "prepared" if (folder / "prepared.json").exists() else "begun"
 
 

@@ -36,13 +36,14 @@ class RunSearch(RunData):
         """The samples whose labels may be used at `ratio`.
 
         Raises:
-            InputError: nothing would be left, or a supervised search has
-                already used the labels of another ratio.
+            InputError: nothing would be left, or the search or the backbones
+                have already used the labels of another ratio.
         """
         if self.config.uses_labels and ratio != self.config.label_ratio[0]:
+            used = "backbones" if self.config.objective == "contrastive" else "search"
             raise InputError(
-                f"this run's search used the labels of r = {self.config.label_ratio[0]:g}, so "
-                f"it cannot be scored at r = {ratio:g}; search anew for that ratio."
+                f"this run's {used} used the labels of r = {self.config.label_ratio[0]:g}, so "
+                f"it cannot be scored at r = {ratio:g}; make a run of its own for that ratio."
             )
         return labelled_part(self.prepared.dataset, ratio, self.config.seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,7 +36,9 @@ def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) ->
 
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # backbones inside come with weights, which are not needed here
+            warnings.filterwarnings("ignore", "for .* to a meta parameter", UserWarning)
             module = build()
     except (NotImplementedError, RuntimeError) as error:
         if "meta" not in str(error):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssnas_core._cells import cell_folder
-from ssnas_core._study_methods import METHOD_SETS, STUDY_METHODS, StudyMethod, study_method
+from ssnas_core._study_methods import (
+    METHOD_SETS,
+    STUDY_METHODS,
+    TUNED,
+    StudyMethod,
+    Tuned,
+    study_method,
+)
 from ssnas_core.errors import InputError
 from ssnas_core.methods import check_method, further_methods_of, kind_of, methods_of
 from ssnas_core.recipes import RECIPES, Recipe, RunConfig
@@ -32,6 +39,8 @@ class StudyConfig:
         decisive: methods of these names have `decisive_seeds` seeds.
         decisive_seeds: as many, where more than `seeds`.
         recipe: sizes and schedules of all runs.
+        tuned: settings of the bilevel search, by its objective; those of `TUNED` for the recipe
+            if None.
     """
 
     data: Path
@@ -41,6 +50,7 @@ class StudyConfig:
     decisive: tuple[str, ...] = ()
     decisive_seeds: int = 10
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
+    tuned: Mapping[str, Tuned] | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.decisive_seeds < 1:
@@ -48,6 +58,14 @@ class StudyConfig:
                 f"a study needs seeds >= 1, got {self.seeds} and {self.decisive_seeds}."
             )
         RunConfig(data=self.data, label_ratio=self.label_ratio, recipe=self.recipe)  # checks them
+
+    def tuned_for(self, method: StudyMethod) -> Tuned:
+        """The settings of a method's bilevel search that differ from the recipe."""
+        known = self.tuned
+        if known is None:
+            names = [name for name, recipe in RECIPES.items() if recipe == self.recipe]
+            known = TUNED.get(names[0], {}) if names else {}
+        return (method.tuned and known.get(method.objective)) or Tuned()
 
 
 @dataclass(frozen=True)
@@ -130,9 +148,10 @@ def jobs_of(study: StudyConfig, out: Path, modalities: Iterable[str], samples: i
     decisive = methods_in(study.decisive, modalities)
     cells: dict[Path, list[Cell]] = {}
     configs: dict[Path, RunConfig] = {}
-    for seed in range(max(study.seeds, study.decisive_seeds if decisive else 0)):
+    most = max(study.seeds, study.decisive_seeds if decisive else 0)
+    for seed in range(most):
         for name in dict.fromkeys((*names, *decisive)):
-            if seed >= (study.decisive_seeds if name in decisive else study.seeds):
+            if seed >= (most if name in decisive else study.seeds):
                 continue
             method = study_method(name)
             for ratio in study.label_ratio:
@@ -148,14 +167,16 @@ def _run_of(
 ) -> tuple[RunConfig, str]:
     """The run that a method's cell is in, and the name of its folder."""
     if not method.searches:  # the search is not made: one run for all
-        method = dataclasses.replace(StudyMethod(), backbones=method.backbones)
+        method = StudyMethod(backbones=method.backbones)
     recipe = study.recipe
-    changes = dict(method.changes)
-    if method.same_steps:
-        batch = min(recipe.search.batch_size, samples)
-        changes["search.min_steps"] = recipe.search.epochs * (samples // batch)
+    tuned = study.tuned_for(method)
+    changes = {**tuned.changes, **method.changes}
     for name, value in changes.items():
         recipe = _changed(recipe, name.split("."), value)
+    if tuned.same_steps:
+        batch = min(recipe.search.batch_size, samples)
+        steps = recipe.search.epochs * (samples // batch)
+        recipe = _changed(recipe, ("search", "min_steps"), steps)
     config = RunConfig(
         data=study.data,
         seed=seed,
@@ -168,8 +189,8 @@ def _run_of(
         recipe=recipe,
     )
     told = [method.space, method.objective, method.strategy, method.backbones]
-    told += [f"{name.split('.')[-1]}-{value}" for name, value in method.changes.items()]
-    told += ["same-steps"] if method.same_steps else []
+    told += [f"{name.split('.')[-1]}-{value}" for name, value in changes.items()]
+    told += ["same-steps"] if tuned.same_steps else []
     told += [f"r{ratio:g}"] if method.uses_labels else []
     return config, re.sub(r"[^\w.-]", "-", "_".join([*told, f"seed-{seed}"]))
 

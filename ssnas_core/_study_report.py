@@ -68,7 +68,7 @@ def study_report(
     lines = [
         f"# {title}",
         "",
-        f"{len(known)} cells: {how_many(len(methods_of(known)), 'method')}, "
+        f"{how_many(len(known), 'cell')}: {how_many(len(methods_of(known)), 'method')}, "
         f"{how_many(len(ratios_of(known)), 'label ratio')}, {how_many(len(seeds), 'seed')} "
         f"({', '.join(map(str, seeds))}).",
         *_scores(known),

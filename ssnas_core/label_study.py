@@ -10,27 +10,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from ssnas_core._look import save
 from ssnas_core._study_costs import cell_row
 from ssnas_core._study_figures import plot_study
 from ssnas_core._study_jobs import Job, StudyConfig, jobs_of, methods_in
-from ssnas_core._study_methods import ACROSS, METHOD_SETS, PAIRS, STUDY_METHODS, study_method
+from ssnas_core._study_methods import (
+    ACROSS,
+    METHOD_SETS,
+    PAIRS,
+    STUDY_METHODS,
+    TUNED,
+    Tuned,
+    study_method,
+)
 from ssnas_core._study_report import study_report
 from ssnas_core._study_rows import checked, score_name, study_csv
 from ssnas_core.errors import InputError
-from ssnas_core.files import write_text
+from ssnas_core.files import read_name, write_text
 from ssnas_core.preparation import prepare
-from ssnas_core.runs import pick_device
+from ssnas_core.recipes import RunConfig
+from ssnas_core.runs import RunFolder, pick_device
 from ssnas_core.studies import Run
 
 __all__ = [
     "METHOD_SETS",
     "STUDY_METHODS",
+    "TUNED",
     "StudyConfig",
+    "Tuned",
     "run_study",
     "study_method",
     "study_rows",
@@ -38,6 +51,10 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+# A killed worker is no fault of its job; but one that takes too much memory kills every worker.
+_MOST_LOST = 100
+# Of a worker of our own: Ctrl-C reaches it too, but it is the command that ends it.
+_PRELOAD = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str]:
@@ -54,6 +71,18 @@ def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str
             except InputError as error:
                 problems.append(f"{cell.name}, r = {cell.ratio:g}, {job.folder.name}: {error}")
     return problems
+
+
+def _do_as_worker(job: Job, store: Path, device: str, threads: int) -> list[str]:
+    """`do`, in a process that may be killed.
+
+    No bar is shown there, but tqdm would make a lock between processes, which the system is
+    left with ("leaked semaphore") where its process is killed.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(RLock())
+    return do(job, store, device, threads)
 
 
 def run_study(
@@ -83,10 +112,16 @@ def run_study(
         A row per scored cell, as `study_rows` gives them; and what could not be scored, in words.
 
     Raises:
-        InputError: an unknown method, or data that cannot be read.
+        InputError: an unknown method, data that cannot be read, or a folder of another study.
     """
     from tqdm.auto import tqdm
 
+    if workers < 0 or threads < 1:
+        raise InputError(
+            f"a study needs workers >= 0 and threads >= 1, got {workers} and {threads}."
+        )
+    if not (*study.methods, *study.decisive):
+        raise InputError("a study needs methods, got none; name some, or sets of them, as core.")
     out = Path(out).resolve()
     store = Path(store).resolve() if store is not None else out / "store"
     with _threads(threads * max(workers, 1)):
@@ -95,6 +130,8 @@ def run_study(
         )
     counts = {split: len(prepared.indices(split)) for split in ("train", "dev")}
     jobs = jobs_of(study, out, prepared.dataset.kinds, counts["train"])
+    for job in jobs:
+        _check_run(job, prepared.folder.name)
     missing = {job.folder: len(job.missing()) for job in jobs}
     waiting = [job for job in jobs if missing[job.folder]]
     cells = sum(missing.values())
@@ -110,6 +147,29 @@ def run_study(
             problems += wrong
             bar.update(missing[job.folder])
     return study_rows(jobs, counts), problems
+
+
+def _check_run(job: Job, features: str) -> None:
+    """Raise `InputError` where the folder holds another run, whose cells are not the study's.
+
+    Args:
+        job: of the study.
+        features: name of the prepared folder of its data; backbones that learn from
+            labels have features of their own.
+    """
+    if not (job.folder / "config.json").exists():
+        return
+    found = RunConfig.from_plain(RunFolder.config_of(job.folder))
+    if found.plain() != job.config.plain():
+        Run(job.config, job.folder)  # tells what differs
+    note = job.folder / "prepared.json"
+    if not note.exists() or job.config.backbones == "supervised":
+        return
+    if read_name(note, "folder") != features:
+        raise InputError(
+            f"{job.config.data} is no longer the data that {job.folder} began with; restore it, "
+            "or give another --out."
+        )
 
 
 def study_rows(jobs: Iterable[Job], counts: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -135,17 +195,31 @@ def study_rows(jobs: Iterable[Job], counts: Mapping[str, int]) -> list[dict[str,
     return rows
 
 
+def study_files(csv: Path) -> tuple[Path, Path, Path]:
+    """Where a study's table goes, and its report and figure beside it.
+
+    Raises:
+        InputError: the table has the name of one of the others.
+    """
+    csv = Path(csv)
+    if csv.suffix in (".md", ".png"):
+        raise InputError(
+            f"expected a table named unlike its report (.md) and figure (.png), got {csv.name!r}; "
+            f"as {csv.stem}.csv."
+        )
+    return csv, csv.with_suffix(".md"), csv.with_suffix(".png")
+
+
 def write_study(rows: Sequence[Mapping[str, Any]], csv: Path) -> tuple[Path, Path, Path]:
     """Write a study's table to `csv`, and its report and figure beside it, as .md and .png.
 
     Raises:
-        InputError: no cell is scored, or a place that cannot be written.
+        InputError: no cell is scored, as `study_files`, or a place that cannot be written.
     """
     if not rows:
         raise InputError("no cell of the study is scored; see what was said of its runs.")
     table = checked(rows)
-    csv = Path(csv)
-    report, figure = csv.with_suffix(".md"), csv.with_suffix(".png")
+    csv, report, figure = study_files(csv)
     present = {row["method"] for row in table}
     pairs = [pair for pair in PAIRS if present.issuperset(pair)]
     ranked = [name for name in methods_in(("core", "ablation"), ()) if name in present]
@@ -165,19 +239,20 @@ def _on_dask(
 ) -> Iterator[tuple[Job, list[str]]]:
     """Jobs as they are done, on Dask; a lost worker's is given to another."""
     from dask import config as dask_config
-    from distributed import Client, LocalCluster, wait  # before settings: it adds its own
+    from distributed import Client, KilledWorker, LocalCluster, wait  # it adds its own settings
 
-    # a killed worker is no fault of its job
-    settings = {"distributed.scheduler.allowed-failures": 1000}
+    settings = {"distributed.scheduler.allowed-failures": _MOST_LOST}
     with dask_config.set(settings), _quiet("distributed", "tornado"), ExitStack() as stack:
         own = None
         if scheduler is None:
+            preload = dask_config.get("distributed.worker.preload")
             own = LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
                 memory_limit=None,
                 dashboard_address=":0",  # any free port
                 silence_logs=logging.ERROR,
+                preload=[*([preload] if isinstance(preload, str) else preload), _PRELOAD],
             )
             stack.enter_context(own)
         try:
@@ -188,7 +263,9 @@ def _on_dask(
                 "address as tcp://HOST:PORT."
             ) from error
         waiting = {
-            client.submit(do, job, *arguments, key=f"{job.folder.name}", priority=-place): job
+            # the key is the job's wherever it is done: on a scheduler that others use too, the
+            # folder's name alone may be another study's
+            client.submit(_do_as_worker, job, *arguments, key=str(job.folder), priority=-place): job
             for place, job in enumerate(jobs)
         }
         while waiting:
@@ -198,12 +275,20 @@ def _on_dask(
                 ended: Any = wait(list(waiting), timeout=5, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 continue
+            except CancelledError as error:
+                raise InputError(
+                    f"lost the Dask scheduler {scheduler or 'of this command'}; what is scored is "
+                    "kept, give the same command again."
+                ) from error
             for future in ended.done:
                 job = waiting.pop(future)
                 try:
                     yield job, future.result()
                 except InputError as error:
                     yield job, [f"{job.folder.name}: {error}"]
+                except KilledWorker:
+                    told = "lost with every worker that began it; see that memory suffices"
+                    yield job, [f"{job.folder.name}: {told}, and give the same command again."]
 
 
 @contextmanager

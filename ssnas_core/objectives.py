@@ -10,7 +10,7 @@ share of the samples and the loss is that of all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ssnas_core._contrastive import alignment, effective_rank, match_rate, nt_xent, uniformity
 from ssnas_core._processes import gathered, share
+from ssnas_core._views import OnDevice, Source, drawn, two_views
 from ssnas_core.errors import InputError
 from ssnas_core.modalities import modality_of
 
@@ -40,57 +41,6 @@ __all__ = [
 ]
 
 Features = Mapping[str, Tensor]
-
-
-class Source(Protocol):
-    """Where a batch's inputs come from: a feature store, or live inputs."""
-
-    def clean(self, indices: Tensor) -> dict[str, Tensor]:
-        """Unaugmented inputs of the samples `indices` (n,), by name, each (n, ...)."""
-        ...
-
-    def augmented(
-        self,
-        indices: Tensor,
-        generator: torch.Generator,
-        count: int = 2,
-        *,
-        part: slice = slice(None),
-    ) -> Sequence[dict[str, Tensor]]:
-        """`count` jointly augmented views of the samples, each like `clean`'s dict.
-
-        Chance is drawn for all samples; then only those in `part` are read. A source
-        for one process alone can do without `part`: it is given where there are several.
-        """
-        ...
-
-
-class OnDevice:
-    """A source whose inputs are moved to a device as they are drawn."""
-
-    def __init__(self, source: Source, device: torch.device | str) -> None:
-        place = getattr(source, "to", None)  # a feature store may keep all that it holds there
-        self.source: Source = source if place is None else place(device)
-        self.device = device
-
-    def clean(self, indices: Tensor) -> dict[str, Tensor]:
-        """As `Source.clean`."""
-        return self._move(self.source.clean(indices))
-
-    def augmented(
-        self,
-        indices: Tensor,
-        generator: torch.Generator,
-        count: int = 2,
-        *,
-        part: slice = slice(None),
-    ) -> list[dict[str, Tensor]]:
-        """As `Source.augmented`."""
-        views = _drawn(self.source, indices, generator, count, part)
-        return [self._move(view) for view in views]
-
-    def _move(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device) for name, value in inputs.items()}
 
 
 class Objective(Protocol):
@@ -137,7 +87,7 @@ class Contrastive:
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
         """NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
-        both = _two_views(source, indices, generator)
+        both = two_views(source, indices, generator)
         return self._of(gathered(model(both), len(indices), 2))
 
     def _of(self, projections: Tensor) -> Tensor:
@@ -215,7 +165,7 @@ class Supervised:
         """Mean cross-entropy (binary, per class, for several labels) of the samples."""
         part = share(len(indices))
         if self.augment:
-            (features,) = _drawn(source, indices, generator, 1, part)
+            (features,) = drawn(source, indices, generator, 1, part)
         else:
             features = source.clean(indices[part])
         return self._of(gathered(model(features), len(indices)), indices)
@@ -302,7 +252,7 @@ class Hybrid:
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
-        both = model(_two_views(source, indices, generator))
+        both = model(two_views(source, indices, generator))
         projections, logits = (gathered(part, len(indices), 2) for part in both)
         if self.weight == 0:
             return self.contrastive._of(projections)
@@ -326,37 +276,3 @@ class Hybrid:
         return self.contrastive._report(
             lambda features: model(features)[0], source, indices, generator
         )
-
-
-def _two_views(source: Source, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two views of each of N samples as 2N rows, all first views before all second ones.
-
-    Of several processes each gets its share of the samples.
-    """
-    first, second = _drawn(source, indices, generator, 2, share(len(indices)))
-    return {name: _joined(first[name], second[name]) for name in first}
-
-
-def _drawn(
-    source: Source, indices: Tensor, generator: torch.Generator, count: int, part: slice
-) -> Sequence[dict[str, Tensor]]:
-    """Views of the samples in `part`, from the draws for all of them."""
-    if part == slice(None):
-        return source.augmented(indices, generator, count)
-    return source.augmented(indices, generator, count, part=part)
-
-
-def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """The rows of both; not copied where they lie one behind the other, as from a store."""
-    behind = first.storage_offset() + first.numel()
-    if (
-        first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
-        and second.storage_offset() == behind
-        and first.shape == second.shape
-        and first.is_contiguous()
-        and second.is_contiguous()
-        and first.dtype == second.dtype
-        and not (first.requires_grad or second.requires_grad)
-    ):
-        return first.as_strided((2 * len(first), *first.shape[1:]), first.stride())
-    return torch.cat((first, second))

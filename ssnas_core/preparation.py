@@ -206,7 +206,8 @@ def prepare(
     if config.augment == DEFAULT_AUGMENT:
         del told["augment"]  # what was prepared before there was this setting keeps its name
     key = content_key(dataset.fingerprint(), told, stamps)
-    home, labels = folder / f"prepared-{key}", None
+    home = unlabelled = folder / f"prepared-{key}"
+    labels = None
 
     def decoded() -> tuple[Dataset, RawInputs]:
         return prepare_inputs(
@@ -214,12 +215,12 @@ def prepare(
         )
 
     if label_ratio is not None and any(backbone.learns for backbone in backbones.values()):
-        unlabelled = home  # its decoded images are the same
         with alone_in(unlabelled, "preparing", wait=True):
             labels = Labels.of(decoded()[0], label_ratio, label_seed)
-            home = folder / f"prepared-{content_key(key, labels.key())}"
-            lend_files(unlabelled / "inputs", home / "inputs")
+        home = folder / f"prepared-{content_key(key, labels.key())}"
     with alone_in(home, "preparing", wait=True):
+        if home != unlabelled:
+            lend_files(unlabelled / "inputs", home / "inputs")  # its decoded images are the same
         kept, inputs = decoded()
         for modality, backbone in backbones.items():
             _ready(modality, backbone, kept, inputs, home, config, labels, device, progress)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ssnas_core._views import OnDevice, _joined, two_views
 from ssnas_core.augment import (
     ImageAugment,
     JointAugment,
@@ -41,7 +42,6 @@ from ssnas_core.features import (
 )
 from ssnas_core.features.store import draw_views
 from ssnas_core.inputs import draws_generator
-from ssnas_core.objectives import OnDevice, _joined, _two_views
 
 SIZE = (16, 12)
 WORDS = "ship robot queen war love city train killer song desert horse winter".split()
@@ -595,7 +595,7 @@ def test_size_and_time_are_logged(backbones, tmp_path, caplog):
 def test_pair_of_views_is_one_tensor_of_the_store_and_not_copied(store):
     rows = torch.tensor([3, 17, 3, 39, 0])
     first, second = store.augmented(rows, torch.Generator().manual_seed(5), 2)
-    both = _two_views(store, rows, torch.Generator().manual_seed(5))
+    both = two_views(store, rows, torch.Generator().manual_seed(5))
     drawn = store.augmented(rows, torch.Generator().manual_seed(5), 2)
     for name, value in both.items():
         assert torch.equal(value, torch.cat((first[name], second[name])))

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ssnas_core import studies
+from ssnas_core import label_study, studies
 from ssnas_core._study_jobs import LABEL_RATIOS, jobs_of, methods_in
-from ssnas_core._study_methods import METHOD_SETS, PAIRS, STUDY_METHODS, study_method
+from ssnas_core._study_methods import METHOD_SETS, PAIRS, STUDY_METHODS, TUNED, Tuned, study_method
 from ssnas_core._study_rows import read_study
 from ssnas_core.cli import main
 from ssnas_core.datasets.splits import labelled_part
@@ -38,7 +40,8 @@ SMALL = ("SSNAS", "SSNAS, not pretrained", "BM-NAS", "late concat")
 
 
 def small(data: Path, recipe: Any, **changes: Any) -> StudyConfig:
-    chosen = {"methods": SMALL, "label_ratio": (0.25, 1.0), "seeds": 1, **changes}
+    same = {"supervised": Tuned(same_steps=True)}
+    chosen = {"methods": SMALL, "label_ratio": (0.25, 1.0), "seeds": 1, "tuned": same, **changes}
     return StudyConfig(data=data, recipe=recipe, **chosen)
 
 
@@ -93,7 +96,7 @@ def test_unknown_method_is_told_with_what_there_is(name):
 
 
 def jobs(**changes: Any):
-    study = small(Path("data"), RECIPES["classroom"], **changes)
+    study = small(Path("data"), changes.pop("recipe", RECIPES["classroom"]), **changes)
     return jobs_of(study, Path("out"), KINDS, 1000)
 
 
@@ -117,12 +120,36 @@ def test_every_setting_that_differs_has_a_folder_of_its_own():
     assert len(set(configs)) == len(configs) == len({job.folder for job in found})
 
 
-def test_search_on_few_labels_takes_as_many_steps_as_on_all():
-    recipe = RECIPES["classroom"].search
-    (steps,) = {job.config.recipe.search.min_steps for job in jobs(methods=("BM-NAS",))}
-    assert steps == recipe.epochs * (1000 // recipe.batch_size)
-    (none,) = {job.config.recipe.search.min_steps for job in jobs(methods=("SSNAS",))}
-    assert none == 0
+def test_search_has_the_settings_that_were_tuned_for_its_objective():
+    recipe = RECIPES["classroom"]
+    labels = Tuned(changes={"search.weight_decay": 0.25, "fusion.dropout": 0.75}, same_steps=True)
+    tuned = {"supervised": labels, "contrastive": Tuned(changes={"fusion.dropout": 0.25})}
+    names = (*SMALL, "BM-NAS, untuned", "random", "SSNAS, Gumbel")
+    found = {}
+    for job in jobs(methods=names, tuned=tuned, label_ratio=(0.25,)):
+        found |= {cell.name: job.config.recipe for cell in job.cells}
+    dropouts = {name: one.fusion.dropout for name, one in found.items()}
+    untuned = dict.fromkeys(("BM-NAS, untuned", "random", "late concat"), recipe.fusion.dropout)
+    ours = dict.fromkeys(("SSNAS", "SSNAS, not pretrained", "SSNAS, Gumbel"), 0.25)
+    assert dropouts == {**untuned, **ours, "BM-NAS": 0.75}
+    assert found["BM-NAS"].search.weight_decay == 0.25
+    assert found["SSNAS"].search.weight_decay == recipe.search.weight_decay
+    # as many steps as on all of the 1000 samples
+    steps = {name: one.search.min_steps for name, one in found.items()}
+    assert steps.pop("BM-NAS") == recipe.search.epochs * (1000 // recipe.search.batch_size)
+    assert set(steps.values()) == {0}
+
+
+def test_tuned_settings_are_those_of_the_recipe_unless_others_are_given():
+    for name, recipe in RECIPES.items():
+        study = StudyConfig(data=Path("data"), recipe=recipe)
+        for method in ("SSNAS", "BM-NAS"):
+            one = study_method(method)
+            assert study.tuned_for(one) == TUNED.get(name, {}).get(one.objective, Tuned())
+        assert jobs(methods=("core",), recipe=recipe, tuned=None)  # they can be made
+    changed = dataclasses.replace(RECIPES["classroom"], finetune_dropout=0.25)
+    study = StudyConfig(data=Path("data"), recipe=changed)
+    assert study.tuned_for(study_method("BM-NAS")) == Tuned()
 
 
 def test_decisive_methods_have_more_seeds():
@@ -133,6 +160,8 @@ def test_decisive_methods_have_more_seeds():
             seeds[cell.name].add(job.config.seed)
     assert seeds["SSNAS"] == seeds["late concat"] == {0, 1, 2}
     assert seeds["BM-NAS"] == seeds["SSNAS, not pretrained"] == {0}
+    found = jobs(decisive=("SSNAS",), decisive_seeds=1, seeds=2)  # never fewer than the others
+    assert {j.config.seed for j in found if any(c.name == "SSNAS" for c in j.cells)} == {0, 1}
 
 
 def test_seed_has_the_same_nested_labels_whatever_the_method(undisturbed, tiny_data, tiny_store,
@@ -202,6 +231,53 @@ def test_cell_that_cannot_be_scored_keeps_none_from_it(undisturbed, tiny_data, t
     assert all("r = 0.001" in problem and "label" in problem for problem in problems)
 
 
+def test_folder_of_another_study_is_refused(tiny_data, tiny_recipe, tiny_store, tmp_path):
+    study = small(tiny_data, tiny_recipe, methods=("late concat",), label_ratio=(1.0,))
+    run_study(study, tmp_path, store=tiny_store, workers=0)
+    (file,) = tmp_path.glob("runs/*/config.json")
+    before = file.read_bytes()
+    finetune = dataclasses.replace(tiny_recipe.finetune, learning_rate=0.5)
+    other = dataclasses.replace(tiny_recipe, finetune=finetune)
+    told = r"holds a run with recipe\.finetune\.learning_rate=.*, not 0\.5; "
+    with pytest.raises(InputError, match=told):
+        run_study(dataclasses.replace(study, recipe=other), tmp_path, store=tiny_store, workers=0)
+    assert file.read_bytes() == before
+    rows, _ = run_study(study, tmp_path, store=tiny_store, workers=0)
+    assert len(rows) == 1
+
+
+def test_cells_of_what_the_data_were_before_are_not_taken(tiny_data, tiny_recipe, tmp_path):
+    data, out, store = (tmp_path / name for name in ("data", "out", "store"))
+    shutil.copytree(tiny_data, data)
+    study = small(data, tiny_recipe, methods=("late concat",), label_ratio=(1.0,))
+    run_study(study, out, store=store, workers=0)
+    movie = min(data.rglob("dataset/*.json"))
+    movie.write_text(json.dumps({**json.loads(movie.read_text()), "plot": ["something else"]}))
+    with pytest.raises(InputError, match=rf"{data} is no longer the data that .* began with"):
+        run_study(study, out, store=store, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workers": -1}, "needs workers >= 0 and threads >= 1, got -1 and 1"),
+        ({"threads": 0}, "needs workers >= 0 and threads >= 1, got 1 and 0"),
+        ({"methods": ()}, "needs methods, got none; name some"),
+    ],
+)
+def test_study_that_makes_no_sense_is_refused_before_anything_is_read(given, message, tmp_path):
+    study = StudyConfig(data=tmp_path / "none", methods=given.pop("methods", SMALL))
+    with pytest.raises(InputError, match=message):
+        run_study(study, tmp_path / "out", **given)
+
+
+@pytest.mark.parametrize("name", ["study.md", "study.png"])
+def test_table_is_not_written_where_its_report_or_figure_goes(name, undisturbed, tmp_path):
+    with pytest.raises(InputError, match=r"expected a table named unlike .* as study\.csv"):
+        write_study(undisturbed, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_table_report_and_figure_are_written_and_the_table_is_read_back(undisturbed, tmp_path):
     table, report, figure = write_study(undisturbed, tmp_path / "study.csv")
     assert counted(read_study(table)) == counted(
@@ -235,6 +311,47 @@ def test_unreachable_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_p
     ):
         run_study(small(tiny_data, tiny_recipe), tmp_path, store=tiny_store,
                   scheduler="tcp://127.0.0.1:9")  # fmt: skip
+
+
+def test_studies_that_share_a_scheduler_do_their_own_jobs(tiny_data, tiny_recipe, tiny_store,
+                                                          tmp_path):  # fmt: skip
+    from distributed import LocalCluster
+
+    study = small(tiny_data, tiny_recipe, methods=("late concat",), label_ratio=(1.0,))
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0",
+                     protocol="tcp://", host="127.0.0.1") as cluster,
+        ThreadPoolExecutor() as pool,
+    ):  # fmt: skip
+        found = [
+            pool.submit(run_study, study, tmp_path / name, store=tiny_store,
+                        scheduler=cluster.scheduler_address)
+            for name in ("one", "other")
+        ]  # fmt: skip
+        deadline = time.monotonic() + 5
+        while len(cluster.scheduler.tasks) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        cluster.scale(1)  # now that both have handed in their jobs
+        rows = [one.result(60)[0] for one in found]
+    assert [len(own) for own in rows] == [1, 1]
+
+
+def test_lost_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_path):
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0", protocol="tcp://",
+                     host="127.0.0.1") as cluster,
+        ThreadPoolExecutor() as pool,
+    ):  # fmt: skip
+        address = cluster.scheduler_address
+        found = pool.submit(run_study, small(tiny_data, tiny_recipe), tmp_path, store=tiny_store,
+                            scheduler=address)  # fmt: skip
+        while not cluster.scheduler.tasks and not found.done():
+            time.sleep(0.02)
+        cluster.close()
+        with pytest.raises(InputError, match=rf"lost the Dask scheduler {address}; what is scored"):
+            found.result(60)
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
@@ -284,6 +401,33 @@ def test_killed_worker_loses_and_repeats_nothing(undisturbed, tiny_data, tiny_re
     assert killed and problems == []
     assert counted(rows) == counted(undisturbed)
     assert set(trainings(tmp_path).values()) == {1}
+
+
+def test_job_that_loses_all_its_workers_is_told_and_the_others_are_done(
+    undisturbed, tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(label_study, "_MOST_LOST", 0)
+    done = threading.Event()
+
+    def reap() -> None:
+        while not done.wait(0.01):
+            if scored(tmp_path):  # the first of a job's several cells: it is still at work
+                for worker in workers_of(psutil.Process()):
+                    worker.send_signal(signal.SIGKILL)
+                return
+
+    watcher = threading.Thread(target=reap)
+    watcher.start()
+    study = small(tiny_data, tiny_recipe)
+    try:
+        rows, problems = run_study(study, tmp_path, store=tiny_store, workers=1)
+    finally:
+        done.set()
+        watcher.join()
+    assert problems and all("lost with every worker" in problem for problem in problems)
+    assert 0 < len(rows) < len(undisturbed)
+    rows, problems = run_study(study, tmp_path, store=tiny_store, workers=0)
+    assert problems == [] and counted(rows) == counted(undisturbed)
 
 
 SCRIPT = """
@@ -343,3 +487,59 @@ def test_command_writes_the_table_and_prints_the_report(tiny_data, tiny_recipe, 
     assert len(read_study(table)) == 8
     assert table.with_suffix(".md").exists() and table.with_suffix(".png").exists()
     assert LABEL_RATIOS == (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+COMMAND = """
+import pickle
+import sys
+from ssnas_core.cli import main
+from ssnas_core.recipes import RECIPES
+
+if __name__ == "__main__":
+    RECIPES["two-core"] = pickle.load(open(sys.argv[1], "rb"))
+    main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_command_says_one_line_and_no_worker_more(number, tiny_data, tiny_recipe,
+                                                              tiny_store, tmp_path):  # fmt: skip
+    import pickle
+
+    (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(tiny_recipe))
+    script, out, said = tmp_path / "script.py", tmp_path / "study", tmp_path / "stderr"
+    script.write_text(COMMAND)
+    options = ["study", "--data", tiny_data, "--out", out, "--store", tiny_store, "--workers", "1"]
+    options += ["--methods", *SMALL, "--label-ratio", "0.25", "1", "--seeds", "9", "--quiet"]
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, script, tmp_path / "recipe.pickle", *options],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=stderr, start_new_session=True,
+        )  # fmt: skip
+    while scored(out) < 1 and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, number)  # as a terminal does, or a cluster
+    assert process.wait(60) == 128 + number
+    assert said.read_text() == "ssnas: stopped; the same command goes on from here.\n"
+
+
+def command_study(*options: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["study", *map(str, options), "--workers", "0", "--quiet"])
+    assert stop.value.code == 2
+
+
+def test_command_tells_why_no_cell_could_be_scored(tiny_data, tiny_recipe, tiny_store, tmp_path,
+                                                   monkeypatch, capsys):  # fmt: skip
+    monkeypatch.setitem(RECIPES, "two-core", tiny_recipe)
+    command_study("--data", tiny_data, "--out", tmp_path, "--store", tiny_store, "--seeds", 1,
+                  "--methods", "late concat", "random", "--label-ratio", 0.001)  # fmt: skip
+    told = capsys.readouterr().err
+    assert "no cell of the study is scored: late concat, r = 0.001, " in told
+    assert "(and 1 more)" in told
+
+
+def test_command_refuses_a_table_named_as_its_report_before_any_work(tmp_path, capsys):
+    command_study("--data", tmp_path / "none", "--out", tmp_path / "out",
+                  "--csv", tmp_path / "study.md")  # fmt: skip
+    assert "expected a table named unlike" in capsys.readouterr().err

@@ -38,6 +38,7 @@ LAYERS = (
         "_mirrors",
         "downloads",
         "_contrastive",
+        "_views",
     },
     {"datasets", "backbones"},
     {"sources"},

@@ -613,6 +613,40 @@ def test_decoded_images_are_those_of_the_preparation_without_labels(
     assert one.stat().st_ino != two.stat().st_ino and one.read_bytes() == two.read_bytes()
 
 
+def test_decoded_images_are_lent_to_a_folder_while_no_other_process_is_in_it(
+    tiny_data, tmp_path, config, monkeypatch
+):
+    """Who begins in a folder deletes unfinished files there, as copies of images are."""
+
+    def lend(_, target):
+        assert (target.parent / ".lock-holder").exists()
+        raise StoppedError
+
+    monkeypatch.setattr(preparation, "lend_files", lend)
+    with pytest.raises(StoppedError):
+        prepare(tiny_data, tmp_path, config, label_ratio=0.5)
+
+
+def test_texts_alone_have_nothing_to_lend(tmp_path, config):
+    words = "ship robot queen war love city train killer song desert".split()
+    draw = random.Random(0)
+    records = tuple(
+        Record(
+            f"{row}",
+            {
+                "title": " ".join(draw.choices(words, k=4)),
+                "plot": " ".join(draw.choices(words, k=9)),
+            },
+            ("odd" if row % 2 else "even",),
+            "train" if row < 40 else "dev" if row < 50 else "test",
+        )
+        for row in range(60)
+    )
+    dataset = Dataset("texts", {"title": "text", "plot": "text"}, ("even", "odd"), records, {})
+    made = prepare(dataset, tmp_path, config, label_ratio=0.5)
+    assert set(made.store.channels) == {f"{name}_{tap}" for name in dataset.kinds for tap in "012"}
+
+
 def test_backbones_that_learn_nothing_need_no_labels(tmp_path, config):
     rows = np.random.default_rng(0).normal(size=(40, 2, 3)).astype(np.float32)
     split = ["train"] * 20 + ["dev"] * 10 + ["test"] * 10

@@ -46,6 +46,15 @@ def test_the_two_commands_of_the_readme_are_make_targets_that_ci_runs():
     ]  # fmt: skip
 
 
+def test_scores_in_the_readme_are_lines_of_the_committed_tables():
+    tables = ROOT / "book" / "tables"
+    known = [(tables / f"{name}.md").read_text() for name in ("study_mmimdb_subset", "tfidf")]
+    readme = (ROOT / "README.md").read_text()
+    scores = re.findall(r"^\| .*\d\.\d{3} \[.*$", readme, flags=re.MULTILINE)
+    assert len(scores) == 8
+    assert set(scores) <= {line for text in known for line in text.splitlines()}
+
+
 def test_ci_is_executable_and_stops_at_the_first_failure():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert "set -euo pipefail" in (ROOT / ".ci" / "run").read_text()

@@ -30,7 +30,8 @@ from ssnas_core.reports import (
     show_genotype,
     show_run,
 )
-from ssnas_core.runs import RunFolder
+from ssnas_core.runs import FORMAT, RunFolder
+from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
 from ssnas_core.studies import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,6 +114,23 @@ def test_weights_have_names_without_the_feature_store(finished):
     assert logit_labels(features_of(folder), config, []) == {}
 
 
+def test_search_of_a_space_of_many_features_is_read_whole(tmp_path):
+    """The released relaxation has a row of two logits for each feature and earlier cell."""
+    space = FusionSpace(
+        {f"image_{depth}": 4 for depth in range(24)},
+        FusionConfig(channels=4, relaxation="released"),
+    )
+    logits = {name: value.tolist() for name, value in space.supernet().logits.items()}
+    history = [{"epoch": epoch, "logits": logits} for epoch in range(3)]
+    (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT}))
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in history))
+    folder = RunFolder.opened(tmp_path)
+    assert search_history(folder, "bilevel") == history
+    wide = {**history[0], "logits": {"alpha_0": [[0.0] * 2] * 501}}  # a broken folder's
+    (tmp_path / "history.jsonl").write_text(json.dumps(wide))
+    assert search_history(folder, "bilevel") == []
+
+
 STAGES = {
     "begun": ((), [], "begun"),
     "prepared": (PREPARED, [], "prepared"),
@@ -153,19 +171,22 @@ def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
         return loss(*args)
 
     monkeypatch.setattr(Contrastive, "loss", stopping)
+    longer = replace(tiny_recipe, search=replace(tiny_recipe.search, min_steps=100))
     for space, strategy, words in (
         ("fusion", "bilevel", "1 of 2 epochs"),
+        ("fusion", "bilevel", "1 of at least 2 epochs"),
         ("fusion", "random", "1 of 2 trials"),
         ("layers", "evolution", "1 of 3 trials"),
         ("fusion", "tpe", "1 of 3 trials"),
         ("layers", "surrogate", "1 trial"),
     ):
         left[0] = 9 if strategy == "bilevel" else 4
-        config = RunConfig(data=tiny_data, space=space, strategy=strategy, recipe=tiny_recipe)
-        run = Run(config, tmp_path / strategy, store=tiny_store, device="cpu")
+        recipe = longer if "at least" in words else tiny_recipe
+        config = RunConfig(data=tiny_data, space=space, strategy=strategy, recipe=recipe)
+        run = Run(config, tmp_path / words / strategy, store=tiny_store, device="cpu")
         with pytest.raises(killed.Kill):
             run.search()
-        told = show_run(tmp_path / strategy, formats=("svg",))
+        told = show_run(run.folder.path, formats=("svg",))
         assert told["stage"] == f"searching: {words}"
         assert "search" in told["figures"] and told["genotype"] is None
         assert f"space {space}, objective contrastive, strategy {strategy}, " in told["text"]

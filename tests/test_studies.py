@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core import _run_data, _run_search, studies
+from ssnas_core import _backbone_training, _run_data, _run_search, studies
 from ssnas_core.baselines import LateConcat
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.errors import InputError
@@ -505,9 +506,10 @@ def test_test_labels_are_read_once_for_each_cell_and_each_reading_is_recorded(st
 def same_part(finished, monkeypatch):
     """The labelled parts of the movies as they are: stratification knows all labels."""
     dataset = finished.prepared.dataset
-    monkeypatch.setattr(
-        _run_search, "labelled_part", lambda _, ratio, seed: labelled_part(dataset, ratio, seed)
-    )
+    for module in (_run_search, _backbone_training):
+        monkeypatch.setattr(
+            module, "labelled_part", lambda _, ratio, seed: labelled_part(dataset, ratio, seed)
+        )
     part = labelled_part(dataset, 0.25, 0)
     return set(part.train.tolist()), set(part.dev.tolist())
 
@@ -515,18 +517,29 @@ def same_part(finished, monkeypatch):
 METHODS_TRAINED = ("text only", "late concat", "found", "found, pretrained")
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "supervised", "hybrid"])
+LABELLED = (
+    {"objective": "contrastive"},
+    {"objective": "supervised"},
+    {"objective": "hybrid"},
+    {"backbones": "supervised"},
+)
+
+
+@pytest.mark.parametrize("axes", LABELLED, ids=lambda axes: " ".join(*axes.items()))
 def test_labels_outside_the_labelled_part_change_nothing(
-    movies, start, results, tmp_path, same_part, objective
+    movies, start, results, tmp_path, same_part, axes
 ):
     train, dev = same_part
-    axes = {"label_ratio": (0.25,), "objective": objective}
     outside = set(range(60)) - train - dev
     assert len(outside) == 48 and outside & set(range(36, 48))
-    whole, other = (
-        start("whole", **axes),
-        start("other", data=relabelled(movies, tmp_path / "data", outside), **axes),
-    )
+
+    def begun(name: str, **data: Path) -> Run:
+        # backbones that learn from labels: each run is to train its own
+        store = tmp_path / f"store of {name}" if "backbones" in axes else None
+        return start(name, store=store, label_ratio=(0.25,), **axes, **data)
+
+    whole = begun("whole")
+    other = begun("other", data=relabelled(movies, tmp_path / "data", outside))
     for run in (whole, other):
         for method in METHODS_TRAINED:
             run.train(method, 0.25)
@@ -642,15 +655,44 @@ def test_epochs_are_logged_where_asked_and_change_nothing(finished, start, resul
     assert results(run)[cell] == results(finished)[cell]
 
 
-@pytest.mark.parametrize("objective", ["supervised", "hybrid"])
-def test_search_with_labels_has_used_those_of_one_ratio_only(start, objective):
-    run = start(label_ratio=(0.25,), objective=objective)
+def test_scoring_backbones_that_were_trained_along_warns_of_nothing(start):
+    run = start(backbones="trained", label_ratio=(0.25,))
+    run.train("text only", 0.25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.evaluate("text only", 0.25)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_backbones_learn_from_the_labels_of_the_run_where_they_learn_from_any(
+    start, tmp_path, monkeypatch, seed
+):
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_, **options):
+        told.append({name: options[name] for name in options if name.startswith("label")})
+        raise StoppedError
+
+    told = []
+    monkeypatch.setattr(_run_data, "prepare", stop)
+    for backbones in ("frozen", "trained", "supervised"):
+        run = start(backbones, backbones=backbones, label_ratio=(0.25,), seed=seed)
+        with pytest.raises(StoppedError):
+            run.search()
+    assert told == [{}, {}, {"label_ratio": 0.25, "label_seed": seed}]
+
+
+@pytest.mark.parametrize("axes", LABELLED[1:], ids=lambda axes: " ".join(*axes.items()))
+def test_run_that_used_labels_has_used_those_of_one_ratio_only(start, axes):
+    run = start(label_ratio=(0.25,), **axes)
+    used = "backbones" if "backbones" in axes else "search"
     for use in (
         lambda: run.part(0.5),
         lambda: run.train("text only", 1.0),
         lambda: run.evaluate("found", 0.1),
     ):
-        with pytest.raises(InputError, match=r"used the labels of r = 0\.25, so .* search anew"):
+        with pytest.raises(InputError, match=rf"{used} used the labels of r = 0\.25, so "):
             use()
 
 

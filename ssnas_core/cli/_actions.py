@@ -141,7 +141,7 @@ def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
 
 
 def _study(command: commands.StudyCommand) -> tuple[Any, str]:
-    from ssnas_core.label_study import StudyConfig, run_study, write_study
+    from ssnas_core.label_study import StudyConfig, run_study, study_files, write_study
     from ssnas_core.recipes import RECIPES
 
     study = StudyConfig(
@@ -153,6 +153,8 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
         decisive_seeds=command.decisive_seeds,
         recipe=RECIPES[command.recipe],
     )
+    table_at = command.csv or command.out / "study.csv"
+    study_files(table_at)  # told before hours of work
     rows, problems = run_study(
         study,
         command.out,
@@ -163,7 +165,10 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
         threads=command.threads,
         progress=not command.quiet,
     )
-    written = write_study(rows, command.csv or command.out / "study.csv")
+    if problems and not rows:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"no cell of the study is scored: {problems[0]}{others}")
+    written = write_study(rows, table_at)
     report = written[1].read_text(encoding="utf-8")
     told = [report, *(f"not scored: {problem}" for problem in problems)]
     told.append(f"written: {' '.join(map(str, written))}")

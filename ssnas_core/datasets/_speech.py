@@ -187,7 +187,7 @@ def spectrograms(waves: np.ndarray) -> np.ndarray:
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     frames = np.lib.stride_tricks.sliding_window_view(waves, WINDOW, axis=1)[:, ::HOP]
     power = np.square(np.abs(np.fft.rfft(frames * hann)[:, :, 1:]))  # (n, times, frequencies)
-    loudest = power.max((1, 2), keepdims=True)
+    loudest = np.maximum(power.max((1, 2), keepdims=True), np.finfo(power.dtype).tiny)  # silence
     floor = 10 ** (-RANGE / 10)
     decibel = 10 * np.log10(np.maximum(power / loudest, floor))
     pixels = np.rint(255 * (1 + decibel / RANGE)).astype(np.uint8)

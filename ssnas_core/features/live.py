@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ssnas_core._views import Source
 from ssnas_core.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
@@ -26,9 +26,6 @@ from ssnas_core.features.extract import Taps
 from ssnas_core.features.store import draw_views
 from ssnas_core.files import atomic_path, reserve
 from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator, read_memmap
-
-if TYPE_CHECKING:
-    from ssnas_core.objectives import Source
 
 
 class LiveInputs:

@@ -6,8 +6,9 @@
 - `smooth_maximum`: the Beta-Decay regulariser (beta-DARTS, arXiv:2203.01665).
 - `importances`: an option counts by how much the loss rises without it (DARTS-PT,
   arXiv:2108.04392). Deviations: all choices are judged on the one supernet that the search
-  ends with, where the paper fixes one choice after the other and trains in between; and the
-  measure is the objective's loss, where the paper's is accuracy.
+  ends with, where the paper fixes one choice after the other and trains in between; the
+  measure is the objective's loss, where the paper's is accuracy; and the weights of the
+  options that are left sum to 1 again, where the paper's code keeps them as they were.
 - `curvature` and `epoch_before_sharp`: stop once the largest eigenvalue of the Hessian of
   the dev loss rises (RobustDARTS, arXiv:1909.09656). Deviation: the smoothing looks back
   only, over the last epochs, where the paper's is around an epoch.

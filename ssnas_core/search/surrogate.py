@@ -18,6 +18,7 @@ Deviations from the paper's released code:
   on, replaces level after level of the full architectures kept last.
 - The surrogate reads each choice as one of several, not as a number, so that
   choices without an order can be told apart.
+- The networks of its random control share weights too; `random_search` starts each anew.
 """
 
 from __future__ import annotations

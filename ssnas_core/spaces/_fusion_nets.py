@@ -192,8 +192,8 @@ class FusionSupernet(nn.Module):
         return torch.stack(outputs, 1).flatten(1)
 
 
-class _Output(nn.Module):
-    """LayerNorm(steps + x + y); several steps are first projected from S*C to C channels."""
+class CellOutput(nn.Module):
+    """LayerNorm(steps + inputs); several steps are first projected from S*C to C channels."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -204,9 +204,12 @@ class _Output(nn.Module):
         )
         self.norm = nn.LayerNorm(config.channels)
 
-    def forward(self, steps: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        joined = steps[0] if len(steps) == 1 else torch.cat(list(steps), -1)
-        return self.norm(self.project(joined) + x + y)
+    def forward(self, steps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """(N, L, C) of what the steps gave and the cell's inputs, (N, L, C) each."""
+        total = self.project(steps[0] if len(steps) == 1 else torch.cat(list(steps), -1))
+        for one in inputs:
+            total = total + one
+        return self.norm(total)
 
 
 class _RelaxedStep(nn.Module):
@@ -269,7 +272,7 @@ class _RelaxedCell(nn.Module):
     def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_RelaxedStep(config, operators) for _ in range(config.steps))
-        self.output = _Output(config)
+        self.output = CellOutput(config)
 
     def forward(
         self, x: Tensor, y: Tensor, pairs: Sequence[Tensor], primitives: Sequence[Tensor]
@@ -337,7 +340,7 @@ class _DerivedCell(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)
-        self.output = _Output(config)
+        self.output = CellOutput(config)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         states = [x, y]

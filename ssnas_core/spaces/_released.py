@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ssnas_core.errors import InputError
 from ssnas_core.ops import PRIMITIVES, ConcatFC, LinearGLU, attention, glu
-from ssnas_core.spaces._fusion_nets import Cell, FusionConfig, FusionStems, Step
+from ssnas_core.spaces._fusion_nets import Cell, CellOutput, FusionConfig, FusionStems, Step
 from ssnas_core.spaces._mixing import mix
 
 OPERATORS = PRIMITIVES[1:]
@@ -74,7 +74,7 @@ class _Cell(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_Step(config.channels) for _ in range(config.steps))
-        self.output = _Output(config)
+        self.output = CellOutput(config)
 
     def forward(self, z: Tensor, betas: Sequence[Tensor], gammas: Sequence[Tensor]) -> Tensor:
         results: list[Tensor] = []
@@ -84,19 +84,6 @@ class _Cell(nn.Module):
             (met,) = mix(weights[None], [z, *results], z.shape[1])
             results.append(step(met, gamma))
         return self.output(results, z)
-
-
-class _Output(nn.Module):
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        width = config.channels
-        many = config.steps > 1
-        self.project = nn.Linear(config.steps * width, width) if many else nn.Identity()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, steps: Sequence[Tensor], z: Tensor) -> Tensor:
-        joined = steps[0] if len(steps) == 1 else torch.cat(list(steps), -1)
-        return self.norm(self.project(joined) + z)
 
 
 class _Step(nn.Module):

@@ -68,7 +68,8 @@ class LayerSpace:
         config: number of layers, and sizes.
 
     Raises:
-        InputError: features of one modality alone, or a modality named "layer".
+        InputError: features of one modality alone, or a modality named "layer" or
+            "activation", as other things are here.
     """
 
     name = "layers"
@@ -81,10 +82,10 @@ class LayerSpace:
         for name in self.features:
             modality = modality_of(name)
             self._by_modality[modality] = (*self._by_modality.get(modality, ()), name)
-        if len(self._by_modality) < 2 or "layer" in self._by_modality:
+        if len(self._by_modality) < 2 or self._by_modality.keys() & {"layer", "activation"}:
             raise InputError(
                 "the layer space needs features of at least two modalities, none of them named "
-                f"layer, got {str(list(self.features))[:200]}; use the fusion space."
+                f"layer or activation, got {str(list(self.features))[:200]}; use the fusion space."
             )
 
     @property

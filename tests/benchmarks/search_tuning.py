@@ -1,16 +1,18 @@
-"""Settings of the search with labels, compared on dev: what BM-NAS gets in the study.
+"""Settings of the bilevel search compared on dev: as many with labels as without.
 
     python tests/benchmarks/search_tuning.py --data ../shared/realdata/mmimdb_subset.tar.gz \
         --out runs/search-tuning
 
-Each setting is searched with the labels of each ratio by a seed that the study does not use;
-what is found is fine-tuned, and scored on the labelled dev part alone. Test is not read.
+Each setting is searched by a seed that the study does not use: with the labels of each ratio, or
+once without labels. What is found is fine-tuned on each ratio, and scored on the labelled dev
+part alone. Test is not read. The best of each half are the settings of the study (`ssnas study`).
 
 Writes book/tables/NAME.md. It resumes where it was interrupted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +21,12 @@ import tyro
 from ssnas_core._cells import read_trained
 from ssnas_core.files import write_text
 from ssnas_core.preparation import prepare
-from ssnas_core.recipes import RECIPES, RunConfig
+from ssnas_core.recipes import RECIPES, Recipe, RunConfig
 from ssnas_core.studies import Run
 
 # dropout and L2 of the weights while searching, learning rate of the logits, as many steps
 # as without labels or as many epochs
-SETTINGS = {
+WITH_LABELS = {
     "P": (0.1, 1e-4, 1e-2, True),
     "K": (0.1, 1e-4, 1e-2, False),
     "C": (0.1, 1e-4, 3e-4, True),
@@ -38,6 +40,22 @@ SETTINGS = {
     "J": (0.5, 1e-2, 1e-2, False),
     "L": (0.5, 3e-2, 1e-2, True),
     "H": (0.7, 1e-4, 1e-2, False),
+}
+# the same, and the temperature instead of the steps
+WITHOUT_LABELS = {
+    "a": (0.1, 1e-4, 1e-2, 0.2),
+    "b": (0.1, 1e-4, 1e-2, 0.1),
+    "c": (0.1, 1e-4, 1e-2, 0.5),
+    "d": (0.1, 1e-4, 1e-2, 1.0),
+    "e": (0.1, 1e-4, 3e-4, 0.2),
+    "f": (0.1, 1e-2, 1e-2, 0.2),
+    "g": (0.3, 1e-4, 1e-2, 0.2),
+    "h": (0.5, 1e-4, 1e-2, 0.2),
+    "i": (0.5, 1e-4, 1e-2, 0.1),
+    "j": (0.5, 1e-4, 1e-2, 0.5),
+    "k": (0.5, 1e-4, 3e-4, 0.2),
+    "l": (0.5, 1e-2, 1e-2, 0.2),
+    "m": (0.5, 1e-2, 1e-2, 0.5),
 }
 
 
@@ -55,43 +73,81 @@ class Options:
     seed: int = 100
 
 
+def of_setting(base: Recipe, dropout: float, decay: float, rate: float) -> Recipe:
+    """The recipe with the settings that both searches have."""
+    search = replace(base.search, arch_learning_rate=rate, weight_decay=decay)
+    return replace(base, search=search, fusion=replace(base.fusion, dropout=dropout))
+
+
+def with_labels(options: Options, letter: str, samples: int) -> Iterator[tuple[float, str]]:
+    """Dev score and genotype of one setting, at each label ratio."""
+    dropout, decay, rate, same_steps = WITH_LABELS[letter]
+    recipe = of_setting(RECIPES[options.recipe], dropout, decay, rate)
+    search = recipe.search
+    steps = search.epochs * (samples // search.batch_size)
+    recipe = replace(recipe, search=replace(search, min_steps=steps if same_steps else 0))
+    for ratio in options.label_ratio:
+        config = RunConfig(
+            data=options.data,
+            seed=options.seed,
+            label_ratio=(ratio,),
+            objective="supervised",
+            recipe=recipe,
+        )
+        yield scored(options, config, f"{letter}-{ratio}", ratio)
+
+
+def without_labels(options: Options, letter: str) -> Iterator[tuple[float, str]]:
+    """The same, without labels before fine-tuning."""
+    dropout, decay, rate, temperature = WITHOUT_LABELS[letter]
+    recipe = of_setting(RECIPES[options.recipe], dropout, decay, rate)
+    recipe = replace(recipe, contrastive=replace(recipe.contrastive, temperature=temperature))
+    config = RunConfig(
+        data=options.data, seed=options.seed, label_ratio=options.label_ratio, recipe=recipe
+    )
+    for ratio in options.label_ratio:
+        yield scored(options, config, f"free-{letter}", ratio)
+
+
+def scored(options: Options, config: RunConfig, folder: str, ratio: float) -> tuple[float, str]:
+    """Search, fine-tune what is found, and score it on dev."""
+    store = options.store or options.out / "store"
+    run = Run(config, options.out / f"{options.name}-{folder}", store=store, device="cpu")
+    told = read_trained(run.train("found", ratio) / "train.json")
+    return told["dev"][run.scoring.primary], told["genotype"]
+
+
+def row(named: list[str], found: Iterator[tuple[float, str]]) -> str:
+    """One line of a table; printed when it is known."""
+    scores, genotypes = zip(*found, strict=True)
+    pairs = zip(scores, genotypes, strict=True)
+    cells = [f"{score:.3f} | `{genotype}`" for score, genotype in pairs]
+    line = f"| {' | '.join(named)} | {sum(scores) / len(scores):.3f} | {' | '.join(cells)} |"
+    print(line, flush=True)
+    return line
+
+
 def main(options: Options) -> None:
     """Run what is missing, then write and print the table."""
-    base, store = RECIPES[options.recipe], options.store or options.out / "store"
-    samples = len(prepare(options.data, store, base.prepare).indices("train"))
+    recipe, store = RECIPES[options.recipe], options.store or options.out / "store"
+    samples = len(prepare(options.data, store, recipe.prepare).indices("train"))
     heads = " | ".join(f"r = {ratio:g} | found" for ratio in options.label_ratio)
+    rule = "|---" * (5 + 2 * len(options.label_ratio)) + "|"
     lines = [
-        "Score on the labelled dev part of what a search with labels finds, one seed "
+        "Score on the labelled dev part of what the search finds, not pretrained; one seed "
         f"({options.seed}).",
-        "",
-        f"| dropout | L2 | rate of the logits | steps | mean | {heads} |",
-        "|---" * (5 + 2 * len(options.label_ratio)) + "|",
+        *("", "With labels:", ""),
+        *(f"| dropout | L2 | rate of the logits | steps | mean | {heads} |", rule),
     ]
-    for letter, (dropout, decay, rate, same_steps) in SETTINGS.items():
-        scores, cells = [], []
-        for ratio in options.label_ratio:
-            search = replace(base.search, arch_learning_rate=rate, weight_decay=decay)
-            fusion = replace(base.fusion, dropout=dropout)
-            steps = search.epochs * (samples // search.batch_size)
-            search = replace(search, min_steps=steps if same_steps else 0)
-            config = RunConfig(
-                data=options.data,
-                seed=options.seed,
-                label_ratio=(ratio,),
-                objective="supervised",
-                recipe=replace(base, search=search, fusion=fusion),
-            )
-            folder = options.out / f"{options.name}-{letter}-{ratio}"
-            run = Run(config, folder, store=store, device="cpu")
-            told = read_trained(run.train("found", ratio) / "train.json")
-            scores.append(told["dev"][run.scoring.primary])
-            cells.append(f"{scores[-1]:.3f} | `{told['genotype']}`")
-        steps = "as without labels" if same_steps else "as many epochs"
-        mean = sum(scores) / len(scores)
-        lines.append(
-            f"| {dropout:g} | {decay:g} | {rate:g} | {steps} | {mean:.3f} | {' | '.join(cells)} |"
-        )
-        print(lines[-1], flush=True)
+    for letter, (*common, same) in WITH_LABELS.items():
+        named = [*(f"{value:g}" for value in common)]
+        named += ["as without labels" if same else "as many epochs"]
+        lines.append(row(named, with_labels(options, letter, samples)))
+    lines += ["", "Without labels:", ""]
+    lines += [f"| dropout | L2 | rate of the logits | temperature | mean | {heads} |", rule]
+    for letter, setting in WITHOUT_LABELS.items():
+        named = [f"{value:g}" for value in setting]
+        lines.append(row(named, without_labels(options, letter)))
     folder = Path(__file__).parents[2] / "book" / "tables"
     write_text(folder / f"{options.name}.md", "\n".join(lines) + "\n")
 

@@ -259,6 +259,12 @@ def test_spectrogram_is_the_short_time_transform_written_as_loops():
     assert pixels.max() == 255
 
 
+def test_silence_is_black():
+    """A long recording may have sound at its ends only, which its picture does not show."""
+    with np.errstate(all="raise"):
+        assert not spectrograms(np.zeros((2, SPAN))).any()
+
+
 def test_tone_is_a_line_at_its_frequency():
     time = np.arange(SPAN) / 8000
     (pixels,) = spectrograms(np.sin(2 * np.pi * 1000 * time)[None])

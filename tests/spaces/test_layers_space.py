@@ -334,9 +334,11 @@ def test_layer_that_skips_the_one_before_is_refused():
         made(3).validate(skipping)
 
 
-@pytest.mark.parametrize("channels", [{"image_0": 3, "image_1": 3}, {"layer_0": 3, "text_0": 3}])
-def test_features_that_make_no_layers_are_refused(channels):
-    with pytest.raises(InputError, match="at least two modalities, none of them named layer, got"):
+@pytest.mark.parametrize("names", [("image_0", "image_1"), ("layer_0", "text_0"),
+                                   ("activation_0", "text_0")])  # fmt: skip
+def test_features_that_make_no_layers_are_refused(names):
+    channels = dict.fromkeys(names, 3)
+    with pytest.raises(InputError, match="two modalities, none of them named layer or activation"):
         made(2, channels)
 
 
