@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,11 @@ def jobs_of(study: StudyConfig, out: Path, modalities: Iterable[str], samples: i
 def _run_of(
     method: StudyMethod, study: StudyConfig, seed: int, ratio: float, samples: int
 ) -> tuple[RunConfig, str]:
-    """The run that a method's cell is in, and the name of its folder."""
+    """The run that a method's cell is in, and the name of its folder.
+
+    A search by trials with labels trains each with as many steps as on all samples: on few of
+    them it would tell hardly trained networks apart.
+    """
     if not method.searches:  # the search is not made: one run for all
         method = StudyMethod(backbones=method.backbones)
     recipe = study.recipe
@@ -173,10 +178,13 @@ def _run_of(
     changes = {**tuned.changes, **method.changes}
     for name, value in changes.items():
         recipe = _changed(recipe, name.split("."), value)
-    if tuned.same_steps:
-        batch = min(recipe.search.batch_size, samples)
-        steps = recipe.search.epochs * (samples // batch)
-        recipe = _changed(recipe, ("search", "min_steps"), steps)
+    by_trials = method.strategy != "bilevel"
+    same_steps = tuned.same_steps or (by_trials and method.objective == "supervised")
+    if same_steps:
+        path = (method.strategy, "train") if by_trials else ("search",)
+        schedule: Any = reduce(getattr, path, recipe)
+        steps = schedule.epochs * (samples // min(schedule.batch_size, samples))
+        recipe = _changed(recipe, (*path, "min_steps"), steps)
     config = RunConfig(
         data=study.data,
         seed=seed,
@@ -190,7 +198,7 @@ def _run_of(
     )
     told = [method.space, method.objective, method.strategy, method.backbones]
     told += [f"{name.split('.')[-1]}-{value}" for name, value in changes.items()]
-    told += ["same-steps"] if tuned.same_steps else []
+    told += ["same-steps"] if same_steps else []
     told += [f"r{ratio:g}"] if method.uses_labels else []
     return config, re.sub(r"[^\w.-]", "-", "_".join([*told, f"seed-{seed}"]))
 

@@ -140,6 +140,14 @@ def test_search_has_the_settings_that_were_tuned_for_its_objective():
     assert set(steps.values()) == {0}
 
 
+def test_trials_with_labels_take_as_many_steps_as_on_all_samples():
+    train = RECIPES["classroom"].surrogate.train
+    both = jobs(methods=("MFAS", "MFAS without labels"), label_ratio=(0.25,))
+    found = {job.config.objective: job.config.recipe.surrogate.train for job in both}
+    assert found["supervised"].min_steps == train.epochs * (1000 // train.batch_size) > 0
+    assert found["contrastive"] == train
+
+
 def test_tuned_settings_are_those_of_the_recipe_unless_others_are_given():
     for name, recipe in RECIPES.items():
         study = StudyConfig(data=Path("data"), recipe=recipe)
