@@ -188,8 +188,15 @@ class Ranking:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float, float]]:
-        """Mean rank and 95 % t interval over seeds by method, best first."""
-        found = {name: mean_interval(list(own.values())) for name, own in self.by_seed.items()}
+        """Mean rank and 95 % t interval over seeds by method, best first.
+
+        Intervals are cut at the first and the last rank.
+        """
+        found = {}
+        for name, own in self.by_seed.items():
+            mean, low, high = mean_interval(list(own.values()))
+            low, high = np.clip((low, high), 1, len(self.by_seed))
+            found[name] = (mean, float(low), float(high))
         return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
 
