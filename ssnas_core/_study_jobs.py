@@ -64,8 +64,8 @@ class StudyConfig:
         """The settings of a method's bilevel search that differ from the recipe."""
         known = self.tuned
         if known is None:
-            names = [name for name, recipe in RECIPES.items() if recipe == self.recipe]
-            known = TUNED.get(names[0], {}) if names else {}
+            name = next((name for name, one in RECIPES.items() if one == self.recipe), "")
+            known = TUNED.get(name, {})
         return (method.tuned and known.get(method.objective)) or Tuned()
 
 

@@ -100,6 +100,7 @@ def from_config(config: Any, kind: str) -> Any:
 
 
 def saved_config(folder: Path | None) -> Any:
+    """The configuration that `save_config` wrote; no network is asked."""
     from transformers import AutoConfig
 
     if folder is None:
@@ -117,6 +118,7 @@ def even_depths(layers: int, taps: int) -> tuple[int, ...]:
 
 
 def save_config(config: Any, folder: Path) -> None:
+    """Write an encoder's configuration into `folder`."""
     config._name_or_path = ""  # where it lay on this machine is nobody's business
     Path(folder).mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -41,16 +42,21 @@ class Options:
     recipe: str = "two-core"
 
 
-def weighted_f1(dataset: Dataset, ratio: float, seed: int) -> float:
-    """On test, of TF-IDF (fitted on all train texts) and one logistic regression per genre."""
+def tfidf(dataset: Dataset) -> Any:
+    """A sparse row per text, fitted on all train texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
 
-    part = labelled_part(dataset, ratio, seed)
-    texts, labels = dataset.column("text"), dataset.labels()
+    texts = dataset.column("text")
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english")
     vectorizer.fit([texts[row] for row in dataset.indices("train")])
-    rows = vectorizer.transform(texts)
+    return vectorizer.transform(texts)
+
+
+def weighted_f1(dataset: Dataset, rows: Any, ratio: float, seed: int) -> float:
+    """On test, of one logistic regression per genre on the rows of `tfidf`."""
+    from sklearn.linear_model import LogisticRegression
+
+    part, labels = labelled_part(dataset, ratio, seed), dataset.labels()
     test, truth = dataset.indices("test"), labels[part.train]
     best: tuple[float, float, np.ndarray] | None = None
     for strength in STRENGTHS:
@@ -70,9 +76,10 @@ def weighted_f1(dataset: Dataset, ratio: float, seed: int) -> float:
 def main(options: Options) -> None:
     """Score every label ratio, then write and print the table."""
     prepared = prepare(options.data, options.store, RECIPES[options.recipe].prepare)
-    cells = []
+    dataset = prepared.dataset
+    rows, cells = tfidf(dataset), []
     for ratio in options.label_ratio:
-        found = [weighted_f1(prepared.dataset, ratio, seed) for seed in range(options.seeds)]
+        found = [weighted_f1(dataset, rows, ratio, seed) for seed in range(options.seeds)]
         mean, low, high = mean_interval(found)
         cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
     head = " | ".join(f"r = {ratio:g}" for ratio in options.label_ratio)
