@@ -36,12 +36,13 @@ test: $(ENV) ## all tests; the notebooks run, and their checked outputs are comp
 browser: $(ENV) ## open every page of the built book in Chromium, and move its widgets
 	$(BIN)/python -m pytest -rs tests/browser
 
-wheel: $(ENV) ## the wheel in an environment of its own, outside of the checkout: demo, predict, save
+wheel: ## the wheel in an environment of its own, outside of the checkout: demo, predict, save
 	rm -rf build/wheel
-	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip wheel --quiet --no-deps -w build/wheel .
 	build/wheel/env/bin/python -m pip install --quiet build/wheel/*.whl
 	cd build/wheel && env/bin/python -I $(CURDIR)/tests/outside.py .
+	rm -rf build/wheel/env # several GB
 
 bench: $(ENV) ## seconds of a search step, beside a loop oracle and the matrix-product rate
 	OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/bench.py
