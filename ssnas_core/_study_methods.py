@@ -65,6 +65,9 @@ TUNED: dict[str, dict[str, Tuned]] = {
         "supervised": Tuned(changes={**_REGULARISED, "search.weight_decay": 1e-2}, same_steps=True),
         "contrastive": Tuned(changes={"search.arch_learning_rate": 3e-4}),
     },
+    "sentence-encoder": {
+        "contrastive": Tuned(changes={**_REGULARISED, "search.arch_learning_rate": 3e-4}),
+    },
     "av-mnist": {
         "contrastive": Tuned(changes={**_REGULARISED, "search.weight_decay": 1e-2}),
     },
@@ -86,6 +89,8 @@ STUDY_METHODS: dict[str, StudyMethod] = {
     "BM-NAS, pretrained": _supervised(cell=_PRETRAINED, tuned=True),
     "BM-NAS, untuned": _supervised(),
     "BM-NAS, released": _supervised(tuned=True, changes=_RELEASED),
+    "SSNAS, last taps": StudyMethod(cell=_PRETRAINED, tuned=True, changes={"fusion.taps": 1}),
+    "BM-NAS, last taps": _supervised(tuned=True, changes={"fusion.taps": 1}),
     "hybrid, not pretrained": StudyMethod(objective="hybrid"),
     "hybrid, pretrained": StudyMethod(cell=_PRETRAINED, objective="hybrid"),
     "MFAS": _supervised(space="layers", strategy="surrogate"),
@@ -137,6 +142,7 @@ METHOD_SETS: dict[str, tuple[str, ...]] = {
         "late concat, pretrained",
     ),
     "hybrid": ("hybrid, not pretrained", "hybrid, pretrained"),
+    "taps": ("SSNAS, last taps", "BM-NAS, last taps"),
     "strategies": (
         *("BM-NAS, untuned", "BM-NAS, released"),
         *("MFAS", "MFAS, random control", "MFAS without labels"),

@@ -29,6 +29,15 @@ def modality_of(name: str) -> str:
     return stem if stem and depth.isdigit() else name
 
 
+def deepest(channels: Mapping[str, int], taps: int | None) -> dict[str, int]:
+    """Of each modality the last `taps` features, which are in order of depth; all if None."""
+    names: dict[str, list[str]] = {}
+    for name in channels:
+        names.setdefault(modality_of(name), []).append(name)
+    kept = {name for own in names.values() for name in own[-(taps or len(own)) :]}
+    return {name: width for name, width in channels.items() if name in kept}
+
+
 def drop_modality(
     features: Mapping[str, Tensor], names: Sequence[str], probability: float
 ) -> Mapping[str, Tensor]:

@@ -295,6 +295,11 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
         (["--hybrid-weight", "0.2"], "--hybrid-weight is an option of --objective hybrid; give"),
         (["--strategy", "random", "--order", "2"], "--order is an option of --strategy bilevel"),
         (
+            ["--space", "layers", "--strategy", "random", "--taps", "1"],
+            "--taps is an option of --space fusion; give that too",
+        ),
+        (["--taps", "0"], "taps must be >= 1, got 0"),
+        (
             ["--objective", "hybrid", "--label-ratio", "1", "--hybrid-weight", "2"],
             r"weight of the labels must be in \[0, 1\], got 2\.0",
         ),

@@ -497,6 +497,24 @@ def test_command_writes_the_table_and_prints_the_report(tiny_data, tiny_recipe, 
     assert LABEL_RATIOS == (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
+def test_command_takes_other_backbones_than_the_recipe(tiny_data, tmp_path, monkeypatch):
+    asked = []
+
+    def only_asked(study, *_, **__):
+        asked.append(study)
+        raise InputError("asked")
+
+    monkeypatch.setattr(label_study, "run_study", only_asked)
+    options = ["study", "--data", tiny_data, "--out", tmp_path, "--recipe", "classroom"]
+    options += ["--text-backbone", "transformers:encoder", "--views", "2"]
+    with pytest.raises(SystemExit):
+        main([str(option) for option in options])
+    recipe = RECIPES["classroom"]
+    prepare = dataclasses.replace(recipe.prepare, text="transformers:encoder", views=2)
+    assert asked[0].recipe == dataclasses.replace(recipe, prepare=prepare)
+    assert asked[0].tuned_for(study_method("BM-NAS")) == TUNED["classroom"]["supervised"]
+
+
 COMMAND = """
 import pickle
 import sys

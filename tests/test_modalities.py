@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ssnas_core.modalities import drop_modality, modality_of
+from ssnas_core.modalities import deepest, drop_modality, modality_of
 
 NAMES = ("image_0", "image_1", "text_0", "sound_0")
 ROWS = 6000
@@ -31,6 +31,20 @@ def test_modality_is_a_features_name_without_its_depth():
     assert [modality_of(name) for name in names] == [
         "image", "text", "image", "my_text", "text_a", "_3",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("taps", "kept"),
+    [
+        (None, NAMES),
+        (1, ("image_1", "text_0", "sound_0")),
+        (2, NAMES),
+        (9, NAMES),
+    ],
+)
+def test_deepest_features_of_each_modality_are_its_last(taps, kept):
+    channels = {name: number for number, name in enumerate(NAMES)}
+    assert list(deepest(channels, taps).items()) == [(name, channels[name]) for name in kept]
 
 
 def test_a_row_loses_all_features_of_one_modality_or_none(features):

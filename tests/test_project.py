@@ -42,7 +42,7 @@ def test_the_two_commands_of_the_readme_are_make_targets_that_ci_runs():
     assert {"book", "test"} <= set(readme)
     assert set(readme) <= make_targets()
     assert commands((ROOT / ".ci" / "run").read_text()) == [
-        "check", "test", "book", "browser", "wheel",
+        "wheel", "check", "test", "book", "browser",
     ]  # fmt: skip
 
 

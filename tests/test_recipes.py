@@ -61,7 +61,7 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif isinstance(old, tuple):
                 changed = [old[::-1]]
             elif old is None:
-                changed = [(48, 32) if field.name == "image_size" else 0.2]
+                changed = [{"image_size": (48, 32), "taps": 1}.get(field.name, 0.2)]
             elif field.name == "length":
                 changed = [25]
             else:

@@ -141,8 +141,7 @@ def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
 
 
 def _study(command: commands.StudyCommand) -> tuple[Any, str]:
-    from ssnas_core.label_study import StudyConfig, run_study, study_files, write_study
-    from ssnas_core.recipes import RECIPES
+    from ssnas_core.label_study import TUNED, StudyConfig, run_study, study_files, write_study
 
     study = StudyConfig(
         data=command.data,
@@ -151,7 +150,8 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
         seeds=command.seeds,
         decisive=command.decisive,
         decisive_seeds=command.decisive_seeds,
-        recipe=RECIPES[command.recipe],
+        recipe=recipe_of(command),
+        tuned=TUNED.get(command.recipe, {}),  # with other backbones too
     )
     table_at = command.csv or command.out / "study.csv"
     study_files(table_at)  # told before hours of work

@@ -22,16 +22,15 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareCommand(Output):
-    """Compute and store the features of a data set (no labels are used)."""
+class RecipeCommand(Output):
+    """Options of what starts from raw data: which, and what is made of it."""
 
     data: Path
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; or a
     CSV beside your own images."""
-    out: Path
-    """Folder for prepared data; give it to other commands as --store."""
-    recipe: Literal["two-core", "classroom", "av-mnist", "bm-nas"] = "two-core"
-    """Sizes and schedules: for two cores, smaller, for AV-MNIST, or published (VGG-19, C 192)."""
+    recipe: Literal["two-core", "sentence-encoder", "classroom", "av-mnist", "bm-nas"] = "two-core"
+    """Sizes and schedules: for two cores, the same with texts by a published encoder, smaller, for
+    AV-MNIST, or published (VGG-19, C 192)."""
     image_backbone: str | None = None
     """small, vgg19, torchvision:MODEL or transformers:NAME_OR_FOLDER instead of the recipe's."""
     text_backbone: str | None = None
@@ -42,6 +41,14 @@ class PrepareCommand(Output):
     """Stored augmented views per sample instead of the recipe's."""
     strict: Flag = False
     """Stop at the first bad record instead of counting and skipping it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand(RecipeCommand):
+    """Compute and store the features of a data set (no labels are used)."""
+
+    out: Path
+    """Folder for prepared data; give it to other commands as --store."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
 
@@ -92,6 +99,8 @@ class RunCommand(PrepareCommand, SeveralCommand):
     """End the search where the loss gets sharp in the architecture (RobustDARTS)."""
     relaxation: Literal["pairs", "released"] | None = None
     """Of the fusion space: ours, or as BM-NAS's released code has it."""
+    taps: int | None = None
+    """Features of each modality, the deepest, that the fusion space has, instead of all."""
     order: Literal[1, 2] | None = None
     """First or second order steps of the architecture, instead of the recipe's."""
     alternate: Literal["step", "epoch"] | None = None
@@ -169,19 +178,15 @@ class CompareCommand(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyCommand(Output):
+class StudyCommand(RecipeCommand):
     """Methods x label ratios x seeds: one table, with intervals, paired tests and costs."""
 
-    data: Path
-    """As in `ssnas run`."""
     out: Path
     """Folder of the study; the same command again goes on where it was stopped."""
     store: Path | None = None
     """Folder for prepared data; OUT/store if not given."""
-    recipe: Literal["two-core", "classroom", "av-mnist", "bm-nas"] = "two-core"
-    """Sizes and schedules of all methods."""
     methods: tuple[str, ...] = ("core", "ablation", "baselines")
-    """Methods, or sets: core, ablation, baselines, hybrid, strategies, backbones."""
+    """Methods, or sets: core, ablation, baselines, hybrid, taps, strategies, backbones."""
     label_ratio: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
     """Ratios r of labels, in train and dev."""
     seeds: int = 5

@@ -15,7 +15,7 @@ _OF_BILEVEL = ("order", "alternate", "sampling", "beta_decay", "select", "stop")
 _BY_TRIALS = ("random", "evolution", "tpe")
 
 
-def recipe_of(command: commands.PrepareCommand) -> Any:
+def recipe_of(command: commands.RecipeCommand) -> Any:
     """The named recipe with what the options say instead."""
     from ssnas_core.recipes import RECIPES
 
@@ -40,7 +40,12 @@ def recipe_of(command: commands.PrepareCommand) -> Any:
             **{name: getattr(command, name) for name in _OF_BILEVEL},
         )
         dropout = command.modality_dropout
-        fusion = changed(recipe.fusion, modality_dropout=dropout, relaxation=command.relaxation)
+        fusion = changed(
+            recipe.fusion,
+            modality_dropout=dropout,
+            relaxation=command.relaxation,
+            taps=command.taps,
+        )
         layers = changed(recipe.layers, modality_dropout=dropout)
         weight = command.hybrid_weight
         recipe = changed(recipe, search=search, fusion=fusion, layers=layers, hybrid_weight=weight)
@@ -95,7 +100,7 @@ def _refuse_unused(command: commands.RunCommand) -> None:
             ("search_epochs", *_OF_BILEVEL),
         ),
         (f"--strategy {' or '.join(_BY_TRIALS)}", command.strategy in _BY_TRIALS, ("trials",)),
-        ("--space fusion", command.space == "fusion", ("relaxation",)),
+        ("--space fusion", command.space == "fusion", ("relaxation", "taps")),
     ):
         given = [name for name in names if getattr(command, name) is not None]
         if given and not is_chosen:

@@ -47,11 +47,13 @@ class FusionConfig:
     dropout: float = 0.1
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
     relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
+    taps: int | None = None  # deepest features of each modality that may be read; None: all
 
     def __post_init__(self) -> None:
-        for name in ("channels", "length", "cells", "steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"FusionConfig.{name} must be >= 1, got {getattr(self, name)}.")
+        for name in ("channels", "length", "cells", "steps", "taps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
         if self.relaxation not in ("pairs", "released"):

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ssnas_core.errors import InputError
 from ssnas_core.genotype import Genotype
+from ssnas_core.modalities import deepest
 from ssnas_core.ops import Factory, is_ordered
 from ssnas_core.spaces._fusion_choices import FusionChoices
 from ssnas_core.spaces._fusion_nets import (
@@ -63,7 +64,8 @@ class FusionSpace(FusionChoices):
     Args:
         channels: channels of each feature by name, in order of modality and
             depth, e.g. `{"image_0": 32, ..., "text_0": 300}`.
-        config: number of cells and steps, and sizes.
+        config: number of cells and steps, sizes, and how many `taps` of each modality may
+            be read, the deepest.
         operators: further primitives by name: what takes the number of channels
             C and returns a module with forward(x, y), (N, L, C) each, -> (N, L, C).
             Which input comes first is taken to matter.
@@ -79,7 +81,8 @@ class FusionSpace(FusionChoices):
         config: FusionConfig | None = None,
         operators: Mapping[str, Factory] | None = None,
     ) -> None:
-        super().__init__(channels, config or FusionConfig(), operators or {})
+        config = config or FusionConfig()
+        super().__init__(deepest(channels, config.taps), config, operators or {})
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
 

@@ -12,10 +12,13 @@ Writes book/tables/NAME.md. It resumes where it was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import torch
 import tyro
 
 from ssnas_core._cells import read_trained
@@ -69,8 +72,20 @@ class Options:
     name: str = "search_tuning"
     """Of the table, and of the runs' folders."""
     recipe: str = "two-core"
+    text_backbone: str | None = None
+    """As in `ssnas run`."""
     label_ratio: tuple[float, ...] = (0.1, 0.3, 1.0)
     seed: int = 100
+    workers: int = 2
+    """Processes, each of one thread."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found at one label ratio, and its score on dev."""
+
+    value: float
+    genotype: str
 
 
 def of_setting(base: Recipe, dropout: float, decay: float, rate: float) -> Recipe:
@@ -79,58 +94,48 @@ def of_setting(base: Recipe, dropout: float, decay: float, rate: float) -> Recip
     return replace(base, search=search, fusion=replace(base.fusion, dropout=dropout))
 
 
-def with_labels(options: Options, letter: str, samples: int) -> Iterator[tuple[float, str]]:
-    """Dev score and genotype of one setting, at each label ratio."""
+def with_labels(base: Recipe, letter: str, samples: int) -> Recipe:
+    """The recipe with one of the settings; `samples` are those of the train part."""
     dropout, decay, rate, same_steps = WITH_LABELS[letter]
-    recipe = of_setting(RECIPES[options.recipe], dropout, decay, rate)
-    search = recipe.search
-    steps = search.epochs * (samples // search.batch_size)
-    recipe = replace(recipe, search=replace(search, min_steps=steps if same_steps else 0))
-    for ratio in options.label_ratio:
-        config = RunConfig(
-            data=options.data,
-            seed=options.seed,
-            label_ratio=(ratio,),
-            objective="supervised",
-            recipe=recipe,
-        )
-        yield scored(options, config, f"{letter}-{ratio}", ratio)
+    recipe = of_setting(base, dropout, decay, rate)
+    steps = recipe.search.epochs * (samples // recipe.search.batch_size)
+    return replace(recipe, search=replace(recipe.search, min_steps=steps if same_steps else 0))
 
 
-def without_labels(options: Options, letter: str) -> Iterator[tuple[float, str]]:
-    """The same, without labels before fine-tuning."""
+def without_labels(base: Recipe, letter: str) -> Recipe:
+    """The recipe with one of the settings."""
     dropout, decay, rate, temperature = WITHOUT_LABELS[letter]
-    recipe = of_setting(RECIPES[options.recipe], dropout, decay, rate)
-    recipe = replace(recipe, contrastive=replace(recipe.contrastive, temperature=temperature))
-    config = RunConfig(
-        data=options.data, seed=options.seed, label_ratio=options.label_ratio, recipe=recipe
-    )
-    for ratio in options.label_ratio:
-        yield scored(options, config, f"free-{letter}", ratio)
+    recipe = of_setting(base, dropout, decay, rate)
+    return replace(recipe, contrastive=replace(recipe.contrastive, temperature=temperature))
 
 
-def scored(options: Options, config: RunConfig, folder: str, ratio: float) -> tuple[float, str]:
-    """Search, fine-tune what is found, and score it on dev."""
-    store = options.store or options.out / "store"
-    run = Run(config, options.out / f"{options.name}-{folder}", store=store, device="cpu")
-    told = read_trained(run.train("found", ratio) / "train.json")
-    return told["dev"][run.scoring.primary], told["genotype"]
+def scored(config: RunConfig, folder: Path, store: Path) -> list[Score]:
+    """Search, fine-tune what is found on each ratio, and score it on dev."""
+    torch.set_num_threads(1)
+    run = Run(config, folder, store=store, device="cpu")
+    scores = []
+    for ratio in config.label_ratio:
+        told = read_trained(run.train("found", ratio) / "train.json")
+        scores.append(Score(told["dev"][run.scoring.primary], told["genotype"]))
+    return scores
 
 
-def row(named: list[str], found: Iterator[tuple[float, str]]) -> str:
+def row(named: list[str], trials: list[Future[list[Score]]]) -> str:
     """One line of a table; printed when it is known."""
-    scores, genotypes = zip(*found, strict=True)
-    pairs = zip(scores, genotypes, strict=True)
-    cells = [f"{score:.3f} | `{genotype}`" for score, genotype in pairs]
-    line = f"| {' | '.join(named)} | {sum(scores) / len(scores):.3f} | {' | '.join(cells)} |"
+    scores = [score for trial in trials for score in trial.result()]
+    cells = [f"{score.value:.3f} | `{score.genotype}`" for score in scores]
+    mean = sum(score.value for score in scores) / len(scores)
+    line = f"| {' | '.join(named)} | {mean:.3f} | {' | '.join(cells)} |"
     print(line, flush=True)
     return line
 
 
 def main(options: Options) -> None:
     """Run what is missing, then write and print the table."""
-    recipe, store = RECIPES[options.recipe], options.store or options.out / "store"
-    samples = len(prepare(options.data, store, recipe.prepare).indices("train"))
+    base, store = RECIPES[options.recipe], options.store or options.out / "store"
+    if options.text_backbone is not None:
+        base = replace(base, prepare=replace(base.prepare, text=options.text_backbone))
+    samples = len(prepare(options.data, store, base.prepare).indices("train"))
     heads = " | ".join(f"r = {ratio:g} | found" for ratio in options.label_ratio)
     rule = "|---" * (5 + 2 * len(options.label_ratio)) + "|"
     lines = [
@@ -139,15 +144,40 @@ def main(options: Options) -> None:
         *("", "With labels:", ""),
         *(f"| dropout | L2 | rate of the logits | steps | mean | {heads} |", rule),
     ]
-    for letter, (*common, same) in WITH_LABELS.items():
-        named = [*(f"{value:g}" for value in common)]
-        named += ["as without labels" if same else "as many epochs"]
-        lines.append(row(named, with_labels(options, letter, samples)))
-    lines += ["", "Without labels:", ""]
-    lines += [f"| dropout | L2 | rate of the logits | temperature | mean | {heads} |", rule]
-    for letter, setting in WITHOUT_LABELS.items():
-        named = [f"{value:g}" for value in setting]
-        lines.append(row(named, without_labels(options, letter)))
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+
+        def tried(folder: str, **changes: Any) -> Future[list[Score]]:
+            config = RunConfig(data=options.data, seed=options.seed, **changes)
+            return pool.submit(scored, config, options.out / f"{options.name}-{folder}", store)
+
+        labelled = {
+            letter: [
+                tried(
+                    f"{letter}-{ratio}",
+                    label_ratio=(ratio,),
+                    objective="supervised",
+                    recipe=with_labels(base, letter, samples),
+                )
+                for ratio in options.label_ratio
+            ]
+            for letter in WITH_LABELS
+        }
+        free = {
+            letter: tried(
+                f"free-{letter}",
+                label_ratio=options.label_ratio,
+                recipe=without_labels(base, letter),
+            )
+            for letter in WITHOUT_LABELS
+        }
+        for letter, (*common, same) in WITH_LABELS.items():
+            named = [*(f"{value:g}" for value in common)]
+            named += ["as without labels" if same else "as many epochs"]
+            lines.append(row(named, labelled[letter]))
+        lines += ["", "Without labels:", ""]
+        lines += [f"| dropout | L2 | rate of the logits | temperature | mean | {heads} |", rule]
+        for letter, setting in WITHOUT_LABELS.items():
+            lines.append(row([f"{value:g}" for value in setting], [free[letter]]))
     folder = Path(__file__).parents[2] / "book" / "tables"
     write_text(folder / f"{options.name}.md", "\n".join(lines) + "\n")
 

@@ -48,6 +48,20 @@ def beginning(genotype: Genotype, cells: int, steps: int) -> Genotype:
     return Genotype(genotype.space, genotype.nodes[: cells * per_cell])
 
 
+def test_space_of_the_last_taps_reads_no_others():
+    space = fusion(4, 2, 1, taps=1)
+    assert space.features == ("image_1", "text_1")
+    alone = FusionSpace({"image_1": 3, "text_1": 3}, FusionConfig(channels=2, length=1))
+    assert set(space.genotypes()) == set(alone.genotypes())
+    features = {name: torch.randn(5, 1, 3) for name in FEATURES}
+    with_others, without = (space.supernet().eval() for _ in range(2))
+    without.load_state_dict(with_others.state_dict())
+    few = {name: features[name] for name in space.features}
+    torch.testing.assert_close(with_others(features), without(few))
+    with pytest.raises(InputError, match="taps must be >= 1, got 0"):
+        fusion(4, 2, 1, taps=0)
+
+
 # --- variables
 
 
