@@ -29,8 +29,7 @@ class RecipeCommand(Output):
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; or a
     CSV beside your own images."""
     recipe: Literal["two-core", "sentence-encoder", "classroom", "av-mnist", "bm-nas"] = "two-core"
-    """Sizes and schedules: for two cores, the same with texts by a published encoder, smaller, for
-    AV-MNIST, or published (VGG-19, C 192)."""
+    """Sizes, schedules and backbones; two-core is small, bm-nas has the published sizes."""
     image_backbone: str | None = None
     """small, vgg19, torchvision:MODEL or transformers:NAME_OR_FOLDER instead of the recipe's."""
     text_backbone: str | None = None
