@@ -74,6 +74,23 @@ _TWO_CORE = Recipe(
     finetune_dropout=0.5,
 )
 
+# Smaller images and fewer epochs: the whole way in a minute or two, for the book.
+_CLASSROOM = Recipe(
+    prepare=PrepareConfig(
+        image_size=(48, 32),
+        views=4,
+        image_training=TrainConfig(epochs=16, batch_size=128),
+    ),
+    fusion=FusionConfig(channels=64, length=4, dropout=0.1),
+    layers=LayersConfig(channels=128),
+    search=BilevelConfig(arch_learning_rate=1e-2),
+    pretrain=TrainConfig(epochs=10, batch_size=128),
+    finetune=TrainConfig(
+        epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
+    ),
+    finetune_dropout=0.5,
+)
+
 RECIPES: dict[str, Recipe] = {
     "two-core": _TWO_CORE,
     # Texts by a small published encoder (six layers, 22 million weights).
@@ -81,25 +98,11 @@ RECIPES: dict[str, Recipe] = {
         _TWO_CORE,
         prepare=PrepareConfig(text="transformers:sentence-transformers/all-MiniLM-L6-v2"),
     ),
-    # Smaller images and fewer epochs: the whole way in a minute or two, for the book.
-    "classroom": Recipe(
-        prepare=PrepareConfig(
-            image_size=(48, 32),
-            views=4,
-            image_training=TrainConfig(epochs=16, batch_size=128),
-        ),
-        fusion=FusionConfig(channels=64, length=4, dropout=0.1),
-        layers=LayersConfig(channels=128),
-        search=BilevelConfig(arch_learning_rate=1e-2),
-        pretrain=TrainConfig(epochs=10, batch_size=128),
-        finetune=TrainConfig(
-            epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
-        ),
-        finetune_dropout=0.5,
-    ),
+    "classroom": _CLASSROOM,
     # Digits and spectrograms are neither mirrored nor coloured, and cropped little: chosen on
     # AV-MNIST's dev part, where strong crops cost the spectrograms' features most.
-    "av-mnist": Recipe(
+    "av-mnist": replace(
+        _CLASSROOM,
         prepare=PrepareConfig(
             image_size=(40, 40),
             views=5,
@@ -116,14 +119,6 @@ RECIPES: dict[str, Recipe] = {
             ),
             image_training=TrainConfig(epochs=8, batch_size=128),
         ),
-        fusion=FusionConfig(channels=64, length=4, dropout=0.1),
-        layers=LayersConfig(channels=128),
-        search=BilevelConfig(arch_learning_rate=1e-2),
-        pretrain=TrainConfig(epochs=10, batch_size=128),
-        finetune=TrainConfig(
-            epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
-        ),
-        finetune_dropout=0.5,
     ),
     # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
     "bm-nas": Recipe(

@@ -51,8 +51,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "length", "cells", "steps", "taps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
