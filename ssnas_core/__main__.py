@@ -1,6 +1,6 @@
 """`python -m ssnas_core`, which is `ssnas`: for launchers that start modules, as torchrun does."""
 
-from ssnas_core.cli import main
+from ssnas_core.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -178,17 +178,17 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Any:
     """A whole run in a second or two."""
-    from ssnas_core.objectives import Contrastive
-    from ssnas_core.preparation import PrepareConfig
-    from ssnas_core.recipes import Recipe
+    from ssnas_core.features.prepare import PrepareConfig
+    from ssnas_core.objectives.contrastive import Contrastive
+    from ssnas_core.runs.recipes import Recipe
     from ssnas_core.search.bilevel import BilevelConfig
     from ssnas_core.search.evolution import EvolutionConfig
     from ssnas_core.search.random import RandomConfig
     from ssnas_core.search.surrogate import SurrogateConfig
     from ssnas_core.search.tpe import TPEConfig
-    from ssnas_core.spaces.fusion import FusionConfig
+    from ssnas_core.spaces.fusion.networks import FusionConfig
     from ssnas_core.spaces.layers import LayersConfig
-    from ssnas_core.training import TrainConfig
+    from ssnas_core.training.loop import TrainConfig
 
     simclr = Contrastive(hidden=8, out=4)
     whole = TrainConfig(epochs=2, batch_size=36, learning_rate=0.01)
@@ -220,7 +220,7 @@ def tiny_data(movies: Movies, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_store(tiny_data: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds the movies' features, whatever their labels."""
-    from ssnas_core.preparation import prepare
+    from ssnas_core.features.prepare import prepare
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -262,7 +262,7 @@ def tree() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def kill_at_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], None]:
     """Arm: the process dies (is interrupted) at its n-th atomic write, just before or after it."""
-    from ssnas_core import files
+    from ssnas_core.common import files
 
     replace = files.os.replace
     count, target, late = 0, 0, False

@@ -46,7 +46,7 @@ def test_every_public_name_is_on_the_page_once():
 
 def test_names_that_can_be_imported_from_the_package_are_shown_so():
     public = set(ssnas_core.__all__)
-    public |= {"ssnas_core.recipes.RECIPES", "ssnas_core._study_methods.STUDY_METHODS"}
+    public |= {"ssnas_core.runs.recipes.RECIPES", "ssnas_core.study.methods.STUDY_METHODS"}
     before = PAGE.split("## Parts of your own")[0]
     for name in re.findall(r"^\.\. auto(?:function|class|exception|data):: (\S+)", before, re.M):
         assert name in public, f"{name} is not public"
@@ -60,7 +60,7 @@ def test_tables_of_names_list_what_follows_them():
 
 
 def test_widgets_of_the_page_are_those_of_the_module():
-    from ssnas_core import widgets
+    from ssnas_core.show import widgets
 
     (line,) = re.findall(r":members: (frames, .*)", PAGE)
     drawn = {name for name in widgets.__all__ if not name.startswith("draw_")}

@@ -213,7 +213,7 @@ def test_refresh_executes_in_the_notebooks_folder_and_keeps_small_outputs(tmp_pa
         new_code_cell("print(open('beside.txt').read())", metadata={"execution": {"a": "b"}}),
         new_code_cell("from ipywidgets import IntSlider\nIntSlider()"),
         new_code_cell(
-            "from ssnas_core._look import new_figure\nfigure = new_figure(2, 1)\n"
+            "from ssnas_core.show.style import new_figure\nfigure = new_figure(2, 1)\n"
             "figure.add_subplot().plot([1, 2])\nfigure"
         ),
     ]

@@ -27,8 +27,8 @@ from ssnas_core import (
     prepare,
     random_search,
 )
-from ssnas_core.genotype import Node
-from ssnas_core.training import seeded
+from ssnas_core.common.random import seeded
+from ssnas_core.spaces.genotype import Node
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,13 +20,14 @@ import pytest
 import torch
 
 import ssnas_core
-from ssnas_core import _checkpoints, cli
-from ssnas_core._checkpoints import load_checkpoint, save_checkpoint
-from ssnas_core._locks import alone_in
-from ssnas_core.errors import InputError
-from ssnas_core.files import atomic_path, remove_parts, write_text
-from ssnas_core.objectives import Contrastive
-from ssnas_core.preparation import prepare
+from ssnas_core.cli import main as cli
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import atomic_path, remove_parts, write_text
+from ssnas_core.common.locks import alone_in
+from ssnas_core.features.prepare import prepare
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.training import checkpoints as _checkpoints
+from ssnas_core.training.checkpoints import load_checkpoint, save_checkpoint
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ssnas_core.backbones.base import ArrayBackbone
-from ssnas_core.backbones.maxout import MaxoutLayers
-from ssnas_core.errors import InputError
+from ssnas_core.backbones.base import ArrayBackbone, MaxoutLayers
+from ssnas_core.common.errors import InputError
 
 
 class IdentityArray(ArrayBackbone):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.backbones.base import ImageBackbone
-from ssnas_core.errors import InputError
+from ssnas_core.common.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

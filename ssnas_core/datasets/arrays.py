@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
-from ssnas_core.errors import InputError
 
 
 class ArrayDataset(Dataset):

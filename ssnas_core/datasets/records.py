@@ -6,7 +6,10 @@ Nothing here knows of a file format; a reader such as `mmimdb` fills it in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+import reprlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssnas_core.errors import InputError
-from ssnas_core.modalities import is_modality
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import read_json, write_json
+from ssnas_core.common.modalities import is_modality
 
 SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
@@ -235,3 +239,123 @@ def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | N
     if value.shape != shape or value.size == 0:
         return f"{modality!r} of the first record's shape {shape}, got {value.shape}"
     return None if np.isfinite(value).all() else f"finite numbers in {modality!r}, got NaN or inf"
+
+
+# Records that cannot be used: left out and told in one warning, or refused at the first.
+
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Skips:
+    """The records of `source` that are left out.
+
+    Attributes:
+        source: where they are, for messages.
+        strict: whether the first one is an error.
+        reasons: id -> reason.
+    """
+
+    source: str
+    strict: bool
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, reason: str, where: str = "") -> None:
+        """Leave a record out; if `strict`, raise InputError with its place instead."""
+        if self.strict:
+            raise InputError(
+                f"{self.source}{where}: record {name[:64]!r}: {reason}; mend it, "
+                "or read with strict off to leave it out."
+            )
+        key = name[:64]
+        self.reasons[f"{key}{where}" if key in self.reasons else key] = reason
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Warn once of all that was left out; raise InputError where a split has no record."""
+        total = len(records) + len(self.reasons)
+        if self.reasons:
+            common = Counter(self.reasons.values()).most_common(5)
+            shown = ", ".join(f"{count} x {reason}" for reason, count in common)
+            _LOG.warning(
+                "%s: left out %d of %d records: %s", self.source, len(self.reasons), total, shown
+            )
+        for split in SPLITS:
+            if all(record.split != split for record in records):
+                example = next((f", e.g. {k!r}: {why}" for k, why in self.reasons.items()), "")
+                raise InputError(
+                    f"{self.source}: expected usable records in split {split!r}, got none "
+                    f"({len(self.reasons)} of all {total} unusable{example}); restore the data."
+                )
+
+
+# Records as a JSON file, so that a run does not need the raw data again.
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write the records to `path`: texts, and the paths of images, but no pixels and arrays."""
+    records = [
+        {
+            "id": record.id,
+            "inputs": {
+                name: str(value) if isinstance(value, str | Path) else None
+                for name, value in record.inputs.items()
+            },
+            "labels": record.labels,
+            "split": record.split,
+        }
+        for record in dataset.records
+    ]
+    names = ("name", "kinds", "classes", "skipped", "single_label")
+    told = {name: getattr(dataset, name) for name in names}
+    write_json(path, {**told, "records": records})
+
+
+def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None) -> Dataset:
+    """What `save_dataset` wrote.
+
+    Args:
+        path: the file.
+        columns: modality -> its rows, of what the file does not hold.
+
+    Raises:
+        InputError: the file is missing, or is none of these.
+    """
+    told = read_json(path, limit=256 * 2**20)  # all texts of the data are in it
+    try:
+        records = []
+        for row, entry in enumerate(told["records"]):
+            inputs = {
+                name: (columns or {})[name][row] if value is None else value
+                for name, value in entry["inputs"].items()
+            }
+            for name, value in entry["inputs"].items():
+                if value is not None and told["kinds"][name] == "image":
+                    inputs[name] = Path(value)
+                elif value is not None and not (
+                    told["kinds"][name] == "text" and isinstance(value, str)
+                ):
+                    raise TypeError(f"{name} of record {row} is no {told['kinds'][name]}")
+            labels = _texts(entry["labels"])
+            (id,) = _texts([entry["id"]])
+            records.append(Record(id, inputs, labels, entry["split"]))
+        return Dataset(
+            _texts([told["name"]])[0],
+            told["kinds"],
+            _texts(told["classes"]),
+            tuple(records),
+            dict(zip(told["skipped"], _texts([*told["skipped"].values()]), strict=True)),
+            bool(told["single_label"]),
+        )
+    except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = repr(str(error) or type(error).__name__)
+        raise InputError(
+            f"{path} does not hold records ({reason[:200]}); restore it, or make the run anew."
+        ) from error
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """A list of texts, as a tuple; TypeError if it is something else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of texts, got {reprlib.repr(values)}")
+    return tuple(values)

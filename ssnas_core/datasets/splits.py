@@ -17,8 +17,8 @@ from numbers import Real
 
 import numpy as np
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset
-from ssnas_core.errors import InputError
 
 
 @dataclass(frozen=True)

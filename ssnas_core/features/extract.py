@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssnas_core._typed import typed
-from ssnas_core.augment import (
+from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import read_fields, reserve, told_where, write_json
+from ssnas_core.common.typed import typed
+from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
     apply_array,
@@ -31,11 +34,8 @@ from ssnas_core.augment import (
     image_draws,
     seed_draws,
 )
-from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
-from ssnas_core.errors import InputError
+from ssnas_core.features.inputs import RawInputs, check_kinds, content_key, draws_generator
 from ssnas_core.features.store import STORE_VERSION, FeatureStore, progress_path
-from ssnas_core.files import read_fields, reserve, told_where, write_json
-from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator
 
 log = logging.getLogger(__name__)
 

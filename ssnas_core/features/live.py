@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ssnas_core._views import Source
-from ssnas_core.augment import (
+from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import atomic_path, reserve
+from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
     JointAugment,
     apply_array,
@@ -20,12 +22,16 @@ from ssnas_core.augment import (
     image_draws,
     seed_draws,
 )
-from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
-from ssnas_core.errors import InputError
 from ssnas_core.features.extract import Taps
+from ssnas_core.features.inputs import (
+    RawInputs,
+    check_kinds,
+    content_key,
+    draws_generator,
+    read_memmap,
+)
 from ssnas_core.features.store import draw_views
-from ssnas_core.files import atomic_path, reserve
-from ssnas_core.inputs import RawInputs, check_kinds, content_key, draws_generator, read_memmap
+from ssnas_core.objectives.base import Source
 
 
 class LiveInputs:

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ssnas_core._checked import plain_name
-from ssnas_core._typed import typed
-from ssnas_core.errors import InputError
-from ssnas_core.files import read_json
-from ssnas_core.inputs import moved, read_memmap
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import plain_name, read_json
+from ssnas_core.common.typed import typed
+from ssnas_core.features.inputs import moved, read_memmap
 
 STORE_VERSION = 1
 

@@ -18,25 +18,20 @@ second order unrolls on the train batch of that step, not on the coming one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssnas_core._allocator import keep_freed_memory
-from ssnas_core._checkpoints import keep_epoch, resume, told_of
-from ssnas_core._joined_norm import join_norms
-from ssnas_core._processes import average, average_gradients, place, same_start
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.objectives import Objective, Source
-from ssnas_core.search._bilevel_config import BilevelConfig as BilevelConfig
-from ssnas_core.search._bilevel_config import warm_restarts as warm_restarts
-from ssnas_core.search._second_order import unrolled_gradient
-from ssnas_core.search._stable import (
+from ssnas_core.common.distributed import average, average_gradients, join_norms, place, same_start
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.stable import (
     WINDOW,
     check_samples,
     curvature,
@@ -45,26 +40,159 @@ from ssnas_core.search._stable import (
     risen,
     sampled,
     smooth_maximum,
+    unrolled_gradient,
 )
-from ssnas_core.search._turns import steps_of, turns
-from ssnas_core.training import OnEpoch, finite, loss_of, seeded
+from ssnas_core.spaces.base import GradientSpace
+from ssnas_core.spaces.genotype import SearchResult
+from ssnas_core.training.checkpoints import OnEpoch, keep_epoch, resume, told_of
+from ssnas_core.training.loop import batches, finite, keep_freed_memory, loss_of
+
+# Choices of the bilevel search: optimisers, schedules, and what keeps it from collapsing.
 
 
-class GradientSpace(Protocol):
-    """What a gradient strategy asks of a space."""
+_SELECT = ("argmax", "perturbation")
+_STOP = ("never", "eigenvalue")
 
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        ...
 
-    def supernet(self) -> nn.Module:
-        """All choices at once, with a `logits` mapping of named parameters."""
-        ...
+@dataclass(frozen=True, kw_only=True)
+class BilevelConfig:
+    """Optimisers and schedules. Defaults: BM-NAS on MM-IMDB (its Table 8).
 
-    def derive(self, logits: Any) -> Genotype:
-        """The genotype that the logits stand for."""
-        ...
+    Args:
+        epochs: passes over `train`.
+        min_steps: at least so many weight steps, by more epochs where samples are few.
+        batch_size: samples in a step of either level.
+        learning_rate, min_learning_rate: of the weights; cosine with warm
+            restarts after `restart_epochs`, each period `restart_factor` times
+            the last.
+        weight_decay: L2 of the weights, inside Adam.
+        arch_learning_rate, arch_betas, arch_weight_decay: of the logits.
+        order: 1 or 2, DARTS's first or second order of the architecture gradient.
+            The second costs about four times as much for each architecture step.
+        alternate: an architecture step after each weight step, or one pass of
+            them over `dev` after each pass of weight steps over `train`.
+        sampling: "gumbel" draws one option of each choice in every step (GDAS).
+        gumbel_temperature: its tau, linear from the first epoch to the last.
+        beta_decay: the weight, in the last epoch, of Beta-Decay in the loss of the
+            architecture steps (beta-DARTS); it grows linearly from 0 in the first.
+        select: "perturbation" derives the genotype not from the logits but from how much the
+            loss on dev rises without each option (DARTS-PT).
+        stop: "eigenvalue" ends the search, and goes back 5 epochs, once the loss on dev gets
+            sharp in the logits (RobustDARTS). Each epoch costs two passes for every logit more.
+    """
+
+    epochs: int = 12
+    min_steps: int = 0
+    batch_size: int = 96
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-6
+    restart_epochs: int = 1
+    restart_factor: int = 2
+    weight_decay: float = 1e-4
+    arch_learning_rate: float = 3e-4
+    arch_betas: tuple[float, float] = (0.5, 0.999)
+    arch_weight_decay: float = 1e-3
+    order: Literal[1, 2] = 1
+    alternate: Literal["step", "epoch"] = "step"
+    sampling: Literal["softmax", "gumbel"] = "softmax"
+    gumbel_temperature: tuple[float, float] = (10.0, 0.1)
+    beta_decay: float = 0.0
+    select: Literal["argmax", "perturbation"] = "argmax"
+    stop: Literal["never", "eigenvalue"] = "never"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise InputError(
+                "a search needs epochs >= 1 and batch_size >= 2, got "
+                f"{self.epochs} and {self.batch_size}."
+            )
+        if self.restart_epochs < 1 or self.restart_factor < 1:
+            raise InputError(
+                "restart_epochs and restart_factor must be >= 1, got "
+                f"{self.restart_epochs} and {self.restart_factor}."
+            )
+        if self.order not in (1, 2) or self.alternate not in ("step", "epoch"):
+            raise InputError(
+                "order must be 1 or 2 and alternate 'step' or 'epoch', got "
+                f"{self.order!r} and {self.alternate!r}."
+            )
+        if self.sampling not in ("softmax", "gumbel") or not min(self.gumbel_temperature) > 0:
+            raise InputError(
+                "sampling must be 'softmax' or 'gumbel' and gumbel_temperature two numbers > 0, "
+                f"got {self.sampling!r} and {self.gumbel_temperature}."
+            )
+        if not (self.min_steps >= 0 and 0 <= self.beta_decay < math.inf):
+            raise InputError(
+                "min_steps and beta_decay must be numbers >= 0, got "
+                f"{self.min_steps} and {self.beta_decay}."
+            )
+        if self.select not in _SELECT or self.stop not in _STOP:
+            raise InputError(
+                f"select must be one of {_SELECT} and stop one of {_STOP}, got "
+                f"{self.select!r} and {self.stop!r}."
+            )
+        if (self.select, self.stop) == (_SELECT[1], _STOP[1]):
+            raise InputError(
+                "select='perturbation' judges the supernet that the search ends with, and "
+                "stop='eigenvalue' goes back to an earlier epoch: choose one of them."
+            )
+
+
+def warm_restarts(epoch: float, config: BilevelConfig) -> float:
+    """Learning rate of the weights at a fractional epoch (SGDR, arXiv:1608.03983, eq. 5)."""
+    start, period = 0.0, float(config.restart_epochs)
+    while epoch >= start + period:
+        start, period = start + period, period * config.restart_factor
+    fall = 0.5 * (1 + math.cos(math.pi * (epoch - start) / period))
+    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * fall
+
+
+# In which order the two levels take their steps, and on which samples.
+
+
+def steps_of(train: int, dev: int, batch_size: int, by_epoch: bool) -> tuple[int, int]:
+    """Steps of the weights and of the logits in an epoch, on so many samples."""
+    weights = train // min(batch_size, train)
+    return weights, dev // min(batch_size, dev) if by_epoch else weights
+
+
+def turns(
+    train: Tensor,
+    dev: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    by_epoch: bool,
+    unrolled: bool,
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """An epoch's steps: the level (0 weights, 1 logits), its samples, and those to unroll on.
+
+    Args:
+        train, dev: (n,) sample numbers of the two levels.
+        batch_size: samples in a step; fewer where there are fewer.
+        generator: of the order of samples.
+        by_epoch: one pass of logit steps after the pass of weight steps, instead of a
+            logit step after each weight step.
+        unrolled: logit steps come with train samples.
+    """
+    size, dev_size = min(batch_size, len(train)), min(batch_size, len(dev))
+    if by_epoch:
+        for rows in batches(train, size, generator):
+            yield 0, rows, None
+        again = _forever(train, size, generator)
+        for part in batches(dev, dev_size, generator):
+            yield 1, part, next(again) if unrolled else None
+    else:
+        dev_batches = _forever(dev, dev_size, generator)
+        for rows in batches(train, size, generator):
+            part = next(dev_batches)
+            yield 0, rows, None
+            yield 1, part, rows if unrolled else None
+
+
+def _forever(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from batches(indices, size, generator)
 
 
 def bilevel(

@@ -16,11 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.objectives import Objective, Source
-from ssnas_core.search._trials import ChoiceSpace, Trials
-from ssnas_core.training import OnEpoch, TrainConfig, seeded
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.base import ChoiceSpace
+from ssnas_core.spaces.genotype import Genotype, SearchResult
+from ssnas_core.training.checkpoints import OnEpoch
+from ssnas_core.training.loop import TrainConfig
 
 _DRAWS = 10_000  # of a mutation; a space where so many fail has no other architecture near
 

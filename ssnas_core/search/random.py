@@ -8,25 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ssnas_core._processes import by_first
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.objectives import Objective, Source
-from ssnas_core.search._trials import BuildableSpace, Trials
-from ssnas_core.training import OnEpoch, TrainConfig, seeded
-
-
-class DrawableSpace(BuildableSpace, Protocol):
-    """What a strategy that draws asks of a space."""
-
-    def sample(self, generator: torch.Generator) -> Genotype:
-        """A random genotype."""
-        ...
+from ssnas_core.common.distributed import by_first
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.base import DrawableSpace
+from ssnas_core.spaces.genotype import SearchResult
+from ssnas_core.training.checkpoints import OnEpoch
+from ssnas_core.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,48 +27,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core._processes import by_first
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, SearchResult
-from ssnas_core.objectives import Objective, Source
-from ssnas_core.search._trials import BuildableSpace, Trials
-from ssnas_core.training import OnEpoch, TrainConfig, seeded
-
-
-class _GrowingSpace(BuildableSpace, Protocol):
-    """What a strategy that grows architectures asks of a space."""
-
-    @property
-    def levels(self) -> int:
-        """How often an architecture grows."""
-        ...
-
-    @property
-    def token_sizes(self) -> tuple[int, ...]:
-        """How many values each number of a token has."""
-        ...
-
-    def first(self, count: int) -> BuildableSpace:
-        """The space of the first `count` levels."""
-        ...
-
-    def extensions(self, prefix: Genotype | None) -> list[Genotype]:
-        """Every genotype of one level more that begins with `prefix`."""
-        ...
-
-    def tokens(self, genotype: Genotype) -> list[tuple[int, ...]]:
-        """What is chosen at each level."""
-        ...
-
-    def validate(self, genotype: Genotype) -> None:
-        """Refuse a genotype that is not of the space, as one that is not full grown may be."""
-        ...
+from ssnas_core.common.distributed import by_first
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.base import _GrowingSpace
+from ssnas_core.spaces.genotype import Genotype, SearchResult
+from ssnas_core.training.checkpoints import OnEpoch
+from ssnas_core.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssnas_core._processes import by_first, place
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import SearchResult
-from ssnas_core.objectives import Objective, Source
-from ssnas_core.search._trials import ChoiceSpace, Trials
-from ssnas_core.training import OnEpoch, TrainConfig, seeded
+from ssnas_core.common.distributed import by_first, place
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.base import ChoiceSpace
+from ssnas_core.spaces.genotype import SearchResult
+from ssnas_core.training.checkpoints import OnEpoch
+from ssnas_core.training.loop import TrainConfig
 
 _DRAWS = 1_000  # in a row, without an architecture
 

@@ -26,11 +26,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.modalities import drop_modality, modality_of
-
-__all__ = ["LayerSpace", "LayersConfig"]
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.modalities import drop_modality, modality_of
+from ssnas_core.spaces.genotype import Genotype, Node
 
 _ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
 

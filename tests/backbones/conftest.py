@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssnas_core.backbones import Backbone, backbone_from_config
-from ssnas_core.files import read_json, write_json
+from ssnas_core.backbones.base import Backbone
+from ssnas_core.backbones.factory import backbone_from_config
+from ssnas_core.common.files import read_json, write_json
 
 
 @pytest.fixture(scope="package", autouse=True)

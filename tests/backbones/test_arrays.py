@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.backbones import MaxoutMLP, array_backbone
-from ssnas_core.errors import InputError
+from ssnas_core.backbones.factory import array_backbone
+from ssnas_core.backbones.text import MaxoutMLP
+from ssnas_core.common.errors import InputError
 
 
 def rows(*shape: int) -> np.ndarray:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssnas_core.backbones import (
-    Backbone,
-    ImageBackbone,
-    SmallConvNet,
-    array_backbone,
-    backbone_from_config,
-)
-from ssnas_core.errors import InputError
+from ssnas_core.backbones.base import Backbone, ImageBackbone
+from ssnas_core.backbones.factory import array_backbone, backbone_from_config
+from ssnas_core.backbones.image import SmallConvNet
+from ssnas_core.common.errors import InputError
 
 SMALL = {"kind": "small", "version": 1, "name": "small", "size": [32, 32], "widths": [4, 8]}
 

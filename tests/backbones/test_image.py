@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core.backbones import SmallConvNet, image_backbone, torchvision_backbone, vgg19
-from ssnas_core.errors import InputError
+from ssnas_core.backbones.factory import image_backbone
+from ssnas_core.backbones.image import SmallConvNet, torchvision_backbone, vgg19
+from ssnas_core.common.errors import InputError
 
 
 def test_small_net_halves_its_map_at_each_of_four_taps():

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core.backbones import MaxoutMLP, text_backbone
-from ssnas_core.backbones.maxout import Maxout
-from ssnas_core.errors import InputError
+from ssnas_core.backbones.base import Maxout
+from ssnas_core.backbones.factory import text_backbone
+from ssnas_core.backbones.text import MaxoutMLP
+from ssnas_core.common.errors import InputError
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.backbones import MaxoutMLP, Word2VecMLP, _word_files, text_backbone
-from ssnas_core.errors import InputError
+from ssnas_core.backbones import text as _word_files
+from ssnas_core.backbones.factory import text_backbone
+from ssnas_core.backbones.text import MaxoutMLP, Word2VecMLP
+from ssnas_core.common.errors import InputError
 
 # of three numbers that float32 and a short decimal both hold
 VECTORS = {

@@ -54,12 +54,12 @@ def become_small(epochs: int) -> None:
     from PIL import Image, JpegImagePlugin, PngImagePlugin  # noqa: F401
 
     from ssnas_core.features import extract
-    from ssnas_core.objectives import Contrastive
-    from ssnas_core.preparation import PrepareConfig
-    from ssnas_core.recipes import RECIPES, Recipe
+    from ssnas_core.features.prepare import PrepareConfig
+    from ssnas_core.objectives.contrastive import Contrastive
+    from ssnas_core.runs.recipes import RECIPES, Recipe
     from ssnas_core.search.bilevel import BilevelConfig
-    from ssnas_core.spaces.fusion import FusionConfig
-    from ssnas_core.training import TrainConfig
+    from ssnas_core.spaces.fusion.networks import FusionConfig
+    from ssnas_core.training.loop import TrainConfig
 
     simclr = Contrastive(hidden=8, out=4)
     whole = TrainConfig(epochs=epochs, batch_size=18, learning_rate=0.01)
@@ -83,7 +83,7 @@ def become_small(epochs: int) -> None:
 
 def stage_of(out: Path) -> str:
     """What a run was doing when it was left, by the files that are there."""
-    from ssnas_core.methods import methods_of
+    from ssnas_core.runs.methods import methods_of
 
     raw, home = ([*out.glob(f"store/{name}-*")] for name in ("raw", "prepared"))
     if not home:
@@ -311,7 +311,7 @@ def forked(command: list[str], fault: Fault, told: Path, *, sync: bool = True) -
 
 def become_ssnas(command: list[str]) -> NoReturn:
     """The `ssnas` command, to its exit."""
-    from ssnas_core import cli
+    from ssnas_core.cli import main as cli
 
     cli.main(command)
 

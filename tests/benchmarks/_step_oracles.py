@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.ops import attention
-from ssnas_core.spaces.fusion import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.operators import attention
 
 
 class Oracle(nn.Module):

@@ -23,10 +23,12 @@ from _step_oracles import Oracle
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssnas_core._allocator import keep_freed_memory
-from ssnas_core.files import write_json, write_text
-from ssnas_core.objectives import Contrastive, Supervised
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.common.files import write_json, write_text
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.training.loop import keep_freed_memory
 
 MAPS = {f"image_{tap}": 512 for tap in range(4)}
 VECTORS = {"text_0": 64, "text_1": 128}

@@ -29,12 +29,12 @@ import torch
 import tyro
 from PIL import Image
 
-from ssnas_core.backbones import image_backbone
 from ssnas_core.backbones.base import Backbone
+from ssnas_core.backbones.factory import image_backbone
+from ssnas_core.common.files import write_json, write_text
 from ssnas_core.datasets.records import Dataset, Record
-from ssnas_core.features import RawInputs, decode_images, extract_features
-from ssnas_core.features.extract import BATCH
-from ssnas_core.files import write_json, write_text
+from ssnas_core.features.extract import BATCH, extract_features
+from ssnas_core.features.inputs import RawInputs, decode_images
 
 KINDS = {"image": "image"}
 IMAGES = {"small": 1024, "torchvision:resnet18": 128, "vgg19": 32}

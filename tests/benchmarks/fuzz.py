@@ -22,7 +22,7 @@ import data_targets
 import run_targets
 from targets import Target, Verdict, judge
 
-from ssnas_core.files import write_json
+from ssnas_core.common.files import write_json
 
 TARGETS: dict[str, Target] = data_targets.TARGETS | run_targets.TARGETS
 

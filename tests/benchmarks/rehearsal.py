@@ -33,13 +33,15 @@ import numpy as np
 import torch
 import tyro
 
-from ssnas_core.features import FeatureStore
-from ssnas_core.features.store import STORE_VERSION
-from ssnas_core.files import write_json, write_text
-from ssnas_core.objectives import Contrastive, Objective, Supervised
-from ssnas_core.runs import PeakMemory
+from ssnas_core.common.files import write_json, write_text
+from ssnas_core.features.store import STORE_VERSION, FeatureStore
+from ssnas_core.objectives.base import Objective
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.runs.folder import PeakMemory
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
 
 CHANNELS = {**{f"image_{depth}": 512 for depth in range(4)}, "text_0": 64, "text_1": 128}
 POSITIONS = {name: 16 if name.startswith("image") else 1 for name in CHANNELS}

@@ -29,14 +29,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssnas_core.datasets.sample import sample_archive
-from ssnas_core.files import atomic_path
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.metrics import choose_threshold, f1_scores
-from ssnas_core.objectives import Supervised
-from ssnas_core.preparation import Prepared, prepare
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import TrainConfig, fit, predict, seeded
+from ssnas_core.common.files import atomic_path
+from ssnas_core.common.random import seeded
+from ssnas_core.datasets.sample.corpus import sample_archive
+from ssnas_core.features.prepare import Prepared, prepare
+from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.loop import TrainConfig, fit, predict
+from ssnas_core.training.metrics import choose_threshold, f1_scores
 
 FUSION = FusionConfig(channels=64, length=4, cells=1, dropout=0.3)
 TRAIN = TrainConfig(epochs=30, batch_size=64, learning_rate=3e-3, weight_decay=0.1)

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 import tyro
 
-from ssnas_core._cells import read_trained
-from ssnas_core.files import write_text
-from ssnas_core.preparation import prepare
-from ssnas_core.recipes import RECIPES, Recipe, RunConfig
-from ssnas_core.studies import Run
+from ssnas_core.common.files import write_text
+from ssnas_core.features.prepare import prepare
+from ssnas_core.runs.reading import read_trained
+from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
+from ssnas_core.runs.run import Run
 
 # dropout and L2 of the weights while searching, learning rate of the logits, as many steps
 # as without labels or as many epochs

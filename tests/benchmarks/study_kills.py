@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 import tyro
 
-from ssnas_core.datasets.sample import sample_archive
-from ssnas_core.files import write_text
-from ssnas_core.runs import RunFolder
+from ssnas_core.common.files import write_text
+from ssnas_core.datasets.sample.corpus import sample_archive
+from ssnas_core.runs.folder import RunFolder
 
 METHODS = ("SSNAS", "SSNAS, not pretrained", "BM-NAS", "random, pretrained", "late concat")
 COSTS = {"search_seconds", "pretrain_seconds", "train_seconds", "peak_anonymous_mb"}

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from ssnas_core._study_jobs import LABEL_RATIOS
+from ssnas_core.common.files import write_text
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.splits import labelled_part
-from ssnas_core.files import write_text
-from ssnas_core.metrics import choose_threshold, mean_interval, scores
-from ssnas_core.preparation import prepare
-from ssnas_core.recipes import RECIPES
+from ssnas_core.features.prepare import prepare
+from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.study.jobs import LABEL_RATIOS
+from ssnas_core.training.metrics import choose_threshold, mean_interval, scores
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse, of L2; chosen on the labelled dev part
 

@@ -29,18 +29,22 @@ import torch
 import tyro
 from torch import nn
 
-from ssnas_core.datasets.sample import sample_archive
+from ssnas_core.common.files import read_json, write_json, write_text
+from ssnas_core.common.random import seeded
+from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.datasets.splits import labelled_part
-from ssnas_core.features import FeatureStore, LiveFeatures, LiveInputs, extract_features
-from ssnas_core.files import read_json, write_json, write_text
-from ssnas_core.inputs import content_key
-from ssnas_core.metrics import choose_threshold, mean_interval, scores
-from ssnas_core.objectives import Source, Supervised
-from ssnas_core.preparation import Prepared, prepare
-from ssnas_core.recipes import RECIPES, Recipe
+from ssnas_core.features.extract import extract_features
+from ssnas_core.features.inputs import content_key
+from ssnas_core.features.live import LiveFeatures, LiveInputs
+from ssnas_core.features.prepare import Prepared, prepare
+from ssnas_core.features.store import FeatureStore
+from ssnas_core.objectives.base import Source
+from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.bilevel import bilevel
-from ssnas_core.spaces.fusion import FusionSpace
-from ssnas_core.training import fit, predict, seeded
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.training.loop import fit, predict
+from ssnas_core.training.metrics import choose_threshold, mean_interval, scores
 
 LIVE = "live"
 COLUMNS = ("views", "seed", "label_ratio", "weighted_f1", "micro_f1", "macro_f1", "threshold",

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.arrays import ArrayDataset
 from ssnas_core.datasets.records import Dataset
-from ssnas_core.errors import InputError
-from ssnas_core.inputs import decode_image
+from ssnas_core.features.inputs import decode_image
 
 N = 40
 RNG = np.random.default_rng(0)

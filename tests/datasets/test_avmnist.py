@@ -15,19 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssnas_core.datasets._skips import Skips
-from ssnas_core.datasets._speech import (
+from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.avmnist import (  # fmt: skip
     HOP,
-    SIDE,
     SPAN,
     WINDOW,
     noise_like,
+    principal,
+    read_avmnist,
     read_recordings,
+    reduced,
     spectrograms,
-)  # fmt: skip
-from ssnas_core.datasets.avmnist import principal, read_avmnist, reduced
-from ssnas_core.errors import InputError
-from ssnas_core.sources import form_of, open_dataset
+)
+from ssnas_core.datasets.avmnist import SPECTROGRAM_SIDE as SIDE
+from ssnas_core.datasets.open import form_of, open_dataset
+from ssnas_core.datasets.records import Skips
 
 TRAIN, TEST = 60, 30
 PAIRS = (40, 12, 20)
@@ -447,7 +449,7 @@ def hostile(path, unpacked=b"", name="x/0_anna_0.wav", **header):
 
 
 def test_archives_that_are_none_or_too_large_are_refused(folder, tmp_path, monkeypatch):
-    from ssnas_core.datasets import _speech
+    from ssnas_core.datasets import avmnist as _speech
 
     write_mnist(tmp_path)
     with pytest.raises(InputError, match="got 0 archives and no wav file; fetch them by"):
@@ -476,7 +478,7 @@ def test_archives_that_are_none_or_too_large_are_refused(folder, tmp_path, monke
 
 
 def test_more_files_than_a_collection_has_are_refused(loose, monkeypatch):
-    from ssnas_core.datasets import _speech
+    from ssnas_core.datasets import avmnist as _speech
 
     monkeypatch.setattr(_speech, "_MOST_FILES", len(WAVS) - 1)
     with pytest.raises(InputError, match=f"at most {len(WAVS) - 1} recordings, got more"):

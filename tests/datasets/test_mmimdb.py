@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssnas_core.datasets import _unpacking, mmimdb
+from ssnas_core.common.errors import InputError
+from ssnas_core.datasets import mmimdb
+from ssnas_core.datasets import mmimdb as _unpacking
 from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
-from ssnas_core.errors import InputError
 
 SPLIT = {"train": ["0003", "0001", "0002"], "dev": ["0005", "0004"], "test": ["0006"]}
 

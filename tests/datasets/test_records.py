@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
-from ssnas_core.errors import InputError
 
 KINDS = {"image": "image", "text": "text"}
 CLASSES = ("Drama", "Comedy", "War")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.datasets.splits import labelled_part, labelling_order, stratified_split
-from ssnas_core.errors import InputError
 
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.3, 0.7, 1)
 

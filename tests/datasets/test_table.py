@@ -4,10 +4,11 @@ import logging
 import pytest
 from PIL import Image
 
-from ssnas_core.datasets import _csv, table
+from ssnas_core.common.errors import InputError
+from ssnas_core.datasets import table
+from ssnas_core.datasets import table as _csv
 from ssnas_core.datasets.table import read_table
-from ssnas_core.errors import InputError
-from ssnas_core.inputs import decode_images
+from ssnas_core.features.inputs import decode_images
 
 HEADER = ["id", "image", "text", "labels", "split"]
 ROWS = [

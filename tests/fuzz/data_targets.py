@@ -21,12 +21,11 @@ from making import Case
 from PIL import Image
 from targets import Target
 
-from ssnas_core import downloads
-from ssnas_core.backbones.words import Word2VecMLP
-from ssnas_core.datasets._saved import load_dataset
-from ssnas_core.datasets.records import Dataset
-from ssnas_core.inputs import decode_images
-from ssnas_core.sources import open_dataset
+from ssnas_core.backbones.text import Word2VecMLP
+from ssnas_core.datasets import download as downloads
+from ssnas_core.datasets.open import open_dataset
+from ssnas_core.datasets.records import Dataset, load_dataset
+from ssnas_core.features.inputs import decode_images
 
 # What readers import at their first use: once here, and not in each child.
 for _module in ("h5py", "pooch", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto"):

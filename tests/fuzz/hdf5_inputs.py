@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from making import Case, mangled
 
-from ssnas_core.datasets._genres import GENRES
+from ssnas_core.datasets.mmimdb import GENRES
 
 ROWS = 6
 SPANS = {"train": (0, 2), "dev": (2, 4), "test": (4, 6)}

@@ -21,24 +21,26 @@ from making import ODD, dumps, movies, write_folder
 from run_inputs import ANY, ARRAYS, JSON, Spoil, spoiled
 from targets import Target
 
-from ssnas_core import reports
-from ssnas_core._model_inputs import as_tensor
-from ssnas_core._model_spec import ClassifierSpec
-from ssnas_core.backbones import IdentityArray, TransformerImage, TransformerText
-from ssnas_core.cli import _actions
-from ssnas_core.errors import InputError
-from ssnas_core.features import FeatureStore
-from ssnas_core.files import load_tensors
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.models import MultimodalClassifier, classifier_of
-from ssnas_core.objectives import Contrastive
-from ssnas_core.preparation import PrepareConfig
-from ssnas_core.recipes import Recipe, RunConfig
-from ssnas_core.runs import RunFolder
+from ssnas_core.backbones.arrays import IdentityArray
+from ssnas_core.backbones.transformers import TransformerImage, TransformerText
+from ssnas_core.cli import actions as _actions
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import load_tensors
+from ssnas_core.features.prepare import PrepareConfig
+from ssnas_core.features.store import FeatureStore
+from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
+from ssnas_core.models.inputs import as_tensor
+from ssnas_core.models.spec import ClassifierSpec
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.runs import report as reports
+from ssnas_core.runs.folder import RunFolder
+from ssnas_core.runs.recipes import Recipe, RunConfig
+from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.studies import Run
-from ssnas_core.training import TrainConfig
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.loop import TrainConfig
 
 _METHOD = "found, pretrained"
 

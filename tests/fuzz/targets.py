@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssnas_core.errors import InputError
+from ssnas_core.common.errors import InputError
 
 MEMORY = 500 * 10**6  # bytes more than before
 SECONDS = 15  # of processor time

@@ -22,7 +22,7 @@ import data_targets
 from data_targets import CASES, REFUSED, SLOW
 from targets import Target, judge
 
-from ssnas_core.errors import InputError
+from ssnas_core.common.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked and watched")
 

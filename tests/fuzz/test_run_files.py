@@ -21,15 +21,25 @@ import run_inputs
 import run_targets
 from targets import judge
 
-from ssnas_core._cells import read_trained
-from ssnas_core._checked import load_states, map_array, parse_json, plain_name, read_bytes
-from ssnas_core._shapes import check_shapes
-from ssnas_core._typed import typed
-from ssnas_core.cli import main
-from ssnas_core.errors import InputError
-from ssnas_core.features import FeatureStore
-from ssnas_core.files import load_tensors, read_json, read_name, save_tensors, write_json
-from ssnas_core.genotype import MAX_PARTS, Genotype, Node
+from ssnas_core.cli.main import main
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import (
+    check_shapes,
+    load_states,
+    load_tensors,
+    map_array,
+    parse_json,
+    plain_name,
+    read_bytes,
+    read_json,
+    read_name,
+    save_tensors,
+    write_json,
+)
+from ssnas_core.common.typed import typed
+from ssnas_core.features.store import FeatureStore
+from ssnas_core.runs.reading import read_trained
+from ssnas_core.spaces.genotype import MAX_PARTS, Genotype, Node
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

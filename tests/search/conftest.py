@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.search._trials import Trials
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.genotype import Genotype, Node
 
 
 class Digits:

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive, Hybrid, Supervised
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.hybrid import Hybrid
+from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel, warm_restarts
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import batches, load_checkpoint, seeded
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.checkpoints import load_checkpoint
+from ssnas_core.training.loop import batches
 
 SAMPLES = 40
 TRAIN, DEV = torch.arange(20), torch.arange(20, SAMPLES)

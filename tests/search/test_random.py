@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive, Hybrid, Supervised
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.hybrid import Hybrid
+from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.random import RandomConfig, random_search
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import TrainConfig
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.loop import TrainConfig
 
 SAMPLES = 24
 TRAIN, DEV = torch.arange(16), torch.arange(16, SAMPLES)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ssnas_core.objectives import Contrastive
-from ssnas_core.search._second_order import unrolled_gradient
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import seeded
+from ssnas_core.search.stable import unrolled_gradient
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
 
 RATE = 0.3
 

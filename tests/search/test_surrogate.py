@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype
-from ssnas_core.objectives import Contrastive, Supervised
-from ssnas_core.search import _trials
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search import surrogate as module
-from ssnas_core.search._trials import Trials
+from ssnas_core.search import trials as _trials
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.search.surrogate import SurrogateConfig, surrogate
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.spaces.layers import LayersConfig, LayerSpace
-from ssnas_core.training import TrainConfig, seeded
+from ssnas_core.training.loop import TrainConfig
 
 SAMPLES = 24
 TRAIN, DEV = torch.arange(16), torch.arange(16, SAMPLES)

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.errors import InputError
-from ssnas_core.objectives import Contrastive, Hybrid, Supervised
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.hybrid import Hybrid
+from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.tpe import TPEConfig, tpe
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import TrainConfig
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.training.loop import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core._checkpoints import load_checkpoint
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive
-from ssnas_core.search._trials import Trials
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.random import RandomConfig
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
-from ssnas_core.training import TrainConfig
+from ssnas_core.search.trials import Trials
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.checkpoints import load_checkpoint
+from ssnas_core.training.loop import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

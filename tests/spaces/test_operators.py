@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.errors import InputError
-from ssnas_core.genotype import Genotype, Node
-from ssnas_core.objectives import Contrastive
-from ssnas_core.ops import PRIMITIVES
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.random import RandomConfig, random_search
-from ssnas_core.spaces._fusion_nets import ordered_pairs
-from ssnas_core.spaces.fusion import FusionConfig, FusionSpace
+from ssnas_core.spaces.fusion.networks import FusionConfig, ordered_pairs
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.spaces.operators import PRIMITIVES
 
 FEATURES = ("image_0", "image_1", "text_0")
 

@@ -1,0 +1,426 @@
+"""Any transformers encoder of texts or of images, from a folder, the cache or the hub.
+
+A tap is a layer's hidden states, as the model itself gives them. No code that comes
+with a model is ever run (trust_remote_code is False everywhere).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.backbones.base import ImageBackbone, TextBackbone
+from ssnas_core.backbones.image import check_images, check_size
+from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.common.files import file_size, read_json
+
+# Loading transformers models: all their weights or an error, and none of their code.
+
+
+@contextmanager
+def loading(source: str | Path, remedy: str) -> Iterator[None]:
+    """No progress bars, which are the caller's to ask for; failures are told as what to do."""
+    from transformers.utils import logging as transformers_logging
+
+    showing = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        if Path(source).is_dir():
+            _check_documents(Path(source))
+        yield
+    except InputError:
+        raise
+    except BaseException as error:  # transformers and what it loads with raise many kinds
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C; a panic is what its tokenizers answer some broken files with
+        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], 400)
+        raise InputError(
+            f"expected a transformers model folder or name, got {str(source)!r}: {reason} {remedy}"
+        ) from error
+    finally:
+        if showing:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_documents(folder: Path) -> None:
+    """Read what transformers would read with no bounds: the largest tokenizers take 40 MB."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".json":
+            read_json(file, limit=64 * 2**20)
+        elif not file.is_dir():
+            file_size(file)
+
+
+def _part(model: Any, kind: str) -> Any:
+    """The encoder of `kind` within a model, without its pooler.
+
+    The pooler is never used here, and its weights would never see a gradient.
+    """
+    if kind == "text":
+        model = model.get_encoder() if model.config.is_encoder_decoder else model
+        expected = "input_ids"
+    else:
+        model = getattr(model, "vision_model", model)  # of CLIP and its kin
+        expected = "pixel_values"
+    takes = getattr(model, "main_input_name", expected)
+    if takes != expected or (kind == "text" and not hasattr(model.config, "num_hidden_layers")):
+        raise InputError(
+            f"expected an encoder of {kind}s, got {type(model).__name__}; "
+            "give a model to the modality that it reads."
+        )
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module) and next(pooler.parameters(), None) is not None:
+        model.pooler = None
+    return model
+
+
+def from_weights(source: str | Path, kind: str) -> tuple[Any, Any]:
+    """The encoder with its published weights, all of them, in float32; and the whole config."""
+    from transformers import AutoModel
+
+    whole, told = AutoModel.from_pretrained(
+        source, trust_remote_code=False, output_loading_info=True
+    )
+    config = whole.config
+    named = {id(weight): name for name, weight in whole.named_parameters()}
+    model = _part(whole, kind)
+    used = {named[id(weight)] for weight in model.parameters() if id(weight) in named}
+    lacking = sorted(used & set(told["missing_keys"]))
+    if lacking:
+        raise InputError(
+            f"expected all weights of {str(source)!r}, got none for {len(lacking)} of "
+            f"{len(used)} (first: {lacking[0]}); fetch the model again."
+        )
+    return model.float(), config
+
+
+def from_config(config: Any, kind: str) -> Any:
+    """The encoder with random weights, from torch's global seed."""
+    from transformers import AutoModel
+
+    return _part(AutoModel.from_config(config, trust_remote_code=False), kind).float()
+
+
+def saved_config(folder: Path | None) -> Any:
+    """The configuration that `save_config` wrote; no network is asked."""
+    from transformers import AutoConfig
+
+    if folder is None:
+        raise InputError(
+            "expected the folder with the files of a transformers backbone, got none; "
+            "pass the folder that save_files wrote."
+        )
+    return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+
+
+def even_depths(layers: int, taps: int) -> tuple[int, ...]:
+    """`taps` of `layers` layers (from 1), at even distances, the last included."""
+    taps = min(taps, layers)
+    return tuple(-(-layers * (tap + 1) // taps) for tap in range(taps))
+
+
+def save_config(config: Any, folder: Path) -> None:
+    """Write an encoder's configuration into `folder`."""
+    config._name_or_path = ""  # where it lay on this machine is nobody's business
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+
+
+def colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """What a model's own image processor does to colours, and the size (H, W) it gives.
+
+    It rescales, normalises and perhaps swaps channels: an affine map, (3, 3) and
+    (3,), of RGB in [0, 1], read off four images of one colour each. So any
+    processor's rule holds, whatever its options are called.
+    """
+    from PIL import Image
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    colours = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+    images = [Image.new("RGB", (side, side), colour) for colour in colours]
+    pixels = torch.stack(
+        [torch.as_tensor(processor(one, return_tensors="pt")["pixel_values"])[0] for one in images]
+    )
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise InputError(
+            f"expected an image processor that gives (3, H, W), got {tuple(pixels.shape[1:])} "
+            f"from {str(source)!r}; choose another model."
+        )
+    height, width = pixels.shape[2:]
+    black, *pure = pixels[:, :, height // 2, width // 2].float()
+    return torch.stack([one - black for one in pure], 1), black, (int(height), int(width))
+
+
+class TransformerText(TextBackbone):
+    """A transformers text encoder; a tap is the mean of a layer's hidden states over tokens.
+
+    Args:
+        source: a local folder, or a model's name on the Hugging Face hub or in its cache.
+        taps: how many hidden layers, at even distances, the last included.
+        length: tokens a text is cut to and padded to.
+
+    Raises:
+        InputError: no such model at hand, or a length it cannot take.
+    """
+
+    _kind = "transformers-text"
+
+    def __init__(self, source: str | Path, taps: int = 4, length: int = 128) -> None:
+        super().__init__()
+        from transformers import AutoTokenizer
+
+        with loading(
+            source, "Give a folder with config.json, tokenizer and weights, or go online once."
+        ):
+            model, config = from_weights(source, "text")
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        # a folder's own name, not its path: moving a model does not change it
+        self._build(model, config, tokenizer, Path(source).name, taps, length)
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, taps: int, length: int) -> TransformerText:
+        """From what `save_files` wrote, with random weights; a state dict brings the real ones."""
+        from transformers import AutoTokenizer
+
+        self = cls.__new__(cls)
+        TextBackbone.__init__(self)
+        with loading(str(folder), "Give the folder that save_files wrote."):
+            config = saved_config(folder)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
+            model = from_config(config, "text")
+            self._build(model, config, tokenizer, "rebuilt", taps, length)
+        return self
+
+    def _build(
+        self, model: Any, config: Any, tokenizer: Any, source: str, taps: int, length: int
+    ) -> None:
+        if taps < 1 or length < 3:
+            raise InputError(f"taps must be >= 1 and length >= 3, got {taps} and {length}.")
+        self.tokenizer = tokenizer
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.pad_token_id is None:
+            raise InputError(f"the tokenizer of {source} has no token to pad with; give it one.")
+        self.tokenizer.padding_side = "right"
+        longest = min(
+            self.tokenizer.model_max_length,
+            getattr(model.config, "max_position_embeddings", None) or length,
+        )
+        if length > longest:
+            raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
+        self.model = model
+        self.length = length
+        self.depths = even_depths(int(model.config.num_hidden_layers), taps)
+        width = int(model.config.hidden_size)
+        self.channels = {str(tap): width for tap in range(len(self.depths))}
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+        tokens = hashlib.sha256(vocabulary).hexdigest()[:8]
+        self.name = (
+            f"transformers:{source} layers {self.depths} length {length} vocabulary {tokens}"
+        )
+        self._whole_config = config
+        self._options = {"taps": taps, "length": length}
+
+    def save_files(self, folder: Path) -> None:
+        """Write the model's config.json and the tokenizer's files into `folder`, its own."""
+        save_config(self._whole_config, folder)
+        self.tokenizer.save_pretrained(str(folder))
+
+    def vectorize(self, texts: Sequence[str]) -> Tensor:
+        """Texts as padded tokens (N, length) int64, on the CPU."""
+        if not len(texts):
+            return torch.zeros(0, self.length, dtype=torch.int64)
+        with loading(self.name, "Restore the tokenizer's files."):
+            tokens = self.tokenizer(
+                list(texts),
+                padding="max_length",
+                truncation=True,
+                max_length=self.length,
+                return_tensors="pt",
+            )
+        found, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
+        if int(found.max()) >= known:
+            raise InputError(
+                f"expected the tokenizer of {self.name}, got one whose tokens are not among the "
+                f"model's {known}; restore its files."
+            )
+        return found
+
+    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
+        """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""
+        mask = (vectorized != self.tokenizer.pad_token_id).long()
+        longest = max(int(mask.sum(1).max()), 1)
+        tokens, mask = vectorized[:, :longest], mask[:, :longest]
+        states = self.model(
+            input_ids=tokens, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
+        weights = (mask / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(2).to(states[0])
+        return {
+            str(tap): (states[depth] * weights).sum(1).unsqueeze(2)
+            for tap, depth in enumerate(self.depths)
+        }
+
+
+class TransformerImage(ImageBackbone):
+    """A transformers vision encoder: ViT, DINO, BEiT, CLIP, Swin, ConvNeXt, ResNet and kin.
+
+    A tap is the hidden states of a layer or stage, as the model gives them, brought
+    to maps: the tokens of patches row by row, without class and register tokens.
+    Images are normalised as the model's own processor does; they are not resized.
+
+    Args:
+        source: a local folder, or a model's name on the Hugging Face hub or in its
+            cache. Of a CLIP-like pair the image part is taken.
+        weights: None for random ones (from torch's seed), or "DEFAULT", the model's.
+        taps: how many hidden layers, at even distances, the last included.
+        size: (H, W) of the images; None for what the model's processor makes of a
+            square image. Others work where the model takes them.
+
+    Raises:
+        InputError: no such model at hand, not an image encoder, or a size it cannot
+            take.
+    """
+
+    _kind = "transformers-image"
+
+    colours: Tensor  # (3, 3), of RGB in [0, 1]
+    black: Tensor  # (3,)
+
+    def __init__(
+        self,
+        source: str | Path,
+        weights: str | None = None,
+        taps: int = 4,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        from transformers import AutoConfig
+
+        if weights not in (None, "DEFAULT"):
+            raise InputError(f"weights must be None or 'DEFAULT', got {weights!r}.")
+        with loading(
+            source,
+            "Give an image encoder's folder with config.json, preprocessor_config.json and "
+            "weights, or go online once.",
+        ):
+            if weights is None:
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+                model = from_config(config, "image")
+            else:
+                model, config = from_weights(source, "image")
+            own = _pair(getattr(model.config, "image_size", None) or 224)
+            colours, black, made = colour_map(source, max(own))
+        name = f"transformers:{Path(source).name} {weights}"
+        self._build(model, config, name, taps, made if size is None else size)
+        self.colours.copy_(colours)
+        self.black.copy_(black)
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, taps: int, size: tuple[int, int]) -> TransformerImage:
+        """From what `save_files` wrote, with random weights; a state dict brings the real ones."""
+        self = cls.__new__(cls)
+        ImageBackbone.__init__(self)
+        with loading(str(folder), "Give the folder that save_files wrote."):
+            config = saved_config(folder)
+            self._build(from_config(config, "image"), config, "rebuilt", taps, size)
+        return self
+
+    def _build(self, model: Any, config: Any, name: str, taps: int, size: tuple[int, int]) -> None:
+        if taps < 1:
+            raise InputError(f"taps must be >= 1, got {taps}.")
+        self.size = check_size(size)
+        self.model = model
+        self.register_buffer("colours", torch.eye(3))  # in the state dict: part of the model
+        self.register_buffer("black", torch.zeros(3))
+        self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        training = model.training
+        model.eval()
+        blank = torch.zeros(1, 3, *self.size)
+        try:
+            with torch.inference_mode():
+                states = self._states(blank)
+                stages = len(getattr(model.config, "depths", None) or ())
+                first = 0 if len(states) == stages else 1  # most give their embedding first
+                depths = even_depths(len(states) - first, taps)
+                self.depths = tuple(depth - 1 + first for depth in depths)
+                maps = [self._arranged(states[depth], blank) for depth in self.depths]
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{type(model).__name__} cannot take images of size {self.size}: "
+                f"{str(error).splitlines()[0]}; choose another size, often (224, 224)."
+            ) from error
+        model.train(training)
+        self.channels = {str(tap): value.shape[1] for tap, value in enumerate(maps)}
+        self.name = f"{name} layers {self.depths} {self.size}"
+        self._whole_config = config
+        self._options = {"taps": taps, "size": self.size}
+
+    def save_files(self, folder: Path) -> None:
+        """Write the model's config.json into `folder`, its own; the state dict has the rest."""
+        save_config(self._whole_config, folder)
+
+    def _states(self, images: Tensor) -> list[Tensor]:
+        """The model's hidden states of normalised images: maps where it has them, else tokens."""
+        options: dict[str, Any] = {}
+        own = getattr(self.model.config, "image_size", None)
+        if self._resizes and own is not None and _pair(own) != tuple(images.shape[2:]):
+            options["interpolate_pos_encoding"] = True
+        out = self.model(pixel_values=images, output_hidden_states=True, **options)
+        states: list[Tensor] = list(out.hidden_states or ())
+        if not states:
+            raise InputError(
+                f"expected hidden states, got none from {type(self.model).__name__}; "
+                "choose another image encoder."
+            )
+        maps = getattr(out, "reshaped_hidden_states", None)  # Swin and kin
+        if not maps:
+            return states
+        widths = [state.shape[-1] for state in states]
+        if [one.shape[1] for one in maps] == widths:
+            return list(maps)
+        return [one.permute(0, 3, 1, 2) for one in maps]  # Hiera has channels last
+
+    def _arranged(self, state: Tensor, images: Tensor) -> Tensor:
+        """(N, C, H', W') of a map as it is, of tokens (N, leading + H' * W', C) by patch size."""
+        if state.ndim == 4:
+            return state
+        config = self.model.config
+        patch = _pair(getattr(config, "patch_size", None) or 1)
+        height, width = (side // one for side, one in zip(images.shape[2:], patch, strict=True))
+        leading = state.shape[1] - height * width if state.ndim == 3 else -1
+        # a class token, DeiT's second one, registers: they come first
+        if not 0 <= leading <= 2 + int(getattr(config, "num_register_tokens", 0) or 0):
+            raise InputError(
+                f"expected {height} x {width} tokens after the class token, got hidden states "
+                f"{tuple(state.shape)} from {type(self.model).__name__}; "
+                "choose another image encoder."
+            )
+        return state[:, leading:].transpose(1, 2).unflatten(2, (height, width))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
+        check_images(images)
+        normal = torch.einsum("oi,nihw->nohw", self.colours, images) + self.black.view(3, 1, 1)
+        states = self._states(normal)
+        return {
+            str(tap): self._arranged(states[depth], normal) for tap, depth in enumerate(self.depths)
+        }
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """(H, W) of a config's size: one number for both, or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)

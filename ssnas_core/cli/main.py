@@ -1,0 +1,121 @@
+"""The `ssnas` command; `_commands` holds its subcommands, `_actions` does what they say.
+
+Progress and notes go to standard error, results to standard output. A user's
+mistake gets exit status 2 and one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from typing import Any, NoReturn
+
+import tyro
+
+from ssnas_core.cli.actions import run_command
+from ssnas_core.cli.commands import (
+    COMMANDS,
+    DemoCommand,
+    PrepareCommand,
+    SeveralCommand,
+    StudyCommand,
+    TrainCommand,
+)
+from ssnas_core.cli.launching import is_first, launched, leave, says_why
+from ssnas_core.common.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of the `ssnas` command; always exits."""
+    command = parse(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(
+        level=logging.ERROR if command.quiet else logging.INFO,
+        format="ssnas: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints where it downloads from
+            if isinstance(command, SeveralCommand):
+                command = launched(command, by_shell=arguments is None)
+            result, text = run_command(command)
+            first = is_first()
+            leave()
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt as stop:
+        resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand | StudyCommand)
+        told = "; the same command goes on from here" if resumed else ""
+        if is_first():
+            print(f"ssnas: stopped{told}.", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, _Terminated) else 130)
+    except OSError as error:
+        fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    try:
+        if first:
+            print(json.dumps(result) if command.json else text, flush=True)
+    except BrokenPipeError:  # as in `ssnas show RUN | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+class _Terminated(KeyboardInterrupt):  # noqa: N818
+    """SIGTERM, as a cluster sends before it takes a machine away: ends like Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def parse(arguments: list[str]) -> Any:
+    """The subcommand that `arguments` name; a mistake exits with status 2 and one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="ssnas", description=DESCRIPTION, args=arguments
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        fail(_one_line(said.getvalue()))
+
+
+DESCRIPTION = (
+    "Self-supervised architecture search for multimodal networks: find a fusion network for "
+    "images and texts without labels, pretrain it without labels, fine-tune it on few."
+)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on standard error, once for all processes, and exit with status 2."""
+    if says_why():
+        print(f"ssnas: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(boxed: str) -> str:
+    """What is wrong, from tyro's framed message: its text, and what it says to look at."""
+    groups: list[list[str]] = [[]]  # of rows, between rules; the frame may be ASCII
+    for row in boxed.splitlines():
+        row = row.strip("│╭╮╰╯─")
+        if not row.strip(" -─"):
+            groups.append([])
+        elif row[:8].strip():  # deep inside stands what an option means, which --help says too
+            groups[-1].append(row.strip())
+    shown = [group for group in groups if group]
+    title = shown[0].pop(0)
+    text, *more = (" ".join(group) for group in shown if group)
+    if not text.lower().startswith(title.lower()):
+        text = f"{title.lower()}: {text}"
+    told = [text, *(part for part in more if part.startswith("Available subcommands"))]
+    usage = re.findall(r"ssnas[a-z ]* --help", " ".join(more)) or ["ssnas --help"]
+    return f"{'; '.join(told)} (see {usage[-1]})"

@@ -1,0 +1,38 @@
+"""Chance that depends on nothing but a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ssnas_core.common.distributed import place
+from ssnas_core.common.errors import InputError
+
+
+@contextmanager
+def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
+    """A generator for `seed`, and torch's global one (dropout, initial weights) set alike.
+
+    The caller's global state is restored at the end, so that what is inside
+    depends on nothing but `seed`. With `apart` the global one differs between
+    processes that work together, as dropout on their shares of a batch has to.
+
+    Raises:
+        InputError: a number that is negative or not whole.
+    """
+    import numpy
+
+    try:
+        words, own = (
+            numpy.random.SeedSequence(seed, spawn_key=key).generate_state(2)
+            for key in ((), (place(),) if apart and place() else ())
+        )
+    except (TypeError, ValueError) as error:
+        bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
+        raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
+    value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (words, own))
+    with torch.random.fork_rng():
+        torch.manual_seed(chance)
+        yield torch.Generator().manual_seed(value + 1)

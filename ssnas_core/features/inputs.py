@@ -1,0 +1,310 @@
+"""What backbones are given: images decoded once, texts, and arrays.
+
+Rows keep the order of the dataset's records. A record whose image cannot be
+decoded has no row: the rows are those of `dataset.without(bad)`, in its order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ssnas_core.backbones.base import Backbone, ImageBackbone
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import atomic_path, map_array, read_json, write_json
+
+if TYPE_CHECKING:
+    from ssnas_core.datasets.records import Dataset
+
+log = logging.getLogger(__name__)
+
+DECODED_VERSION = 1
+MAX_PIXELS = 50_000_000  # beyond this a poster is taken for a decompression bomb
+_LARGE = 8_000_000  # pixels; of larger images one is decoded at a time, whatever the threads
+_ONE_AT_A_TIME = threading.Lock()
+_MAX_SCANS = 200  # of a JPEG; a progressive one has about ten, and each costs a pass
+# What photographs and posters come in. Of the others that PIL knows, some start programs (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def read_memmap(path: Path) -> Tensor:
+    """The .npy array in `path` as a tensor over the file: pages are read when touched."""
+    array = map_array(path, "c")  # private, so torch may own it
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # numbers that torch lacks
+        raise InputError(f"cannot read an array from {path} ({error}); make it anew.") from error
+
+
+def moved(value: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor on `device`; onto CUDA without waiting, by way of pinned memory."""
+    if torch.device(device).type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
+def content_key(*parts: Any) -> str:
+    """16 hex digits that name `parts`, anything JSON can write."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def draws_generator(seed: int, *place: int) -> Generator:
+    """A generator of its own for each place (as: modality, view) under one seed."""
+    state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def decode_image(value: Any, size: tuple[int, int]) -> np.ndarray:
+    """An image as uint8 (3, H, W): RGB, scaled to cover `size`, centre cropped.
+
+    Args:
+        value: path of an image file, uint8 (3, H, W) RGB, or a `StoredImage`.
+        size: (H, W).
+
+    Raises:
+        OSError, ValueError, SyntaxError: not an image, truncated, or too large.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if not isinstance(value, Path):
+        pixels = value if isinstance(value, np.ndarray) else value.load()
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+            raise ValueError(f"{pixels.dtype} {pixels.shape} is no uint8 (3, H, W) image")
+        if pixels.shape[1:] == size:
+            return pixels
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        return np.asarray(fitted).transpose(2, 0, 1)
+    if value.exists() and not value.is_file():  # a pipe or device could be read for ever
+        raise OSError(f"{value} is no ordinary file")
+    with Image.open(value, formats=_FORMATS) as image:
+        pixels = image.width * image.height
+        # WebP's decoder holds several copies of an image
+        most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS
+        if pixels > most:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {most:,}")
+        if image.format in ("JPEG", "MPO") and value.read_bytes().count(b"\xff\xda") > _MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
+        with _ONE_AT_A_TIME if pixels > _LARGE else contextlib.nullcontext():
+            image.draft("RGB", (width, height))  # JPEG: decode at the smallest scale that covers
+            rgb = image.convert("RGB")
+            image.close()  # of a large one the raw pixels are half of what is held
+            fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
+            if pixels > _LARGE:
+                del rgb
+                _give_back()
+    return np.asarray(fitted).transpose(2, 0, 1)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: in glibc each thread would keep its own."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def decode_images(
+    dataset: Dataset,
+    modality: str,
+    size: tuple[int, int],
+    path: Path,
+    *,
+    strict: bool = False,
+    progress: bool = False,
+) -> tuple[np.memmap, dict[str, str]]:
+    """Decode every image of a modality once, into one .npy file, and map it.
+
+    The file appears whole or not at all (an interrupted run starts again) and
+    is used again while the dataset and the size stay the same.
+
+    Args:
+        dataset: records whose `inputs[modality]` is an image.
+        modality: the modality's name.
+        size: (H, W).
+        path: the .npy file to write; the bad ids go beside it, into a .json.
+        strict: whether one bad image is an error.
+        progress: whether to show a bar.
+
+    Returns:
+        uint8 (R, 3, H, W), read-only, the rows of `dataset.without(bad)` in its
+        order; and `bad`, id -> reason, of the records without a row.
+
+    Raises:
+        InputError: no image can be decoded, or `strict` and one cannot.
+    """
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    path = Path(path)
+    notes = path.with_suffix(".json")
+    key = content_key(DECODED_VERSION, dataset.fingerprint(), modality, list(size))
+    if path.exists() and notes.exists():
+        told = read_json(notes)
+        if isinstance(told, dict) and told.get("key") == key:
+            known, rows = told.get("bad"), map_array(path)
+            count = len(dataset) - len(known) if isinstance(known, dict) else -1
+            if known is None or rows.shape != (count, 3, *size) or rows.dtype != np.uint8:
+                raise InputError(f"{path} is not what {notes} tells; delete both to decode anew.")
+            _refuse_bad(known, len(dataset), strict)
+            return rows, known
+
+    def decoded(value: Any) -> np.ndarray | str:
+        try:
+            return decode_image(value, size)
+        # PIL answers broken files with many kinds of exception; all mean the same here
+        except Exception as error:
+            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+    records = dataset.records
+    bad: dict[str, str] = {}
+    notes.unlink(missing_ok=True)  # from here until the end there is no valid pair of files
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+        shape = (len(records), 3, *size)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            np.lib.format.write_array_header_2_0(file, header)
+            start, row = file.tell(), 0
+            bar = tqdm(
+                total=len(records), desc=f"decoding {modality}", unit="image", disable=not progress
+            )
+            for first in range(0, len(records), 512):  # bounds what waits to be written
+                some = records[first : first + 512]
+                for record, image in zip(
+                    some, pool.map(decoded, [one.inputs[modality] for one in some]), strict=True
+                ):
+                    if isinstance(image, str):
+                        bad[record.id] = image
+                    else:
+                        file.write(image.tobytes())
+                        row += 1
+                    bar.update()
+            bar.close()
+            _refuse_bad(bad, len(records), strict)
+            if bad:  # the header, written again for the rows there are, padded to its old length
+                file.seek(0)
+                np.lib.format.write_array_header_2_0(file, header | {"shape": (row, 3, *size)})
+                assert file.tell() == start
+    write_json(notes, {"version": DECODED_VERSION, "key": key, "bad": bad})
+    if bad:
+        log.warning("%d of %d images cannot be decoded: %s", len(bad), len(records), notes)
+    return np.load(path, mmap_mode="r"), bad
+
+
+def _refuse_bad(bad: Mapping[str, str], total: int, strict: bool) -> None:
+    if bad and (strict or len(bad) == total):
+        name, reason = next(iter(bad.items()))
+        remedy = "restore the files" if len(bad) == total else "restore them, or pass strict=False"
+        raise InputError(
+            f"expected {total} images, got {len(bad)} that cannot be decoded "
+            f"(first: {name}, {reason}); {remedy}."
+        )
+
+
+@dataclass(frozen=True)
+class RawInputs:
+    """One row of raw input per record: uint8 images (N, 3, H, W), texts, float32 arrays.
+
+    Attributes:
+        columns: modality -> its rows, in the order of the dataset's records.
+        kinds: modality -> "image", "text" or "array", in the order of the modalities.
+        fingerprint: of the dataset the rows were read from.
+    """
+
+    columns: Mapping[str, Any]
+    kinds: Mapping[str, str]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(self.columns[name]) for name in self.kinds}
+        if len(set(lengths.values())) != 1:
+            raise InputError(
+                f"expected as many rows in every modality, got {lengths}; "
+                "read all of them from one dataset (after dataset.without(bad))."
+            )
+
+    def __len__(self) -> int:
+        return len(self.columns[next(iter(self.kinds))])
+
+    def images(
+        self, modality: str, rows: Tensor | slice, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The images of `rows` as float (n, 3, H, W) in [0, 1]; they travel as bytes."""
+        chosen = self.columns[modality][rows if isinstance(rows, slice) else rows.numpy()]
+        pixels = torch.from_numpy(np.require(chosen, requirements=["C", "W"]))
+        return moved(pixels, device).float().div_(255)
+
+
+def prepare_inputs(
+    dataset: Dataset,
+    backbones: Mapping[str, Backbone],
+    folder: Path,
+    *,
+    strict: bool = False,
+    progress: bool = False,
+) -> tuple[Dataset, RawInputs]:
+    """Decode a dataset's images to the sizes its backbones want.
+
+    Args:
+        dataset: the records.
+        backbones: modality -> backbone, of the modality's kind.
+        folder: of this dataset, for its decoded images, <modality>-<H>x<W>.npy, and
+            its arrays, <modality>-array.npy.
+        strict: whether one bad image is an error.
+        progress: whether to show bars.
+
+    Returns:
+        The dataset without the records whose images are bad, and their inputs.
+
+    Raises:
+        InputError: a modality without a backbone of its kind, or bad images.
+    """
+    check_kinds(dataset.kinds, backbones)
+    columns: dict[str, Any] = {}
+    bad: dict[str, dict[str, str]] = {}
+    for modality in (name for name, kind in dataset.kinds.items() if kind == "image"):
+        backbone = backbones[modality]
+        assert isinstance(backbone, ImageBackbone)
+        size = backbone.size
+        path = Path(folder) / f"{modality}-{size[0]}x{size[1]}.npy"
+        columns[modality], bad[modality] = decode_images(
+            dataset, modality, size, path, strict=strict, progress=progress
+        )
+    missing = {name: reason for told in bad.values() for name, reason in told.items()}
+    kept = dataset.without(missing) if missing else dataset
+    for modality, told in bad.items():  # a row goes where another modality's image is bad
+        rows = [one.id not in missing for one in dataset.records if one.id not in told]
+        columns[modality] = columns[modality] if all(rows) else columns[modality][rows]
+    for modality in dataset.kinds.keys() - bad.keys():
+        columns[modality] = kept.column(modality)
+        if dataset.kinds[modality] == "array":
+            path = Path(folder) / f"{modality}-array.npy"
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, np.stack(columns[modality]))
+            columns[modality] = np.load(path, mmap_mode="r")
+    return kept, RawInputs(columns, dict(kept.kinds), kept.fingerprint())
+
+
+def check_kinds(kinds: Mapping[str, str], backbones: Mapping[str, Backbone]) -> None:
+    """Refuse backbones that are not one per modality, of its kind."""
+    given = {name: backbone.modality_kind for name, backbone in backbones.items()}
+    if given != dict(kinds):
+        raise InputError(
+            f"expected one backbone per modality, of its kind: {dict(kinds)}, got {given}; "
+            "pass a dict from modality to backbone."
+        )

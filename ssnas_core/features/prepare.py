@@ -1,0 +1,407 @@
+"""From raw data to stored features: decode, fit, train backbones, extract.
+
+No label is read unless backbones are to learn from a labelled part. One folder
+per preparation, named by a hash of what decides it. Each part is computed once;
+the folder then serves every run on the same data, and the raw archive is not
+needed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
+from ssnas_core.backbones.factory import (
+    array_backbone,
+    backbone_from_config,
+    image_backbone,
+    text_backbone,
+)
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import (
+    atomic_path,
+    load_states,
+    map_array,
+    plain_name,
+    read_fields,
+    read_json,
+    told_where,
+    write_json,
+)
+from ssnas_core.common.locks import alone_in
+from ssnas_core.common.random import seeded
+from ssnas_core.common.typed import typed
+from ssnas_core.datasets.open import open_dataset
+from ssnas_core.datasets.records import SPLITS, Dataset
+from ssnas_core.features.augment import DEFAULT_AUGMENT, JointAugment
+from ssnas_core.features.extract import Taps, extract_features
+from ssnas_core.features.inputs import RawInputs, content_key, prepare_inputs
+from ssnas_core.features.live import LiveInputs
+from ssnas_core.features.store import FeatureStore
+from ssnas_core.features.train_backbones import Labels, train_backbone
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.training.loop import TrainConfig
+
+# What a preparation left on disk, read back: backbones, decoded images, arrays.
+
+
+def stored_columns(folder: Path) -> dict[str, Any]:
+    """The decoded images and the arrays of the preparation in `folder`, mapped, by modality.
+
+    Raises:
+        InputError: they are missing or broken, or named by a path.
+    """
+    note = folder / "inputs.json"
+    files = typed(dict[str, str], read_fields(note, "files")["files"], f"{note}: files")
+    return {
+        name: map_array(folder / "inputs" / plain_name(file, str(note)))
+        for name, file in files.items()
+    }
+
+
+def lend_files(source: Path, target: Path) -> None:
+    """Give the folder `target` the files of `source` that it lacks, as links where these work.
+
+    No file of either is ever written in place, so none sees what becomes of the other.
+
+    Raises:
+        InputError: no space, or a folder that cannot be written.
+    """
+    with told_where(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.iterdir()) if source.is_dir() else ():  # texts alone leave none
+            lent = target / file.name
+            if file.name.startswith(".") or lent.exists():
+                continue
+            with suppress(OSError):  # as on file systems without links
+                os.link(file, lent)
+            if not lent.exists():
+                with atomic_path(lent) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def saved_backbone(folder: Path, modality: str) -> Backbone:
+    """The backbone that made a modality's features.
+
+    Raises:
+        InputError: its files are missing or broken, or not of each other.
+    """
+    told, weights = (folder / f"{modality}.{ending}" for ending in ("json", "pt"))
+    state = load_states(weights, "backbone")
+    try:
+        backbone = backbone_from_config(read_json(told), folder / f"{modality}-files", state)
+    except InputError as error:
+        raise InputError(f"{told}: {error}") from error
+    _give(weights, state, backbone)
+    return backbone
+
+
+def load_backbone(file: Path, backbone: Backbone) -> None:
+    """Give `backbone` the state dict in `file`.
+
+    Raises:
+        InputError: it is missing or broken, or of another backbone.
+    """
+    _give(file, load_states(file, "backbone"), backbone)
+
+
+def _give(file: Path, state: Any, backbone: Backbone) -> None:
+    try:
+        backbone.load_state_dict(state)
+    except Exception as error:  # torch raises many kinds for what does not fit, with long advice
+        raise InputError(
+            f"{file} is not a usable backbone ({type(error).__name__}); delete it."
+        ) from error
+
+
+_SIMCLR = TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Which backbones, how they are trained without labels, and what is stored.
+
+    Args:
+        image, text, array: the backbone of each kind of modality, by name, see
+            `ssnas_core.backbones.factory`; arrays of several positions are taken as they are.
+        image_size: (H, W) that images are decoded to; None for the backbone's own.
+        pretrained: load published weights where a backbone has any; without,
+            they are random.
+        views: V >= 1, stored augmented views per sample beside the clean one.
+        augment: how views are made, those of the backbones' training too.
+        length: L, positions of a pooled feature map.
+        image_training, text_training, array_training: SimCLR on the train part for
+            the backbones that come without weights (`Backbone.learns`).
+        contrastive: the loss of that training.
+        seed: of initial weights, training and views.
+        strict: refuse the data at the first bad record instead of skipping it.
+    """
+
+    image: str = "small"
+    text: str = "maxout"
+    array: str = "maxout"
+    image_size: tuple[int, int] | None = None
+    pretrained: bool = True
+    views: int = 8
+    augment: JointAugment = DEFAULT_AUGMENT
+    length: int = 4
+    image_training: TrainConfig = _SIMCLR
+    text_training: TrainConfig = _SIMCLR
+    array_training: TrainConfig = _SIMCLR
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise InputError(
+                f"contrastive learning needs views >= 1 beside the clean one, got {self.views}."
+            )
+        if self.length < 1 or math.isqrt(self.length) ** 2 != self.length:
+            raise InputError(
+                f"length must be a square number (1, 4, 9, 16, ...), got {self.length}."
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set: its records, and the features of every sample and view.
+
+    Args:
+        folder: where it is.
+        dataset: the usable records, in the order of the store's rows.
+        store: the features.
+        config: how it was made.
+    """
+
+    folder: Path
+    dataset: Dataset
+    store: FeatureStore
+    config: PrepareConfig
+
+    def indices(self, split: str) -> Tensor:
+        """Rows of a split, (n,) int64."""
+        return torch.from_numpy(self.dataset.indices(split))
+
+    def backbones(self) -> dict[str, Backbone]:
+        """The backbones that made the features, by modality."""
+        return {modality: saved_backbone(self.folder, modality) for modality in self.dataset.kinds}
+
+    def taps(self) -> Taps:
+        """The backbones as a module to be trained along, for inputs from `live`."""
+        return Taps(self.backbones(), self.config.length)
+
+    def live(self, *, fresh_texts: bool = False) -> LiveInputs:
+        """Decoded images, texts and arrays, augmented when drawn.
+
+        A text's views are those vectorised once, unless `fresh_texts` are asked for.
+        """
+        columns = stored_columns(self.folder)
+        for name in self.dataset.kinds.keys() - columns.keys():
+            columns[name] = self.dataset.column(name)
+        fingerprint = read_fields(self.folder / "inputs.json", "fingerprint")["fingerprint"]
+        inputs = RawInputs(columns, dict(self.dataset.kinds), fingerprint)
+        return LiveInputs(
+            inputs,
+            self.backbones(),
+            self.folder / "inputs",
+            views=None if fresh_texts else self.config.views,
+            augment=self.config.augment,
+            seed=self.config.seed,
+        )
+
+    def counts(self) -> dict[str, Any]:
+        """Name of the data, records per split, and the records left out with the reasons."""
+        return {
+            "name": self.dataset.name,
+            **{split: len(self.dataset.indices(split)) for split in SPLITS},
+            "skipped": len(self.dataset.skipped),
+            "skipped_records": dict(self.dataset.skipped),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What was prepared, in plain values."""
+        return {
+            "folder": str(self.folder),
+            **self.counts(),
+            "features": {
+                name: [self.store.positions[name], channels]
+                for name, channels in self.store.channels.items()
+            },
+            "views": self.store.views,
+            "megabytes": round(self.store.bytes / 1e6, 1),
+        }
+
+
+def prepare(
+    data: Path | Dataset,
+    folder: Path,
+    config: PrepareConfig | None = None,
+    *,
+    label_ratio: float | None = None,
+    label_seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Prepared:
+    """Compute what is missing of a preparation, and open it.
+
+    Args:
+        data: what `open_dataset` reads, or a dataset.
+        folder: parent of all preparations; this one's is named by a hash of
+            the data (not its labels) and of `config`; and of the labels learnt from.
+        config: backbones, views and training.
+        label_ratio: train the backbones that learn with the labels of that part of
+            train, `labelled_part(dataset, label_ratio, label_seed)`, in twice the steps;
+            by default, or where none learns, without a label.
+        label_seed: which part.
+        device: where backbones run.
+        progress: show progress bars on standard error.
+
+    Raises:
+        InputError: data that cannot be read, no space, weights that cannot be had,
+            or a label ratio that leaves fewer than two labelled rows of train.
+    """
+    config = config or PrepareConfig()
+    folder = Path(folder)
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
+        dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
+    backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
+    stamps = [_stamp(spec) for spec in (config.image, config.text)]
+    told = dataclasses.asdict(config)
+    if config.augment == DEFAULT_AUGMENT:
+        del told["augment"]  # what was prepared before there was this setting keeps its name
+    key = content_key(dataset.fingerprint(), told, stamps)
+    home = unlabelled = folder / f"prepared-{key}"
+    labels = None
+
+    def decoded() -> tuple[Dataset, RawInputs]:
+        return prepare_inputs(
+            dataset, backbones, home / "inputs", strict=config.strict, progress=progress
+        )
+
+    if label_ratio is not None and any(backbone.learns for backbone in backbones.values()):
+        with alone_in(unlabelled, "preparing", wait=True):
+            labels = Labels.of(decoded()[0], label_ratio, label_seed)
+        home = folder / f"prepared-{content_key(key, labels.key())}"
+    with alone_in(home, "preparing", wait=True):
+        if home != unlabelled:
+            lend_files(unlabelled / "inputs", home / "inputs")  # its decoded images are the same
+        kept, inputs = decoded()
+        for modality, backbone in backbones.items():
+            _ready(modality, backbone, kept, inputs, home, config, labels, device, progress)
+        store = extract_features(
+            inputs,
+            {name: backbone.to(device) for name, backbone in backbones.items()},
+            home / "features",
+            views=config.views,
+            length=config.length,
+            seed=config.seed,
+            augment=config.augment,
+            progress=progress,
+        )
+        rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
+        note = {
+            "files": {name: _on_disk(array, home / "inputs", name) for name, array in rows.items()},
+            "fingerprint": inputs.fingerprint,
+        }
+        write_json(home / "inputs.json", note)
+    return Prepared(home, kept, store, config)
+
+
+def _stamp(spec: str) -> list[list[Any]]:
+    """Name, size and time of the files that a backbone's name leads to, so that others tell."""
+    _, _, name = spec.partition(":")
+    path = Path(name or "no file")
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in found if file.is_file()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def _fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbone]:
+    backbones: dict[str, Backbone] = {}
+    for place, (modality, kind) in enumerate(dataset.kinds.items()):
+        with seeded(config.seed, 40, place):
+            if kind == "text":
+                backbones[modality] = text_backbone(config.text)
+            elif kind == "array":
+                shape = dataset.records[0].inputs[modality].shape
+                spec = config.array if len(shape) == 1 else "identity"
+                backbones[modality] = array_backbone(spec, shape)
+            else:
+                trained = config.pretrained and config.image != "small"
+                weights = "DEFAULT" if trained else None
+                backbones[modality] = image_backbone(
+                    config.image, weights=weights, size=config.image_size
+                )
+    return backbones
+
+
+def _ready(
+    modality: str,
+    backbone: Backbone,
+    dataset: Dataset,
+    inputs: RawInputs,
+    home: Path,
+    config: PrepareConfig,
+    labels: Labels | None,
+    device: torch.device | str,
+    progress: bool,
+) -> None:
+    """Fit a backbone, and train it if it came without weights; once, kept in `home`."""
+    file, checkpoint = home / f"{modality}.pt", home / f"{modality}-training.pt"
+    if file.exists():
+        load_backbone(file, backbone)
+        checkpoint.unlink(missing_ok=True)  # a kill may have come before that
+        return
+    train = torch.from_numpy(dataset.indices("train"))
+    column = inputs.columns[modality]
+    if isinstance(backbone, TextBackbone):
+        backbone.fit([column[row] for row in train.tolist()])
+    elif isinstance(backbone, ArrayBackbone):
+        backbone.fit(column[train.numpy()])
+    if backbone.learns:
+        history = train_backbone(
+            modality,
+            backbone,
+            inputs,
+            home / "inputs",
+            config,
+            train,
+            labels,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        write_json(home / f"{modality}-training.json", history)
+    files = home / f"{modality}-files"
+    with told_where(files):
+        files.mkdir(exist_ok=True)
+        backbone.save_files(files)
+    write_json(home / f"{modality}.json", backbone.config())
+    state = {name: value.cpu() for name, value in backbone.state_dict().items()}
+    with atomic_path(file) as temporary, open(temporary, "wb") as opened:  # its errors have numbers
+        torch.save(state, opened)  # last: it says that the others are there
+    checkpoint.unlink(missing_ok=True)
+
+
+def _on_disk(array: np.ndarray, folder: Path, modality: str) -> str:
+    """Name of the file in `folder` that holds the decoded images."""
+    if isinstance(array, np.memmap) and array.filename is not None:
+        return Path(array.filename).name
+    with atomic_path(folder / f"{modality}.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+    return f"{modality}.npy"

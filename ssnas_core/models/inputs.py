@@ -1,0 +1,99 @@
+"""Raw inputs of one sample, checked: what may be given to a classifier, and what it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.features.inputs import decode_image
+from ssnas_core.models.spec import ClassifierSpec
+
+
+def checked_rows(inputs: Any, spec: ClassifierSpec) -> list[Mapping[str, Any]]:
+    """One sample, or several, as a list of mappings that give something to read.
+
+    Raises:
+        InputError: no mappings, an unknown modality, or nothing that is read.
+    """
+    several = not isinstance(inputs, Mapping | str | bytes) and isinstance(inputs, Iterable)
+    rows: list[Any] = list(inputs) if several else [inputs]
+    known = ", ".join(spec.kinds)
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f"expected a mapping from {known} to values, got {type(row).__name__} as input "
+                f"{number}; as {{{spec.modalities[0]!r}: ...}}."
+            )
+        unknown = [str(name) for name in row if name not in spec.kinds]
+        if unknown:
+            raise InputError(
+                f"input {number} has the unknown modality {unknown[0]!r}; the model knows {known}."
+            )
+        if all(row.get(name) is None for name in spec.modalities):
+            raise InputError(
+                f"input {number} gives nothing that the model reads; give at least one of "
+                f"{', '.join(spec.modalities)}."
+            )
+    return rows
+
+
+def as_tensor(modality: str, values: Sequence[Any], spec: ClassifierSpec, backbone: Any) -> Tensor:
+    """What a modality's backbone takes of raw values, on the CPU.
+
+    Images go the way they went into the feature store: decoded to the backbone's
+    size, in [0, 1].
+
+    Raises:
+        InputError: a value of another kind, that cannot be decoded, of another shape, or
+            not finite.
+    """
+    kind = spec.kinds[modality]
+    if kind == "image":
+        images = [_image(modality, value, backbone.size) for value in values]
+        return torch.from_numpy(np.stack(images)).float().div_(255)
+    if kind == "array":
+        shape = tuple(spec.shapes[modality])
+        return backbone.vectorize(np.stack([_array(modality, value, shape) for value in values]))
+    wrong = next((value for value in values if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise InputError(f"{modality} must be a str, got {type(wrong).__name__}; give its text.")
+    return backbone.vectorize(list(values))
+
+
+def _image(modality: str, value: Any, size: tuple[int, int]) -> np.ndarray:
+    try:
+        if isinstance(value, str):
+            value = Path(value)
+        elif hasattr(value, "convert"):  # PIL's, which is not imported for this
+            value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
+        return decode_image(value, size)
+    except Exception as error:  # PIL answers broken files with many kinds; all mean the same here
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{modality} is no usable image ({type(error).__name__}: {reason[:200]}); give the "
+            "path of an image file, a PIL image, or uint8 (3, H, W) RGB."
+        ) from error
+
+
+def _array(modality: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        if getattr(value, "shape", shape) != shape:  # before a mapped file is read
+            raise InputError(
+                f"{modality} must be finite numbers of shape {shape}, got shape {value.shape}."
+            )
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            array = np.asarray(value, dtype=np.float32)
+    except InputError:
+        raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{modality} must be numbers of shape {shape} ({error}).") from error
+    if array.shape != shape or not np.isfinite(array).all():
+        got = f"shape {array.shape}" if array.shape != shape else "NaN or infinite ones"
+        raise InputError(f"{modality} must be finite numbers of shape {shape}, got {got}.")
+    return array

@@ -1,0 +1,109 @@
+"""Labels where there are any, contrast everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssnas_core.common.distributed import gathered
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.base import Source, two_views
+from ssnas_core.objectives.contrastive import (
+    Contrastive,
+)
+from ssnas_core.objectives.supervised import Supervised
+
+
+class _TwoHeads(nn.Module):
+    """Projections and logits of the same embeddings; a classifier to use is `classifier`."""
+
+    def __init__(self, projection: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+        self.classifier = classifier
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, width) -> (N, D) and (N, K)."""
+        return self.projection(embeddings), self.classifier(embeddings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hybrid:
+    """Labels where there are any, contrast everywhere: one weighted sum, one forward pass.
+
+    weight * cross-entropy + (1 - weight) * NT-Xent, on two augmented views of
+    every sample; the cross-entropy is the mean over both views of those
+    samples of the batch that are in `labelled`, and 0 in a batch without any.
+    Labels of other samples are never read.
+
+    Its head returns projections and logits. To predict with what it trained,
+    take `nn.Sequential(model[0], model[1].classifier)`.
+
+    Args:
+        supervised: the labels; with `augment=True`, as views are what it sees here.
+        labelled: (n,) sample numbers whose labels may be read, n >= 1.
+        contrastive: the loss on all samples.
+        weight: w in [0, 1]; at 0 it is `contrastive` exactly, at 1 the labelled
+            samples alone decide.
+
+    Raises:
+        InputError: a weight outside [0, 1], `labelled` that are no sample
+            numbers of `supervised.labels`, or `supervised.augment=False`.
+    """
+
+    supervised: Supervised
+    labelled: Tensor
+    contrastive: Contrastive = Contrastive()
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"the weight of the labels must be in [0, 1], got {self.weight}.")
+        if not self.supervised.augment:
+            raise InputError(
+                "a hybrid loss reads the labels on augmented views, got augment=False; "
+                "use Supervised(..., augment=True)."
+            )
+        labelled, count = self.labelled, len(self.supervised.labels)
+        whole = labelled.dtype in (torch.int64, torch.int32) and labelled.ndim == 1
+        if not whole or not len(labelled) or labelled.min() < 0 or labelled.max() >= count:
+            raise InputError(
+                f"labelled must be (n,) sample numbers in 0..{count - 1}, n >= 1, got "
+                f"{labelled.dtype} {tuple(labelled.shape)}; pass the rows whose labels may be read."
+            )
+
+    def head(self, width: int) -> nn.Module:
+        """Both heads, `projection` and `classifier`, on the same embedding."""
+        projection = self.contrastive.head(width)  # first, so that it starts as without labels
+        return _TwoHeads(projection, self.supervised.head(width))
+
+    def loss(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
+        both = model(two_views(source, indices, generator))
+        projections, logits = (gathered(part, len(indices), 2) for part in both)
+        if self.weight == 0:
+            return self.contrastive._of(projections)
+        known = torch.isin(indices, self.labelled.to(indices.device))
+        rows = known.nonzero().flatten()
+        if len(rows):
+            twice = torch.cat((rows, rows + len(indices))).to(logits.device)
+            supervised = self.supervised._of(logits[twice], indices[rows].repeat(2))
+        else:
+            supervised = 0.0 * logits.sum()
+        if self.weight == 1:
+            return supervised
+        contrastive = self.contrastive._of(projections)
+        return self.weight * supervised + (1 - self.weight) * contrastive
+
+    @torch.no_grad()
+    def report(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """As `Contrastive.report`, of the projections."""
+        return self.contrastive._report(
+            lambda features: model(features)[0], source, indices, generator
+        )

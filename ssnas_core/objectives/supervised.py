@@ -1,0 +1,64 @@
+"""Labels through a linear classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssnas_core.common.distributed import gathered, share
+from ssnas_core.common.errors import InputError
+from ssnas_core.objectives.base import Source, drawn
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Supervised:
+    """Labels through a linear classifier: BCE for several labels a sample, cross-entropy for one.
+
+    Args:
+        labels: (N, K) 0/1 for multi-label data, or (N,) class numbers.
+        classes: K; taken from `labels` where these are (N, K).
+        augment: train on augmented views; on clean ones otherwise.
+    """
+
+    labels: Tensor
+    classes: int = 0
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim not in (1, 2) or (self.labels.ndim == 1 and self.classes < 2):
+            raise InputError(
+                "labels must be (N, K), or (N,) with classes >= 2, got "
+                f"{tuple(self.labels.shape)} with classes={self.classes}."
+            )
+
+    def head(self, width: int) -> nn.Module:
+        """A linear classifier: width -> K logits."""
+        return nn.Linear(width, self.labels.shape[1] if self.labels.ndim == 2 else self.classes)
+
+    def loss(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Mean cross-entropy (binary, per class, for several labels) of the samples."""
+        part = share(len(indices))
+        if self.augment:
+            (features,) = drawn(source, indices, generator, 1, part)
+        else:
+            features = source.clean(indices[part])
+        return self._of(gathered(model(features), len(indices)), indices)
+
+    def _of(self, logits: Tensor, indices: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (n, K) for the labels of the samples `indices` (n,)."""
+        logits = logits.float()
+        labels = self.labels[indices].to(logits.device)
+        if self.labels.ndim == 2:
+            return F.binary_cross_entropy_with_logits(logits, labels.float())
+        return F.cross_entropy(logits, labels.long())
+
+    def report(
+        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Nothing beyond the loss."""
+        return {}

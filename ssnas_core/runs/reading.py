@@ -1,0 +1,338 @@
+"""What a run folder holds at any stage, read without running or writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import read_json
+from ssnas_core.common.modalities import modality_of
+from ssnas_core.common.typed import typed
+from ssnas_core.runs.folder import RunFolder
+from ssnas_core.runs.methods import methods_of
+from ssnas_core.show.tables import primary_score
+from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.training.checkpoints import load_checkpoint
+
+# What a trained cell's files and a run's result hold, read back with every field checked.
+
+
+FACTS = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
+"""Of a cell's files: what it is, beside its scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    method: str
+    label_ratio: float
+    seed: int
+    genotype: str | None
+    parameters: int
+    labelled: Mapping[str, int]
+
+
+def cell_folder(run: Path, method: str, ratio: float) -> Path:
+    """Where a run folder has the files of a method at a label ratio."""
+    kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
+    return Path(run) / "cells" / f"{kind}_r{r.removesuffix('.0')}"
+
+
+def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
+    """The train.json of a cell: its facts, `threshold`, the scores `dev`, and `history`.
+
+    Args:
+        file: the file.
+        primary: a score that must be among them.
+
+    Raises:
+        InputError: it is missing or broken.
+    """
+    told = _facts(file)
+    where = f"{file} is not of a trained cell"
+    told["threshold"] = typed(float | None, told.get("threshold"), f"{where}: threshold")
+    told["dev"] = _scores(told.get("dev"), f"{where}: dev", primary)
+    history = told.get("history")
+    told["history"] = losses(history)
+    if not isinstance(history, list) or len(told["history"]) != len(history):
+        raise InputError(f"{where}: its history has an epoch without a loss; delete it.")
+    return told
+
+
+def read_tested(file: Path, primary: str | None = None) -> dict[str, Any]:
+    """The test.json of a cell: its facts and its scores, in one; `primary` is among them.
+
+    Raises:
+        InputError: it is missing or broken.
+    """
+    told = _facts(file)
+    scores = {name: value for name, value in told.items() if name not in FACTS}
+    return {**told, **_scores(scores, f"{file} is not of a tested cell", primary)}
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The metrics.json of a run.
+
+    Raises:
+        InputError: it is missing or broken.
+    """
+    told = read_json(file)
+    where = f"{file} is not of a finished run"
+    if not isinstance(told, dict) or not isinstance(told.get("scores"), list):
+        raise InputError(f"{where}: expected an object with scores; delete it.")
+    typed(str, told.get("genotype"), f"{where}: genotype")
+    typed(Mapping[str, float], told.get("seconds"), f"{where}: seconds")
+    typed(float, told.get("peak_anonymous_mb"), f"{where}: peak_anonymous_mb")
+    for row in told["scores"]:
+        _checked(row, where)
+        _scores({name: value for name, value in row.items() if name not in FACTS}, where)
+    if not told["scores"] or len({frozenset(row) for row in told["scores"]}) > 1:
+        raise InputError(f"{where}: expected the same scores of each cell; delete it.")
+    return told
+
+
+def losses(history: Any) -> list[dict[str, Any]]:
+    """Those entries of a history that have an epoch and a loss that can be drawn."""
+    entries = history if isinstance(history, list) else []
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry, dict) and drawable(entry.get("epoch"), entry.get("loss"))
+    ]
+
+
+def drawable(*values: Any) -> bool:
+    """Whether all are numbers that axes can show: not NaN, and not beyond 1e30."""
+    return all(type(value) in (int, float) and abs(value) <= 1e30 for value in values)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    told = read_json(file)
+    _checked(told, f"{file} is not of a trained cell")
+    return told
+
+
+def _checked(told: Any, where: str) -> None:
+    if not isinstance(told, dict):
+        raise InputError(f"{where}: expected an object; delete it.")
+    lacking = [name for name in FACTS if name not in told]
+    if lacking:
+        raise InputError(f"{where}: it lacks {lacking[0]}; delete it.")
+    try:
+        facts = typed(_Facts, {name: told[name] for name in FACTS}, f"{where}: it")
+    except InputError as error:
+        raise InputError(f"{str(error).removesuffix('; restore the file.')}; delete it.") from error
+    shown = facts.method.isprintable() and len(facts.method) <= 120 and "$" not in facts.method
+    if not shown or not 0 < facts.label_ratio <= 1 or not {"train", "dev"} <= {*facts.labelled}:
+        raise InputError(
+            f"{where}: expected a method, a label_ratio in (0, 1] and labelled train and dev "
+            f"samples, got {facts.method[:40]!a} and {facts.label_ratio}; delete it."
+        )
+
+
+def _scores(told: Any, where: str, primary: str | None = None) -> dict[str, float | None]:
+    found = typed(Mapping[str, float | None], told, where)
+    if primary is not None and found.get(primary) is None:
+        raise InputError(f"{where}: expected {primary} among the scores; delete it.")
+    wrong = [name for name in found if not name.isprintable() or len(name) > 60 or "$" in name]
+    if wrong or len(found) > 60 or not all(drawable(v) for v in found.values() if v is not None):
+        raise InputError(f"{where}: expected scores by name; delete it.")
+    return dict(found)
+
+
+# More than any run has; what a broken folder may ask a figure for.
+_MAX_CELLS, _MAX_EPOCHS, _MAX_FEATURES, _MAX_LOGITS = 1000, 10_000, 200, 100
+
+_TRIALS_AS_JSON = {"random", "evolution", "tpe"}  # the surrogate's checkpoint has tensors too
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration without what every run's has; other fields may come and go.
+
+    Raises:
+        InputError: it is no run's.
+    """
+    where = f"{path}/config.json is not of a run"
+    for name, hint in (("objective", str), ("strategy", str), ("seed", int)):
+        typed(hint, config.get(name), f"{where}: {name}")
+    shown = [config["objective"], config["strategy"], str(config.get("data"))]
+    if not all(text.isprintable() and len(text) < 5000 for text in shown):
+        raise InputError(f"{where}: expected texts of one line; restore it.")
+    recipe = typed(Mapping[str, Any], config.get("recipe"), f"{where}: recipe")
+    typed(FusionConfig, recipe.get("fusion"), f"{where}: recipe.fusion")
+    for stage, count in (("search", "epochs"), ("random", "trials")):
+        told = typed(Mapping[str, Any], recipe.get(stage, {}), f"{where}: recipe.{stage}")
+        typed(int | None, told.get(count), f"{where}: recipe.{stage}.{count}")
+
+
+def read_cells(
+    folder: RunFolder, features: Iterable[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The trained cells of a run, by label ratio and method, weakest claim first.
+
+    Returns:
+        Of each its facts, `on` ("test" where that was read, else "dev"), its
+        scores there, and `history`; and what is wrong with those that cannot be read.
+    """
+    cells: list[dict[str, Any]] = []
+    broken = []
+    files = sorted((folder / "cells").glob("*/train.json"))
+    if len(files) > _MAX_CELLS:
+        broken.append(f"{len(files):,} cells: those after the first {_MAX_CELLS} are left out")
+    for file in files[:_MAX_CELLS]:
+        test = file.with_name("test.json")
+        try:
+            trained = read_trained(file)
+            facts = {name: trained[name] for name in FACTS}
+            on, found = ("test", read_tested(test)) if test.exists() else ("dev", trained["dev"])
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        scores = {name: value for name, value in found.items() if name not in FACTS}
+        cells.append({**facts, "on": on, **scores, "history": trained["history"]})
+    primary = primary_score(cells)
+    lacking = [cell for cell in cells if cell.get(primary) is None]
+    broken += [
+        f"{folder.path}: {cell['method']} at r = {cell['label_ratio']:g} has no {primary}"
+        for cell in lacking
+    ]
+    cells = [cell for cell in cells if cell.get(primary) is not None]
+    known = _method_order(features, cells)
+    cells.sort(key=lambda cell: (cell["label_ratio"], known.index(cell["method"])))
+    return cells, broken
+
+
+def search_history(folder: RunFolder, strategy: str) -> list[dict[str, Any]]:
+    """Epochs or trials of the search; of one that goes on, those up to its last checkpoint.
+
+    Entries that cannot be drawn are left out.
+
+    Raises:
+        InputError: the checkpoint is broken.
+    """
+    checkpoint = folder / "checkpoint" / "search.pt"
+    entries: Any = []
+    if (folder / "history.jsonl").exists():
+        entries = folder.lines("history.jsonl")
+    elif checkpoint.exists() and strategy in _TRIALS_AS_JSON:
+        saved = read_json(checkpoint)
+        entries = saved.get("trials") if isinstance(saved, dict) else []
+    elif checkpoint.exists():
+        entries = (load_checkpoint(checkpoint) or {}).get("history")
+    entries = entries if isinstance(entries, list) else []
+    counted = "epoch" if strategy == "bilevel" else "trial"
+    kept = [entry for entry in entries[:_MAX_EPOCHS] if _is_entry(entry, counted)]
+    return [entry for entry in kept if _form(entry) == _form(kept[0])]
+
+
+def _is_entry(entry: Any, counted: str) -> bool:
+    """Whether an entry's number, losses and logits can all be drawn."""
+    if not isinstance(entry, dict) or counted not in entry:
+        return False
+    names = (counted, "train_loss", "arch_loss", "dev_loss")
+    logits = entry.get("logits", {})
+    return (
+        all(drawable(entry[name]) for name in names if name in entry)
+        and isinstance(logits, dict)
+        and len(logits) <= _MAX_LOGITS
+        and all(name.isidentifier() and len(name) < 60 for name in logits)
+        and all(_shape(vector) is not None for vector in logits.values())
+    )
+
+
+def _form(entry: Mapping[str, Any]) -> Any:
+    """What all entries of a history have alike: their logits' shapes."""
+    return {name: _shape(vector) for name, vector in entry.get("logits", {}).items()}
+
+
+def _shape(logits: Any) -> tuple[int, int] | None:
+    """(S, E) of a matrix of numbers, (1, E) of a vector; None of anything else, or a larger one."""
+    is_matrix = isinstance(logits, list) and all(isinstance(row, list) for row in logits)
+    rows = logits if is_matrix else [logits]
+    widths = {len(row) if isinstance(row, list) and drawable(*row) else 0 for row in rows}
+    width = widths.pop() if len(widths) == 1 else 0
+    fits = 0 < width <= _MAX_LOGITS and len(rows) * width <= 10 * _MAX_LOGITS
+    return (len(rows), width) if fits else None
+
+
+def pretraining_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """Epochs of pretraining, none where it is not done."""
+    file = folder / "pretrain.json"
+    note = read_json(file) if file.exists() else {}
+    return losses(note.get("history"))[:_MAX_EPOCHS] if isinstance(note, dict) else []
+
+
+def features_of(folder: RunFolder) -> dict[str, int]:
+    """Channels of the stored features by name; none where they are not noted."""
+    file = folder / "prepared.json"
+    note = read_json(file) if file.exists() else {}
+    told = note.get("channels", {}) if isinstance(note, dict) else {}
+    channels = typed(Mapping[str, int], told, f"{file}: channels")
+    if len(channels) > _MAX_FEATURES or not all(name.isidentifier() for name in channels):
+        raise InputError(f"{file}: expected channels of features by name; restore it.")
+    return dict(channels)
+
+
+def logit_labels(
+    channels: Mapping[str, int], config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, ...]]:
+    """What each entry of each logit vector stands for, of those that are known."""
+    logits = history[0].get("logits", {}) if history else {}
+    if len(channels) < 2 or not logits:
+        return {}
+    fusion = typed(FusionConfig, config["recipe"]["fusion"], "recipe.fusion")
+    if fusion.cells * (1 + 2 * fusion.steps) > _MAX_LOGITS:
+        return {}
+    space = FusionSpace(channels, fusion)
+    return {
+        name: texts
+        for name, texts in space.labels().items()
+        if name in logits and len(texts) == _size(logits[name])
+    }
+
+
+def stage_of(
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    history: Sequence[Any],
+    cells: Sequence[Mapping[str, Any]],
+) -> str:
+    """How far the run is, in words."""
+    if (folder / "metrics.json").exists():
+        return "finished"
+    if cells:
+        tested = sum(cell["on"] == "test" for cell in cells)
+        return f"{len(cells)} cells fine-tuned, {tested} of them scored on test"
+    if (folder / "pretrain.json").exists():
+        return "pretrained"
+    if (folder / "genotype.json").exists():
+        return "searched"
+    if history and config["strategy"] != "bilevel":
+        total = _of(config, str(config["strategy"]), "trials")
+        if total == "?":  # the surrogate's depend on the space
+            return f"searching: {len(history)} trial{'s' if len(history) > 1 else ''}"
+        return f"searching: {len(history)} of {total} trials"
+    if history:
+        more = "" if _of(config, "search", "min_steps") in (0, "?") else "at least "
+        epochs = _of(config, "search", "epochs")
+        return f"searching: {history[-1]['epoch']} of {more}{epochs} epochs"
+    return "prepared" if (folder / "prepared.json").exists() else "begun"
+
+
+def _of(config: Mapping[str, Any], stage: str, count: str) -> Any:
+    return config["recipe"].get(stage, {}).get(count, "?")
+
+
+def _method_order(features: Iterable[str], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    modalities = dict.fromkeys(modality_of(name) for name in features)
+    names = sorted(cell["method"] for cell in cells)
+    if not modalities:  # not noted in runs of an older version
+        modalities = dict.fromkeys(n.removesuffix(" only") for n in names if n.endswith(" only"))
+    return list(dict.fromkeys((*methods_of(modalities), *names)))
+
+
+def _size(value: Any) -> int:
+    return sum(_size(part) for part in value) if isinstance(value, list) else 1

@@ -1,0 +1,234 @@
+"""Published ways to keep bilevel search from collapsing, as pieces that `bilevel` puts together.
+
+- `sampled`: one-hot samples of every choice in a step, instead of the softmax over its
+  options (GDAS, arXiv:1910.04465). Deviation: all options are computed, so that those not
+  drawn have the gradient of what they would add; the released code computes the one drawn.
+- `smooth_maximum`: the Beta-Decay regulariser (beta-DARTS, arXiv:2203.01665).
+- `importances`: an option counts by how much the loss rises without it (DARTS-PT,
+  arXiv:2108.04392). Deviations: all choices are judged on the one supernet that the search
+  ends with, where the paper fixes one choice after the other and trains in between; the
+  measure is the objective's loss, where the paper's is accuracy; and the weights of the
+  options that are left sum to 1 again, where the paper's code keeps them as they were.
+- `curvature` and `epoch_before_sharp`: stop once the largest eigenvalue of the Hessian of
+  the dev loss rises (RobustDARTS, arXiv:1909.09656). Deviation: the smoothing looks back
+  only, over the last epochs, where the paper's is around an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ssnas_core.common.distributed import average
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.random import seeded
+
+# DARTS's second-order architecture gradient (arXiv:1806.09055, eq. 7 and 8).
+
+
+REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
+
+
+def unrolled_gradient(
+    train_loss: Callable[[Generator], Tensor],
+    dev_loss: Callable[[Generator], Tensor],
+    *,
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    rate: float,
+    generator: Generator,
+) -> tuple[Tensor, list[Tensor]]:
+    """Dev loss after one virtual weight step, and its gradient for the logits.
+
+    The three passes over train see the same views and the same dropout, so
+    that their difference is that of the weights alone. Weights and buffers
+    (running statistics) are in the end what they were.
+
+    Args:
+        train_loss, dev_loss: of `model` as it stands; views from the generator given.
+        model: holds weights, logits and buffers.
+        weights, logits: leaves that require gradients.
+        rate: xi, size of the virtual step.
+        generator: of this step's chance.
+
+    Returns:
+        The loss, without a graph; and one gradient per tensor of `logits`.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+
+    def train_gradient(leaves: Sequence[Tensor]) -> list[Tensor]:
+        with seeded(seed, apart=True) as same:
+            return gradients(train_loss(same), leaves)
+
+    def set_weights(shift: Sequence[Tensor], factor: float | Tensor) -> None:
+        with torch.no_grad():
+            for weight, start, by in zip(weights, starts, shift, strict=True):
+                weight.copy_(start + factor * by)
+
+    starts = [weight.detach().clone() for weight in weights]
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    set_weights(train_gradient(weights), -rate)
+    loss = dev_loss(generator)
+    found = gradients(loss, [*weights, *logits])
+    direction, gradient = found[: len(weights)], found[len(weights) :]
+    norm = torch.stack([by.norm() for by in direction]).norm()
+    if norm > 0:
+        reach = REACH / norm
+        set_weights(direction, reach)
+        ahead = train_gradient(logits)
+        set_weights(direction, -reach)
+        behind = train_gradient(logits)
+        gradient = [
+            direct - rate * (plus - minus) / (2 * reach)
+            for direct, plus, minus in zip(gradient, ahead, behind, strict=True)
+        ]
+    with torch.no_grad():
+        for weight, start in zip(weights, starts, strict=True):
+            weight.copy_(start)
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return loss.detach(), gradient
+
+
+def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of `loss`, over all processes; zeros for what it does not depend on."""
+    found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
+    average(found)
+    return [
+        torch.zeros_like(leaf) if slope is None else slope
+        for leaf, slope in zip(leaves, found, strict=True)
+    ]
+
+
+WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
+SHARPER = 0.75  # stop where the earlier average is less than this share of the later one
+REACH = 0.01  # of a logit, to both sides, in differences of gradients
+LEFT_OUT = -1e4  # the logit of an option that weighs nothing
+
+
+def risen(epoch: int, epochs: int) -> float:
+    """Share of the way from the first epoch (number 1) to the last: 0 to 1; 1 for a single one."""
+    return (epoch - 1) / (epochs - 1) if epochs > 1 else 1.0
+
+
+def check_samples(supernet: nn.Module) -> None:
+    """Refuse a supernet whose choices cannot be sampled.
+
+    Raises:
+        InputError: it has no `relax`.
+    """
+    if not hasattr(supernet, "relax"):
+        raise InputError(
+            "sampling='gumbel' needs a supernet that weighs its choices by a function `relax`, got "
+            f"{type(supernet).__name__}; use sampling='softmax', or for fusion "
+            "FusionConfig(relaxation='pairs')."
+        )
+
+
+@contextmanager
+def sampled(supernet: nn.Module, temperature: float | None, generator: Generator) -> Iterator[None]:
+    """Inside, every pass through `supernet` uses the same one-hot sample of each choice.
+
+    An option is drawn with the probability that softmax gives it: the largest of scores plus
+    Gumbel noise. Backward it is softmax((scores + noise) / temperature).
+
+    Args:
+        supernet: weighs its choices by `relax`.
+        temperature: tau > 0; None leaves all as it is, and draws nothing.
+        generator: of this step's chance; equal in all processes that work together.
+    """
+    if temperature is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator))
+    chance = Generator().manual_seed(seed)
+
+    def begin(*_: Any) -> None:
+        chance.manual_seed(seed)
+
+    def relax(scores: Tensor) -> Tensor:
+        noise = -torch.empty(scores.shape).exponential_(generator=chance).log()
+        soft = ((scores + noise.to(scores.device)) / temperature).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return hard + (soft - soft.detach())  # the difference is 0, its gradient is not
+
+    before, hook = supernet.relax, supernet.register_forward_pre_hook(begin)
+    supernet.relax = relax  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        supernet.relax = before
+        hook.remove()
+
+
+def smooth_maximum(logits: Iterable[Tensor]) -> Tensor:
+    """Mean of logsumexp over all logit vectors: the last dimension of each tensor. A scalar."""
+    return torch.cat([vectors.logsumexp(-1).flatten() for vectors in logits]).mean()
+
+
+def importances(loss: Callable[[], float], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How much `loss` rises when an option is left out, for every entry of every logit tensor."""
+    base, found = loss(), {}
+    for name, leaf in logits.items():
+        rises = []
+        for entry in range(leaf.numel()):
+            with _entry(leaf, entry, LEFT_OUT):
+                rises.append(loss() - base)
+        found[name] = torch.tensor(rises, dtype=leaf.dtype, device=leaf.device).view(leaf.shape)
+    return found
+
+
+def curvature(loss: Callable[[], Tensor], logits: Sequence[Tensor]) -> float:
+    """The largest eigenvalue of the Hessian of `loss` with respect to all `logits`.
+
+    By central differences of gradients, two of them for each number in `logits`: the
+    relaxed network's sums have a backward pass of their own, which has no second derivative.
+    So kinks (ReLU) that lie between the two count as the curvature that they are on average.
+
+    Args:
+        loss: the same value for the same logits, with a graph.
+        logits: leaves that require gradients.
+    """
+    columns = []
+    for leaf in logits:
+        for entry in range(leaf.numel()):
+            value, sides = float(leaf.detach().flatten()[entry]), []
+            for side in (REACH, -REACH):
+                with _entry(leaf, entry, value + side):
+                    slopes = gradients(loss(), logits)
+                    sides.append(torch.cat([slope.flatten() for slope in slopes]).double().cpu())
+            columns.append((sides[0] - sides[1]) / (2 * REACH))
+    hessian = torch.stack(columns)
+    return float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
+
+
+def epoch_before_sharp(eigenvalues: Sequence[float]) -> int | None:
+    """The epoch to go back to, from the last of epochs 1, 2, ... with these eigenvalues.
+
+    It is `WINDOW` epochs back where the mean over the `WINDOW` epochs up to there is less
+    than `SHARPER` times that over the last ones; None where it is not, where the loss has no
+    direction of positive curvature, or where there are too few epochs to compare.
+    """
+    if len(eigenvalues) < 2 * WINDOW:
+        return None
+    earlier = sum(eigenvalues[-2 * WINDOW : -WINDOW]) / WINDOW
+    later = sum(eigenvalues[-WINDOW:]) / WINDOW
+    return len(eigenvalues) - WINDOW if later > 0 and earlier < SHARPER * later else None
+
+
+@contextmanager
+def _entry(leaf: Tensor, entry: int, value: float) -> Iterator[None]:
+    """Inside, one number of `leaf` is `value`."""
+    flat = leaf.detach().view(-1)  # the same memory
+    before = flat[entry].clone()
+    flat[entry] = value
+    try:
+        yield
+    finally:
+        flat[entry] = before

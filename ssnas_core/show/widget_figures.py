@@ -1,0 +1,265 @@
+"""The figures that widgets move through: each shows one position of a slider.
+
+They are plain functions of what a page has computed, so that a page can draw
+one figure plainly before it makes many of them into a widget. All are 4.2
+inches wide, with letters that can still be read on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.show.style import COLOURS, INK, PALE, dress, new_figure, style
+from ssnas_core.training.metrics import choose_threshold, f1_scores, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH = 4.2  # inches
+_GRID = np.linspace(0, 1, 101)  # thresholds of a curve
+_MOST_PAIRS = 32  # of views whose similarities can still be told apart
+
+
+def draw_label_ratio(
+    rows: Iterable[Mapping[str, Any]],
+    counts: Mapping[float, Mapping[str, int]],
+    ratio: float,
+    metric: str = "weighted_f1",
+) -> Figure:
+    """Scores against label ratio with one ratio marked, and the labels that it leaves.
+
+    Args:
+        rows: one mapping per run: `"method"`, `"label_ratio"`, `"seed"` and `metric`.
+        counts: per label ratio, the number of labelled samples of each class.
+        ratio: the one to mark; a key of `counts` and a ratio of the rows.
+        metric: name of the score.
+
+    Returns:
+        Above, each method's mean over seeds; below, bars of `counts[ratio]`
+        over pale ones of the largest ratio.
+
+    Raises:
+        InputError: `ratio` is not among the counts, or not among the rows.
+    """
+    curves = mean_scores(rows, metric)
+    known = sorted({own for curve in curves.values() for own in curve} & set(counts))
+    if ratio not in known:
+        raise InputError(
+            f"expected a label ratio that has scores and counts, got {ratio}; choose among {known}."
+        )
+    classes = counts[ratio]
+    figure = new_figure(_WIDTH, 3.4 + 0.17 * len(classes), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3.2, 0.4 + 0.17 * len(classes)))
+    upper.set_xscale("log")
+    for place, (method, curve) in enumerate(curves.items()):
+        own = sorted(curve)
+        means = [curve[value][0] for value in own]
+        upper.plot(own, means, **style(place), marker="o", markersize=3, label=method)
+        upper.plot([ratio], [curve[ratio][0]], "o", color=style(place)["color"], markersize=6.5)
+    upper.axvline(ratio, color=PALE, linewidth=1, linestyle="--")
+    upper.set_xticks(known, [f"{value:g}" for value in known])
+    upper.set_xticks([], minor=True)
+    upper.set_xlabel("label ratio r")
+    upper.set_ylabel(metric.replace("_", " ").replace("f1", "F1"))
+    _finish(upper)
+    upper.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False,
+        labelcolor=INK,
+    )  # fmt: skip
+    most, places = counts[max(counts)], range(len(classes))
+    lower.barh(places, [most.get(name, 0) for name in classes], color="#E5E5E5")
+    lower.barh(places, list(classes.values()), color=COLOURS[0])
+    lower.set_yticks(places, list(classes))
+    lower.invert_yaxis()
+    lower.set_xlabel(f"labelled samples at r = {ratio:g} (pale: r = {max(counts):g})")
+    _finish(lower, grid="x")
+    return figure
+
+
+def draw_temperature(first: Any, second: Any, temperature: float) -> Figure:
+    """What NT-Xent sees at one temperature: each view's softmax over all others.
+
+    Args:
+        first, second: (N, D) embeddings of two views of the same N <= 32 samples.
+        temperature: tau > 0.
+
+    Returns:
+        The (2N, 2N) matrix of shares: row i divides 1 among the views that are
+        not i. The partners, which should get all of it, are framed.
+
+    Raises:
+        InputError: shapes differ, N is not in 2..32, or tau <= 0.
+    """
+    from matplotlib.patches import Rectangle
+
+    shares = pair_shares(first, second, temperature)
+    views = len(shares)
+    figure = new_figure(_WIDTH, 3.7, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    for row, partner in enumerate(_partners(views)):
+        axes.add_patch(
+            Rectangle((partner - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1])
+        )
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.ax.tick_params(labelsize=8.5, colors=INK)
+    half = views // 2
+    axes.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], ["first views", "second views"])
+    axes.set_yticks(
+        [half / 2 - 0.5, 1.5 * half - 0.5], ["first views", "second views"],
+        rotation=90, va="center",
+    )  # fmt: skip
+    axes.tick_params(labelsize=9, colors=INK, length=0)
+    axes.set_title(f"share of each view, τ = {temperature:g}", fontsize=9.5, color=INK)
+    return figure
+
+
+def draw_weights(
+    logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]], chosen: Sequence[str] = ()
+) -> Figure:
+    """The architecture weights at one moment of a search, as bars.
+
+    Args:
+        logits: vectors by name; a matrix's rows are softmaxes of their own.
+        labels: what each entry stands for (`FusionSpace.labels()`); vectors
+            without labels are left out.
+        chosen: names to draw in full colour, e.g. a genotype's features and
+            operators; by default all are.
+
+    Returns:
+        One panel per vector, its softmax from 0 to 1.
+
+    Raises:
+        InputError: no vector has labels.
+    """
+    shown = [name for name in logits if name in labels]
+    if not shown:
+        raise InputError(
+            f"expected labels for one of {list(logits)}, got {list(labels)}; "
+            "pass the space's labels()."
+        )
+    columns = min(2, len(shown))
+    grid = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    heights = [0.55 + 0.17 * max(len(labels[name]) for name in row) for row in grid]
+    figure = new_figure(_WIDTH, sum(heights), layout="constrained")
+    panels = figure.subplots(len(grid), columns, height_ratios=heights, squeeze=False)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, shown, strict=False):
+        texts = labels[name]
+        full = [not chosen or any(word in chosen for word in text.split()) for text in texts]
+        colours = [COLOURS[0] if one else "#9FC5DE" for one in full]
+        axes.barh(
+            range(len(texts)),
+            _softmax(np.asarray(logits[name], dtype=float)).ravel(),
+            color=colours,
+        )
+        axes.set_yticks(range(len(texts)), texts)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        _finish(axes, title=name, grid="x")
+    return figure
+
+
+def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
+    """The four F1 averages against the threshold, one threshold marked.
+
+    Args:
+        probs: probabilities in [0, 1], (N, K).
+        labels: 0 or 1, (N, K).
+        threshold: the one to mark, in [0, 1].
+
+    Returns:
+        Curves over thresholds 0, 0.01, ..., 1; a dotted line where the
+        weighted F1 of these very labels is highest (`choose_threshold`).
+
+    Raises:
+        InputError: a threshold outside [0, 1].
+        ValueError: as `f1_scores`.
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"expected a threshold in [0, 1], got {threshold}; choose one there.")
+    curves = [f1_scores(probs, labels, value) for value in _GRID]
+    here = f1_scores(probs, labels, threshold)
+    figure = new_figure(_WIDTH, 3.2, layout="constrained")
+    axes = figure.add_subplot()
+    for place, name in enumerate(here):
+        axes.plot(_GRID, [curve[name] for curve in curves], **style(place, dash=place), label=name)
+        axes.plot([threshold], [here[name]], "o", color=style(place)["color"], markersize=5.5)
+    axes.axvline(threshold, color=PALE, linewidth=1, linestyle="--")
+    axes.axvline(choose_threshold(probs, labels), color=INK, linewidth=1, linestyle=":")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("threshold (dotted: best weighted F1)")
+    axes.set_ylabel("F1")
+    _finish(axes)
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8.5, frameon=False,
+        labelcolor=INK, handlelength=1.8, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def mean_scores(
+    rows: Iterable[Mapping[str, Any]], metric: str
+) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """(mean, low, high) over seeds by method and label ratio; see `metrics.mean_interval`."""
+    runs: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        curve = runs.setdefault(row["method"], {})
+        curve.setdefault(float(row["label_ratio"]), []).append(float(row[metric]))
+    return {
+        method: {ratio: mean_interval(values) for ratio, values in curve.items()}
+        for method, curve in runs.items()
+    }
+
+
+def pair_shares(first: Any, second: Any, temperature: float) -> np.ndarray:
+    """Softmax over the other views of each view's cosine similarities / tau: (2N, 2N).
+
+    Minus the mean logarithm of the partners' entries is `objectives.nt_xent`.
+    """
+    first, second = (np.asarray(views, dtype=float) for views in (first, second))
+    if first.ndim != 2 or first.shape != second.shape or not 2 <= len(first) <= _MOST_PAIRS:
+        raise InputError(
+            f"expected two (N, D) arrays with N in 2..{_MOST_PAIRS}, got {first.shape} and "
+            f"{second.shape}; take the first {_MOST_PAIRS} rows."
+        )
+    if not temperature > 0:
+        raise InputError(f"expected a temperature > 0, got {temperature}; SimCLR uses 0.1 to 1.")
+    rows = np.concatenate((first, second))
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    similarity = rows @ rows.T / temperature
+    np.fill_diagonal(similarity, -np.inf)
+    return _softmax(similarity)
+
+
+def partner_shares(shares: np.ndarray) -> np.ndarray:
+    """What each view gives to the other view of its sample: (2N,)."""
+    return shares[np.arange(len(shares)), _partners(len(shares))]
+
+
+def _partners(views: int) -> np.ndarray:
+    return np.roll(np.arange(views), -(views // 2))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _finish(axes: Axes, title: str = "", grid: str = "y") -> None:
+    """The common look, in letters large enough for a phone."""
+    dress(axes, title)
+    axes.grid(False)
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)  # pyright: ignore[reportArgumentType]
+    axes.tick_params(labelsize=8.5)
+    axes.title.set_fontsize(9.5)
+    axes.xaxis.label.set_fontsize(9.5)
+    axes.yaxis.label.set_fontsize(9.5)

@@ -1,0 +1,293 @@
+"""Figures that move with a slider, alive with and without a kernel.
+
+A widget holds precomputed pictures, its *frames*, in a stack that shows one of
+them; a control is linked to the stack in the browser (`jslink`). No Python runs
+when it is moved: the same widget works in a notebook and on a static page, and
+what it shows was computed by the page that it stands on.
+
+Draw one frame plainly first (`draw_threshold(probs, labels, 0.5)`), then the
+widget (`threshold_widget(probs, labels)`): if drawing fails, it fails loudly.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.show.curves import draw_genotype
+from ssnas_core.show.frames import box, frames, image, page, sentence, stack
+from ssnas_core.show.widget_figures import (
+    draw_label_ratio,
+    draw_temperature,
+    draw_threshold,
+    draw_weights,
+    mean_scores,
+    pair_shares,
+    partner_shares,
+)
+from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.metrics import choose_threshold, f1_scores
+
+if TYPE_CHECKING:
+    from ipywidgets import HTML, VBox
+    from matplotlib.figure import Figure
+
+_MOST_GENOTYPES = 150  # in an editor: each is a frame
+
+
+def label_ratio_widget(
+    rows: Iterable[Mapping[str, Any]],
+    counts: Mapping[float, Mapping[str, int]],
+    metric: str = "weighted_f1",
+) -> VBox:
+    """`draw_label_ratio` at every label ratio that has both scores and counts."""
+    rows = list(rows)
+    curves = mean_scores(rows, metric)
+    ratios = sorted({ratio for curve in curves.values() for ratio in curve} & set(counts))
+
+    def caption(ratio: float) -> str:
+        lines = [f"r = {ratio:g}: {sum(counts[ratio].values())} labels."]
+        for method, curve in curves.items():
+            if ratio in curve:
+                mean, low, high = curve[ratio]
+                interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+                lines.append(f"{method}: {mean:.3f}{interval}")
+        return "\n".join(lines)
+
+    return frames(
+        ratios,
+        lambda ratio: draw_label_ratio(rows, counts, ratio, metric),
+        description="label ratio r",
+        alt=lambda ratio: (
+            f"Score of each method against the label ratio, r = {ratio:g} marked, "
+            "and the number of labelled samples of each class."
+        ),
+        caption=caption,
+    )
+
+
+def temperature_widget(
+    first: Any, second: Any, temperatures: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+) -> VBox:
+    """`draw_temperature` at several temperatures, with the loss at each."""
+
+    def caption(temperature: float) -> str:
+        own = partner_shares(pair_shares(first, second, temperature))
+        return (
+            f"NT-Xent {-np.log(own).mean():.2f} nats "
+            f"(guessing: {np.log(len(own) - 1):.2f}). "
+            f"A partner gets {own.mean():.2f} on average."
+        )
+
+    return frames(
+        temperatures,
+        lambda temperature: draw_temperature(first, second, temperature),
+        description="temperature τ",
+        alt=lambda temperature: (
+            f"Matrix of softmax shares between all views at temperature {temperature:g}; "
+            "the partners' places are framed."
+        ),
+        caption=caption,
+        start=len(temperatures) // 2,
+    )
+
+
+def search_widget(
+    history: Iterable[Mapping[str, Any]], space: FusionSpace, weights: str = "alpha gamma"
+) -> VBox:
+    """A search, epoch by epoch: the genotype so far above the weights that decide it.
+
+    Args:
+        history: `SearchResult.history`; entries without logits are left out.
+        space: the space that was searched.
+        weights: beginnings of the names of the logit vectors to show.
+
+    Raises:
+        InputError: fewer than two epochs with logits.
+    """
+    epochs = {entry["epoch"]: entry for entry in history if "logits" in entry}
+    labels = {
+        name: texts for name, texts in space.labels().items()
+        if name.startswith(tuple(weights.split()))
+    }  # fmt: skip
+
+    def genotype(epoch: int) -> Genotype:
+        logits = {name: torch.tensor(value) for name, value in epochs[epoch]["logits"].items()}
+        return space.derive(logits)
+
+    def draw(epoch: int) -> tuple[Figure, Figure]:
+        found = genotype(epoch)
+        return (
+            draw_genotype(found, space.features),
+            draw_weights(epochs[epoch]["logits"], labels),
+        )
+
+    def caption(epoch: int) -> str:
+        losses = [
+            f"{text} {epochs[epoch][key]:.3f}"
+            for key, text in (("train_loss", "loss of the weights"), ("arch_loss", "of the logits"))
+            if key in epochs[epoch]
+        ]
+        return "\n".join(filter(None, (str(genotype(epoch)), ", ".join(losses))))
+
+    return frames(
+        list(epochs),
+        draw,
+        description="search epoch",
+        alt=lambda epoch: (
+            f"The network {genotype(epoch)} as a graph.",
+            f"The softmaxed logits after epoch {epoch} as bars.",
+        ),
+        caption=caption,
+        label=str,
+        start=len(epochs) - 1,
+    )
+
+
+def threshold_widget(
+    probs: Any, labels: Any, thresholds: Sequence[float] = tuple(np.arange(1, 20) / 20)
+) -> VBox:
+    """`draw_threshold` at several thresholds, with the scores at each."""
+    if not len(thresholds):
+        raise InputError("expected thresholds in [0, 1], got none; leave the argument out.")
+    best = choose_threshold(probs, labels)
+
+    def caption(threshold: float) -> str:
+        averages = f1_scores(probs, labels, threshold).items()
+        predicted = (np.asarray(probs) > threshold).sum(1).mean()
+        return (
+            f"F1 {', '.join(f'{name} {value:.3f}' for name, value in averages)}.\n"
+            f"{predicted:.2f} labels predicted per sample, "
+            f"{np.asarray(labels).sum(1).mean():.2f} true. Chosen on these labels: {best:.3f}."
+        )
+
+    return frames(
+        thresholds,
+        lambda threshold: draw_threshold(probs, labels, threshold),
+        description="threshold",
+        alt=lambda threshold: (
+            f"Four averages of F1 against the threshold, {threshold:g} marked; the best for "
+            f"weighted F1 is {best:.2f}."
+        ),
+        caption=caption,
+        label="{:.3g}".format,
+        start=int(np.abs(np.asarray(thresholds) - 0.5).argmin()),
+    )
+
+
+def genotype_editor(
+    space: FusionSpace,
+    scores: Mapping[str, float] | None = None,
+    *,
+    metric: str = "weighted F1",
+    positions: Mapping[str, int] | None = None,
+) -> VBox:
+    """Choose two inputs and an operator; see the graph, its cost, and its score once trained.
+
+    Args:
+        space: of one cell and one step, with at most 150 genotypes (6 features: 75).
+        scores: by genotype as text, e.g. `{"Sum(image_0, text_0)": 0.41}`; more is better.
+        metric: what the scores are.
+        positions: of each feature, as `FeatureStore.positions`; the operations
+            depend on it. By default all have the space's length.
+
+    Raises:
+        InputError: another or a larger space, or a score of a genotype outside it.
+    """
+    from ipywidgets import Dropdown, HBox, Layout, ToggleButtons, jslink
+
+    if (space.config.cells, space.config.steps) != (1, 1):
+        raise InputError(
+            f"expected a space of one cell of one step, got {space.config.cells} of "
+            f"{space.config.steps}; use FusionSpace(channels, FusionConfig(cells=1))."
+        )
+    genotypes = {str(genotype): genotype for genotype in space.genotypes()}
+    if len(genotypes) > _MOST_GENOTYPES:
+        raise InputError(
+            f"expected at most {_MOST_GENOTYPES} genotypes, got {len(genotypes)}; "
+            "leave features out."
+        )
+    strange = set(scores or {}) - set(genotypes)
+    if strange:
+        raise InputError(
+            f"expected scores of genotypes of this space, got {sorted(strange)[0]!r}; "
+            f"they read like {next(iter(genotypes))!r}."
+        )
+
+    @functools.cache
+    def known(text: str) -> HTML:
+        genotype = genotypes[text]
+        parameters, flops = _cost(space, genotype, positions)
+        lines = [
+            text,
+            f"{parameters:,} parameters, {flops:,} floating-point operations per sample",
+        ]
+        if scores is not None:
+            own = scores.get(text)
+            rank = 1 + sum(other > own for other in scores.values()) if own is not None else 0
+            lines.append(
+                f"{metric} once trained: not in the table"
+                if own is None
+                else f"{metric} once trained: {own:.3f} (place {rank} of {len(scores)})"
+            )
+        graph = image(draw_genotype(genotype, space.features), f"The network {text} as a graph.")
+        return page(graph + sentence("\n".join(lines)))
+
+    same = page(sentence("An operator needs two different inputs: choose another."))
+    operators = list(dict.fromkeys(one.nodes[0].operator for one in genotypes.values()))
+
+    def leaf(operator: str, first: str, second: str) -> HTML:
+        for inputs in ((first, second), (second, first)):  # either order, where it is the same
+            text = str(Genotype(space.name, (Node("cell_0", operator, inputs),)))
+            if text in genotypes:
+                return known(text)
+        return same
+
+    inner = {
+        pair: stack([leaf(operator, *pair) for operator in operators])
+        for pair in itertools.product(space.features, repeat=2)
+    }
+    middle = [
+        stack([inner[first, second] for second in space.features]) for first in space.features
+    ]
+    outer = stack(middle)
+    wide = Layout(width="auto", min_width="140px")
+    style = {"description_width": "2em"}
+    x, y = (
+        Dropdown(options=space.features, index=place, description=name, layout=wide, style=style)
+        for place, name in ((0, "x"), (len(space.features) - 1, "y"))
+    )
+    operator = ToggleButtons(
+        options=operators,
+        index=len(operators) - 1,
+        description="operator",
+        style={"button_width": "auto", "description_width": "initial"},
+    )
+    for control, moved in ((x, [outer]), (y, middle), (operator, inner.values())):
+        for one in moved:
+            one.selected_index = control.index
+            jslink((control, "index"), (one, "selected_index"))
+    controls = HBox([x, y], layout=Layout(flex_flow="row wrap"))
+    return box([controls, operator, outer], f"genotype editor: {len(genotypes)} genotypes")
+
+
+def _cost(
+    space: FusionSpace, genotype: Genotype, positions: Mapping[str, int] | None
+) -> tuple[int, int]:
+    """Parameters, and operations (2 per multiply-add of matrix products) for one sample."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    length = dict.fromkeys(space.features, space.config.length) | dict(positions or {})
+    with torch.random.fork_rng(devices=[]):
+        network = space.build(genotype).eval()
+    sample = {name: torch.zeros(1, length[name], width) for name, width in space.channels.items()}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(sample)
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()

@@ -1,0 +1,350 @@
+"""The two networks of the fusion space: all choices at once, and one choice each.
+
+They share the stems and the operators' weights by name, so that a derived
+network can take its weights from the supernet; only a genotype joins them
+otherwise. `fusion.py` says what may be chosen and how it is derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.modalities import drop_modality
+from ssnas_core.spaces.fusion.mixing import ReluDropout, mix
+from ssnas_core.spaces.operators import (
+    OPERATORS,
+    PRIMITIVES,
+    ConcatFC,
+    Factory,
+    LinearGLU,
+    attention,
+    glu,
+)
+
+Pair = tuple[int, int]
+Step = tuple[str, Pair]  # a primitive and two states of the cell
+Cell = tuple[Pair, tuple[Step, ...]]  # two predecessors and the steps
+Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
+softmax: Relax = partial(torch.softmax, dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Size of the fusion space. Defaults: BM-NAS on MM-IMDB (Table 8)."""
+
+    channels: int = 192  # C
+    length: int = 16  # L, positions after pooling
+    cells: int = 2
+    steps: int = 1  # operations inside one cell
+    dropout: float = 0.1
+    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
+    taps: int | None = None  # deepest features of each modality that may be read; None: all
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "length", "cells", "steps", "taps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
+        if self.relaxation not in ("pairs", "released"):
+            raise InputError(
+                f"FusionConfig.relaxation must be 'pairs' or 'released', got {self.relaxation!r}."
+            )
+        if not 0 <= self.modality_dropout <= 1:
+            raise InputError(
+                f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
+            )
+
+
+class Stem(nn.Module):
+    """One feature brought to C channels: (N, P, C_in) -> (N, P, C), P in {1, L}.
+
+    A 1x1 convolution, batch norm, ReLU, dropout (BM-NAS's reshape layer). A
+    vector feature (P = 1) stays one column until it meets a map: every
+    position would hold the same numbers.
+    """
+
+    def __init__(self, in_channels: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+        self.dropout = ReluDropout(dropout)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        hidden = self.linear(feature)
+        return self.dropout(self.norm(hidden.flatten(0, 1))).view_as(hidden)
+
+
+class FusionStems(nn.Module):
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
+
+    def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
+        super().__init__()
+        self.length = config.length
+        self.modality_dropout = config.modality_dropout
+        for name, width in channels.items():
+            self.add_module(name, Stem(width, config.channels, config.dropout))
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """All states at L positions; vectors are repeated there."""
+        return [state.expand(-1, self.length, -1) for state in self.columns(features)]
+
+    def columns(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The states (N, P, C), P in {1, L}: vectors as the one column that they are."""
+        if self.training:
+            features = drop_modality(features, list(self._modules), self.modality_dropout)
+        hidden = []
+        for name, stem in self.named_children():
+            feature = stem(features[name])
+            if feature.shape[1] not in (1, self.length):
+                raise InputError(
+                    f"feature {name} has {feature.shape[1]} positions, the fusion network "
+                    f"expects 1 or {self.length}; set FusionConfig.length to the store's length."
+                )
+            hidden.append(feature)
+        return hidden
+
+
+def pair_scores(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """Log of the product of the two edge weights, for each pair: (E,) -> (len(pairs),)."""
+    first, second = torch.tensor(pairs, device=logits.device).T
+    return logits[first] + logits[second]
+
+
+def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
+    """Weights of all ordered pairs of distinct states: (2, S) -> (S, S), zero diagonal."""
+    scores = beta[0][:, None] + beta[1][None, :]
+    diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return relax(scores.masked_fill(diagonal, -torch.inf).flatten()).view_as(scores)
+
+
+def pair_labels(
+    config: FusionConfig, features: Sequence[str], primitives: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """What each entry of each of `FusionSupernet`'s logit vectors stands for."""
+    names: dict[str, tuple[str, ...]] = {}
+    for cell in range(config.cells):
+        names[f"alpha_{cell}"] = (*(f"cell_{earlier}" for earlier in range(cell)), *features)
+        for step in range(config.steps):
+            states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
+            slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
+            names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": tuple(primitives)}
+    return names
+
+
+class FusionSupernet(nn.Module):
+    """The relaxed fusion network: every pair, state and primitive, weighted by softmaxed logits.
+
+    Logits are parameters named `logits.alpha_<cell>` (one per edge),
+    `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
+    (5 primitives, then the further ones), so a state dict holds the architecture too.
+    `relax` turns the scores of a choice's options into weights: a strategy may set another.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        pairs: Sequence[Sequence[Pair]],
+        config: FusionConfig,
+        operators: Mapping[str, Factory],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.relax: Relax = softmax
+        self.stems = FusionStems(channels, config)
+        self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
+        sizes: dict[str, tuple[int, ...]] = {}
+        for cell in range(config.cells):
+            sizes[f"alpha_{cell}"] = (cell + len(channels),)
+            # which member of each pair is which predecessor, as two (pairs, E) tables
+            members = torch.tensor(pairs[cell])
+            tables = F.one_hot(members.T, cell + len(channels)).float()
+            self.register_buffer(f"_pairs_{cell}", tables, persistent=False)
+            for step in range(config.steps):
+                sizes[f"beta_{cell}_{step}"] = (2, 2 + step)
+                sizes[f"gamma_{cell}_{step}"] = (len(PRIMITIVES) + len(operators),)
+        noise = 1e-3  # BM-NAS: logits start as small noise
+        self.logits = nn.ParameterDict(
+            {name: nn.Parameter(noise * torch.randn(size)) for name, size in sizes.items()}
+        )
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
+        states = self.stems.columns(features)
+        outputs: list[Tensor] = []
+        for index, cell in enumerate(self.cells):
+            tables = self.get_buffer(f"_pairs_{index}")
+            alpha = self.logits[f"alpha_{index}"]
+            shares = self.relax((tables @ alpha).sum(0)) @ tables  # (2, E), in x and in y
+            x, y = mix(shares, [*outputs, *states], self.config.length)
+            steps = range(self.config.steps)
+            pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
+            primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
+            outputs.append(cell(x, y, pairs, primitives))
+        return torch.stack(outputs, 1).flatten(1)
+
+
+class CellOutput(nn.Module):
+    """LayerNorm(steps + inputs); several steps are first projected from S*C to C channels."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.project = (
+            nn.Linear(config.steps * config.channels, config.channels)
+            if config.steps > 1
+            else nn.Identity()
+        )
+        self.norm = nn.LayerNorm(config.channels)
+
+    def forward(self, steps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """(N, L, C) of what the steps gave and the cell's inputs, (N, L, C) each."""
+        total = self.project(steps[0] if len(steps) == 1 else torch.cat(list(steps), -1))
+        for one in inputs:
+            total = total + one
+        return self.norm(total)
+
+
+class _RelaxedStep(nn.Module):
+    """All primitives on the mixed inputs, each with its weight; Zero's weight goes nowhere."""
+
+    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+        super().__init__()
+        self.LinearGLU = LinearGLU(config.channels)
+        self.ConcatFC = ConcatFC(config.channels)
+        self._further = tuple(operators)
+        for name in operators:
+            self.add_module(name, _made(name, operators, config.channels))
+
+    def forward(self, states: Sequence[Tensor], ordered: Tensor, weights: Tensor) -> Tensor:
+        length = states[0].shape[1]
+        query, value = mix(torch.stack((ordered.sum(1), ordered.sum(0))), states, length)
+        x, y = states[:2]  # one pair only, of weight 1
+        if len(states) > 2:
+            # Primitives that do not tell x from y see each unordered pair in one order.
+            pairs = (ordered + ordered.T).triu(1)
+            x, y = mix(torch.stack((pairs.sum(1), pairs.sum(0))), states, length)
+        linears = (self.LinearGLU.linear, self.ConcatFC.linear)
+        width = x.shape[-1]
+        hidden = F.linear(
+            torch.cat((x, y), -1),
+            torch.cat([linear.weight for linear in linears]),
+            torch.cat([linear.bias for linear in linears]),
+        )
+        gates, dense = hidden.split((2 * width, width), -1)
+        results = [x + y, attention(query, value), glu(gates), dense.relu()]
+        results += [
+            _applied(self.get_submodule(name), name, query, value) for name in self._further
+        ]
+        return mix(weights[None, 1:], results, length)[0]
+
+
+def _made(name: str, operators: Mapping[str, Factory], channels: int) -> nn.Module:
+    """A fresh operator."""
+    operator = operators[name](channels)
+    if not isinstance(operator, nn.Module):
+        raise InputError(
+            f"operator {name} must be made as an nn.Module, got {type(operator).__name__}; "
+            "pass what takes the number of channels and returns a module."
+        )
+    return operator
+
+
+def _applied(operator: nn.Module, name: str, x: Tensor, y: Tensor) -> Tensor:
+    """operator(x, y), of the same shape."""
+    result = operator(x, y)
+    if result.shape != x.shape:
+        raise InputError(
+            f"operator {name} must give the shape of its inputs, {tuple(x.shape)}, got "
+            f"{tuple(result.shape)}; mend its forward(x, y)."
+        )
+    return result
+
+
+class _RelaxedCell(nn.Module):
+    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(_RelaxedStep(config, operators) for _ in range(config.steps))
+        self.output = CellOutput(config)
+
+    def forward(
+        self, x: Tensor, y: Tensor, pairs: Sequence[Tensor], primitives: Sequence[Tensor]
+    ) -> Tensor:
+        states = [x, y]
+        for step, ordered, weights in zip(self.steps, pairs, primitives, strict=True):
+            states.append(step(states, ordered, weights))
+        return self.output(states[2:], x, y)
+
+
+class FusionNetwork(nn.Module):
+    """The network of one genotype; it reads only the features that the genotype uses.
+
+    Args:
+        channels: channels of every feature of the space.
+        cells: the genotype's choices, as `FusionSpace` decodes them.
+        config: sizes.
+        operators: further primitives by name.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        cells: Sequence[Cell],
+        config: FusionConfig,
+        operators: Mapping[str, Factory],
+    ) -> None:
+        super().__init__()
+        names = list(channels)
+        # A member of a pair is an earlier cell (its number) or a feature (behind the cells).
+        used = {m - cell for cell, (pair, _) in enumerate(cells) for m in pair if m >= cell}
+        self.features = [name for index, name in enumerate(names) if index in used]
+        self._pairs = [
+            tuple(m if m < cell else names[m - cell] for m in pair)
+            for cell, (pair, _) in enumerate(cells)
+        ]
+        self.width = config.cells * config.length * config.channels
+        self.stems = FusionStems({name: channels[name] for name in self.features}, config)
+        self.cells = nn.ModuleList(_DerivedCell(steps, config, operators) for _, steps in cells)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
+        states: dict[int | str, Tensor] = dict(
+            zip(self.features, self.stems(features), strict=True)
+        )
+        for index, cell in enumerate(self.cells):
+            first, second = self._pairs[index]
+            states[index] = cell(states[first], states[second])
+        return torch.stack([states[index] for index in range(len(self.cells))], 1).flatten(1)
+
+
+class _DerivedStep(nn.Module):
+    def __init__(self, step: Step, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+        super().__init__()
+        self.name, (self.first, self.second) = step
+        self.operator = _made(self.name, {**OPERATORS, **operators}, config.channels)
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        return _applied(self.operator, self.name, states[self.first], states[self.second])
+
+
+class _DerivedCell(nn.Module):
+    def __init__(
+        self, steps: Sequence[Step], config: FusionConfig, operators: Mapping[str, Factory]
+    ) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)
+        self.output = CellOutput(config)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        states = [x, y]
+        for step in self.steps:
+            states.append(step(states))
+        return self.output(states[2:], x, y)

@@ -1,0 +1,131 @@
+"""Widgets of studies: one of several tables, looked at in one of several ways, by two lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.show.frames import box, image, page, sentence, stack
+from ssnas_core.study.figures import plot_differences, plot_study
+from ssnas_core.study.table import checked, difference, methods_of, ranking, ratios_of
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def study_widget(tables: Tables, groups: Mapping[str, Sequence[str]]) -> VBox:
+    """`plot_study` of one table with one group of methods told apart, and their mean ranks.
+
+    Args:
+        tables: a study's rows, as `read_study` gives them, by name of the data.
+        groups: two or more methods by what they are told apart for; those that a table
+            has not are left out there.
+
+    Returns:
+        An ipywidgets box: two lists, and below them the figure of what they choose.
+
+    Raises:
+        InputError: no table or no group, or rows that are not a study's.
+    """
+
+    def shown(name: str, rows: list[dict[str, Any]], methods: Sequence[str]) -> str:
+        own = [method for method in methods if method in methods_of(rows)]
+        if len(own) < 2:
+            return sentence(f"The table of {name} has fewer than two methods of this group.")
+        alt = f"Score on test against the label ratio, {name}: {'; '.join(own)}."
+        return image(plot_study(rows, own), alt) + sentence(_ranks(rows, own))
+
+    return _by_two_lists(tables, groups, "tell apart", shown)
+
+
+def differences_widget(tables: Tables, questions: Mapping[str, Sequence[tuple[str, str]]]) -> VBox:
+    """`plot_differences` of one table for one question, and the means over all label ratios.
+
+    Args:
+        tables: as in `study_widget`.
+        questions: by what is asked, the pairs of methods that answer it, each the
+            first less the second; those that share no cell in a table are left out there.
+
+    Returns:
+        An ipywidgets box, as that of `study_widget`.
+
+    Raises:
+        InputError: no table or no question, or rows that are not a study's.
+    """
+
+    def shown(name: str, rows: list[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
+        ratios = ratios_of(rows)
+        own = [pair for pair in pairs if any(difference(rows, *pair, (r,)).by_seed for r in ratios)]
+        if not own:
+            return sentence(f"The table of {name} has no pair for this question.")
+        told = "; ".join(" minus ".join(pair) for pair in own)
+        alt = f"Paired differences against the label ratio, {name}: {told}."
+        lines = [_mean_difference(rows, pair, ratios) for pair in own]
+        return image(plot_differences(rows, own), alt) + sentence("\n".join(lines))
+
+    return _by_two_lists(tables, questions, "question", shown)
+
+
+def _by_two_lists(
+    tables: Tables,
+    choices: Mapping[str, Any],
+    description: str,
+    shown: Callable[[str, list[dict[str, Any]], Any], str],
+) -> VBox:
+    """A list of tables and one of `choices`, and the page of each two."""
+    from ipywidgets import Dropdown, Layout, jslink
+
+    if not tables or not choices:
+        raise InputError(
+            f"expected at least one table and one {description}, got {len(tables)} and "
+            f"{len(choices)}; pass both by name."
+        )
+    inner = []
+    for name, table in tables.items():
+        rows = checked(table, name)
+        inner.append(stack([page(shown(name, rows, choice)) for choice in choices.values()]))
+    outer = stack(inner)
+    controls = []
+    for names, text, moved in ((tables, "data", [outer]), (choices, description, inner)):
+        control = Dropdown(
+            options=list(names), index=0, description=text, layout=Layout(width="auto",
+            max_width="460px"), style={"description_width": "5.5em"},
+        )  # fmt: skip
+        for one in moved:
+            one.selected_index = 0
+            jslink((control, "index"), (one, "selected_index"))
+        controls.append(control)
+    summary = f"{len(tables)} tables, {len(choices)} choices to look at each"
+    return box([*controls, outer], summary)
+
+
+def _ranks(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
+    found = ranking(rows, methods)
+    if not found.blocks:
+        return "No ranks: there is no label ratio and seed that all of these have."
+    means = ", ".join(f"{name} {mean:.1f}" for name, (mean, *_) in found.intervals.items())
+    return (
+        f"Mean rank of these {len(methods)} over the {len(found.blocks)} cells of label ratio x "
+        f"seed that all of them have: {means}."
+    )
+
+
+def _mean_difference(
+    rows: Sequence[Mapping[str, Any]], pair: tuple[str, str], ratios: Sequence[float]
+) -> str:
+    """One pair over all label ratios, in words."""
+    found = difference(rows, *pair, ratios)
+    name = f"{' − '.join(pair)}, mean over all r"
+    if not found.by_seed:
+        return f"{name}: no seed has every r of both."
+    mean, low, high = found.interval
+    if math.isnan(low):
+        return f"{name}: {mean:+z.3f}, one seed."
+    return (
+        f"{name}: {mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {len(found.by_seed)} seeds, "
+        f"p = {found.p:.3f} before any correction."
+    )

@@ -1,0 +1,142 @@
+"""Checkpoints: what lets a training or a search go on after its last whole epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssnas_core.common.distributed import by_first, processes
+from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.common.files import atomic_path, load_states, parse_json
+
+OnEpoch = Callable[[list[dict[str, Any]]], None]
+"""Called with the whole history so far; what it does cannot change the result."""
+
+
+def save_checkpoint(
+    path: Path, parts: Mapping[str, Any], history: list[dict[str, Any]], **more: Any
+) -> None:
+    """Write the state dicts of `parts` and the history to `path`, atomically."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # whose errors have numbers
+        torch.save({**states, **more, "history": json.dumps(history)}, file)
+
+
+def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote, or None where there is no file.
+
+    Raises:
+        InputError: the file is not a checkpoint (nothing in it is executed).
+    """
+    if path is None or not Path(path).exists():
+        return None
+    saved = load_states(path)
+    try:
+        history = parse_json(saved["history"].encode())
+        if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
+            raise TypeError
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise InputError(f"{path} is not a usable checkpoint ({kind}); delete it.") from error
+    return {**saved, "history": history}
+
+
+def resume(path: Path | None, parts: Mapping[str, Any], told: str) -> list[dict[str, Any]] | None:
+    """Go on from the checkpoint `path`: load its states into `parts`.
+
+    Args:
+        path: what `save_checkpoint` wrote.
+        parts: what was saved.
+        told: what decides the run beside its parts, as it was given to
+            `save_checkpoint(told=...)`: seed, configuration, number of samples.
+
+    Returns:
+        The history, or None where there is no file.
+
+    Raises:
+        InputError: not a checkpoint, or one of another run or model.
+    """
+    saved = load_checkpoint(path)
+    if saved is None:
+        return None
+    same_run(saved.get("told"), told, str(path))
+    restore(saved, parts, str(path))
+    return saved["history"]
+
+
+def same_run(found: Any, told: str, source: str) -> None:
+    """Refuse a checkpoint of another seed, configuration or number of samples.
+
+    Raises:
+        InputError: `found` is not `told`; a checkpoint of an older version tells nothing.
+    """
+    if found != told:
+        says = isinstance(found, str) and found.isprintable()
+        raise InputError(
+            f"{source} is a checkpoint of another run: expected {told}, got "
+            f"{found[:600] if says else 'one that does not say'}; "
+            "delete it or use another folder."
+        )
+
+
+def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> None:
+    """Load the saved state dicts into `parts`.
+
+    Raises:
+        InputError: they belong to something of another shape.
+    """
+    try:
+        for name, part in parts.items():
+            _give(part, saved[name])
+    except Exception as error:  # a state dict of anything else is met in many ways
+        reason = one_line((str(error) or type(error).__name__).splitlines()[0])
+        raise InputError(
+            f"{source} is a checkpoint of another model ({reason}); "
+            "delete it or use another run folder."
+        ) from error
+
+
+def _give(part: Any, state: Any) -> None:
+    """Load a state dict; an optimizer also takes those that would fail at its next step."""
+    if not isinstance(part, torch.optim.Optimizer):
+        part.load_state_dict(state)
+        return
+    options = part.state_dict()["param_groups"]
+    part.load_state_dict(state)
+    for group, own in zip(part.param_groups, options, strict=True):
+        group.update({name: value for name, value in own.items() if name != "params"})
+    for weight, kept in part.state.items():  # Adam's, and AdamW's
+        wanted = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+        floats = all(value.is_floating_point() for value in kept.values())
+        if {name: value.shape for name, value in kept.items()} != wanted or not floats:
+            raise ValueError("an optimizer's state of other shapes")
+
+
+def told_of(*parts: Any, precision: str) -> str:
+    """What decides a run beside its model, for `save_checkpoint(told=...)` and `resume`."""
+    more = [] if precision == "float32" else [precision]
+    if processes() > 1:
+        more.append(f"{processes()} processes")
+    return repr((*parts, *more))
+
+
+def keep_epoch(
+    checkpoint: Path | None,
+    parts: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    told: str,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Save an epoch and tell of it, in the first process."""
+
+    def keep() -> None:
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, parts, history, told=told)
+        if on_epoch is not None:
+            on_epoch(list(history))
+
+    by_first(keep)

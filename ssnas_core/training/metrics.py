@@ -1,0 +1,301 @@
+"""Scores of multi-label and single-label predictions, on plain arrays.
+
+The F1 averages are those of the MM-IMDB literature (Arevalo et al., 2017,
+arXiv:1702.01992, section 5) and agree with scikit-learn where an average is
+undefined: a class, or a sample, with nothing to find and nothing predicted
+scores 0 (`zero_division=0`). A label is predicted where probability > threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """From logits to scores: F1 at a threshold, or accuracy where there is one label a sample."""
+
+    single_label: bool = False
+
+    @property
+    def primary(self) -> str:
+        """Name of the score that methods are compared by."""
+        return "accuracy" if self.single_label else "weighted_f1"
+
+    def probabilities(self, logits: Tensor) -> np.ndarray:
+        """Logits (N, K) as probabilities: softmax for single labels, else a sigmoid each."""
+        return (logits.softmax(1) if self.single_label else logits.sigmoid()).numpy()
+
+    def threshold(self, probs: np.ndarray, labels: np.ndarray) -> float | None:
+        """The threshold that is best on `labels` (N, K); None for single labels."""
+        return None if self.single_label else choose_threshold(probs, labels)
+
+    def scores(
+        self, probs: np.ndarray, labels: np.ndarray, threshold: float | None
+    ) -> dict[str, float]:
+        """All scores of probabilities (N, K) against 0/1 labels (N, K)."""
+        if threshold is None:
+            return single_label_scores(probs, labels.argmax(1))
+        return scores(probs, labels, threshold)
+
+
+_TIE = 1e-9
+"""Weighted F1 values closer than this are one plateau; rounding stays far below it."""
+
+
+def f1_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
+    """F1 at one global threshold, averaged in the four ways of the literature.
+
+    Args:
+        probs: probabilities in [0, 1], (N, K).
+        labels: 0 or 1, (N, K).
+        threshold: a label is predicted where its probability is larger.
+
+    Returns:
+        `"weighted"` (mean over classes, weighted by their positives), `"micro"`
+        (all decisions pooled), `"macro"` (plain mean over all K classes) and
+        `"samples"` (mean over samples), each in [0, 1].
+
+    Raises:
+        ValueError: shapes differ or are not (N >= 1, K >= 1), a probability is
+            NaN or outside [0, 1], or a label is neither 0 nor 1.
+    """
+    probs, truth = _checked(probs, labels)
+    predicted = probs > threshold
+    hits = truth & predicted
+    per_class = _f1(hits.sum(0), predicted.sum(0), truth.sum(0))
+    per_sample = _f1(hits.sum(1), predicted.sum(1), truth.sum(1))
+    return {
+        "weighted": _weighted(per_class, truth.sum(0)),
+        "micro": float(_f1(hits.sum(), predicted.sum(), truth.sum())),
+        "macro": float(per_class.mean()),
+        "samples": float(per_sample.mean()),
+    }
+
+
+def choose_threshold(probs: ArrayLike, labels: ArrayLike) -> float:
+    """The global threshold with the highest weighted F1 on what is given.
+
+    Every threshold is considered: weighted F1 only changes at an observed
+    probability, so it is a step function of at most N K + 1 steps. The best
+    steps form plateaus; the answer is the middle of the widest one, which is
+    the least sensitive choice when N is small. Of equally wide plateaus the
+    lowest wins. Without any positive label every threshold is as good, and
+    the middle of [0, 1] is the answer: 0.5.
+
+    Args:
+        probs: probabilities in [0, 1], (N, K).
+        labels: 0 or 1, (N, K).
+
+    Returns:
+        A threshold in [0, 1], for use as `probs > threshold`.
+
+    Raises:
+        ValueError: as `f1_scores`.
+    """
+    probs, truth = _checked(probs, labels)
+    steps, edges = _weighted_f1_steps(probs, truth)
+    best = steps >= steps.max() - _TIE
+    starts = np.flatnonzero(best & ~np.concatenate(([False], best[:-1])))
+    ends = np.flatnonzero(best & ~np.concatenate((best[1:], [False])))
+    widths = edges[ends + 1] - edges[starts]
+    widest = int(np.argmax(widths >= widths.max() - _TIE))  # the first one, so the lowest
+    low, high = edges[starts[widest]], edges[ends[widest] + 1]
+    middle = (low + high) / 2
+    return float(middle if middle < high else low)  # neighbouring floats have no middle
+
+
+def weighted_average_precision(probs: ArrayLike, labels: ArrayLike) -> float:
+    """Average precision per class, averaged with the positives as weights.
+
+    Needs no threshold. The average precision of a class is the mean, over its
+    positives, of the precision among all samples scored at least as high.
+
+    Args:
+        probs: probabilities in [0, 1], (N, K); only their order within a class
+            matters, and equal ones count as retrieved together.
+        labels: 0 or 1, (N, K).
+
+    Returns:
+        A value in [0, 1]; 0 without any positive label.
+
+    Raises:
+        ValueError: as `f1_scores`.
+    """
+    probs, truth = _checked(probs, labels)
+    order = np.argsort(-probs, axis=0, kind="stable")
+    probs = np.take_along_axis(probs, order, axis=0)
+    truth = np.take_along_axis(truth, order, axis=0)
+    count = len(probs)
+    last_of_tie = np.vstack((probs[:-1] != probs[1:], np.ones_like(probs[:1], dtype=bool)))
+    rows = np.where(last_of_tie, np.arange(count)[:, None], count)
+    retrieved = np.minimum.accumulate(rows[::-1], axis=0)[::-1]  # last row of each one's tie
+    precision = np.take_along_axis(truth.cumsum(0), retrieved, axis=0) / (retrieved + 1)
+    positives = truth.sum(0)
+    return _weighted((precision * truth).sum(0) / np.maximum(positives, 1), positives)
+
+
+def scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
+    """All scores that a run reports.
+
+    Args:
+        probs: probabilities in [0, 1], (N, K).
+        labels: 0 or 1, (N, K).
+        threshold: chosen elsewhere (`choose_threshold` on the dev part).
+
+    Returns:
+        `weighted_f1`, `micro_f1`, `macro_f1` and `samples_f1` at `threshold`;
+        `weighted_f1_at_0.3` and `weighted_f1_at_0.5`; `weighted_ap`; `threshold`.
+
+    Raises:
+        ValueError: as `f1_scores`.
+    """
+    chosen = {f"{name}_f1": value for name, value in f1_scores(probs, labels, threshold).items()}
+    fixed = {
+        f"weighted_f1_at_{value}": f1_scores(probs, labels, value)["weighted"]
+        for value in (0.3, 0.5)
+    }
+    ranking = {"weighted_ap": weighted_average_precision(probs, labels)}
+    return {**chosen, **fixed, **ranking, "threshold": float(threshold)}
+
+
+def accuracy(logits: ArrayLike, classes: ArrayLike) -> float:
+    """Share of samples whose largest logit is that of their class.
+
+    Args:
+        logits: (N, K), of any scale; of equal ones the first counts.
+        classes: class indices, (N,).
+
+    Raises:
+        ValueError: shapes do not fit, no samples, or a logit is NaN.
+    """
+    logits, classes = np.asarray(logits), np.asarray(classes)
+    if logits.ndim != 2 or not logits.size or classes.shape != logits.shape[:1]:
+        raise ValueError(
+            f"accuracy needs (N, K) logits and (N,) classes with N, K >= 1, "
+            f"got {logits.shape} and {classes.shape}."
+        )
+    if np.isnan(logits).any():
+        raise ValueError("accuracy needs logits without NaN; the model has diverged.")
+    return float((logits.argmax(1) == classes).mean())
+
+
+def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float]:
+    """All scores that a run reports on data of one label a sample.
+
+    Args:
+        probs: probabilities, or any scores, (N, K); the largest is the prediction.
+        classes: class indices, (N,).
+
+    Returns:
+        `accuracy`, and `weighted_f1` and `macro_f1` of the predicted classes.
+
+    Raises:
+        ValueError: as `accuracy`.
+    """
+    share = accuracy(probs, classes)
+    width = np.asarray(probs).shape[1]
+    predicted, truth = (np.eye(width)[np.asarray(c)] for c in (np.argmax(probs, 1), classes))
+    found = f1_scores(predicted, truth, 0.5)
+    return {"accuracy": share, "weighted_f1": found["weighted"], "macro_f1": found["macro"]}
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent runs and its Student t confidence interval.
+
+    Args:
+        values: one score per run (seed), at least one.
+        level: of confidence, in (0, 1).
+
+    Returns:
+        (mean, low, high). One run has a mean but no known spread: low and
+        high are then NaN.
+
+    Raises:
+        ValueError: no values, or `level` outside (0, 1).
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or not len(array) or not 0 < level < 1:
+        raise ValueError(
+            f"mean_interval needs values (n,) with n >= 1 and a level in (0, 1), "
+            f"got shape {array.shape} and level {level}."
+        )
+    mean = float(array.mean())
+    if len(array) == 1:
+        return mean, math.nan, math.nan
+    half = _t_quantile(level, len(array) - 1) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return mean, mean - half, mean + half
+
+
+def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Probabilities as float64 and labels as bool, both (N, K)."""
+    probs, labels = np.asarray(probs, dtype=float), np.asarray(labels)
+    if probs.ndim != 2 or not probs.size or probs.shape != labels.shape:
+        raise ValueError(
+            f"expected probabilities and labels of one shape (N, K) with N, K >= 1, "
+            f"got {probs.shape} and {labels.shape}."
+        )
+    if not ((probs >= 0) & (probs <= 1)).all():
+        raise ValueError("expected probabilities in [0, 1], got others or NaN; apply a sigmoid.")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("expected labels of 0 and 1, got other values.")
+    return probs, labels.astype(bool)
+
+
+def _f1(hits: NDArray, predicted: NDArray, positives: NDArray) -> NDArray:
+    """2 TP / (TP + FP + TP + FN), and 0 where nothing is predicted or to be found."""
+    return 2 * hits / np.maximum(predicted + positives, 1)
+
+
+def _weighted(per_class: NDArray, positives: NDArray) -> float:
+    return float((per_class * positives).sum() / max(positives.sum(), 1))
+
+
+def _weighted_f1_steps(probs: NDArray, truth: NDArray) -> tuple[NDArray, NDArray]:
+    """Weighted F1 as a step function of the threshold: steps (S,), edges (S + 1,), ascending.
+
+    Lowering the threshold past one probability adds one prediction to one class, so the score
+    is a running sum of the gains of single predictions.
+    """
+    positives = truth.sum(0)
+    order = np.argsort(-probs, axis=0, kind="stable")
+    hits = np.take_along_axis(truth, order, axis=0).cumsum(0)
+    ranks = np.arange(1, len(probs) + 1)[:, None]
+    weighted = _f1(hits, ranks, positives) * positives / max(positives.sum(), 1)
+    gains = np.diff(weighted, axis=0, prepend=0).ravel()
+    added = np.take_along_axis(probs, order, axis=0).ravel()
+    by_probability = np.argsort(-added, kind="stable")
+    steps = np.append(0.0, gains[by_probability].cumsum())[::-1]
+    edges = np.concatenate(([1.0], added[by_probability], [0.0]))[::-1]
+    wide = np.diff(edges) > 0  # equal probabilities, and those of 0 or 1, leave empty steps
+    return steps[wide], np.append(edges[:-1][wide], 1.0)
+
+
+def _t_quantile(level: float, freedom: int) -> float:
+    """t with P(|T| <= t) = level, by bisection.
+
+    The probability is the finite sum for whole degrees of freedom of Abramowitz
+    and Stegun (1964), 26.7.3 and 26.7.4, in theta = arctan(t / sqrt(freedom)).
+    """
+
+    def probability(theta: float) -> float:
+        odd = freedom % 2
+        term = math.cos(theta) if odd else 1.0
+        total = 0.0
+        for power in range(odd, freedom - 1, 2):
+            total += term
+            term *= (power + 1) / (power + 2) * math.cos(theta) ** 2
+        total *= math.sin(theta)
+        return 2 / math.pi * (theta + total) if odd else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < level else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)

@@ -1,0 +1,757 @@
+"""The `ssnas` command: results on stdout, one line for a mistake, the same again after Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ssnas_core.cli import main as cli
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.runs import folder as runs
+from ssnas_core.runs.methods import methods_of
+from ssnas_core.runs.recipes import RECIPES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[2]
+POSITIONAL = {("show", "what"), ("compare", "runs"), ("download", "name")}
+RATIOS = ("--label-ratio", "0.25", "1.0")
+
+
+class Told(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: object, encoding: str = "utf-8") -> Told:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, "replace") for _ in range(2))
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.main([str(argument) for argument in arguments])
+    code = stop.value.code or 0
+    assert isinstance(code, int)
+    for stream in (out, err):
+        stream.seek(0)
+    return Told(code, out.read(), err.read())
+
+
+def document(told: Told) -> dict:
+    """The one JSON document on standard output."""
+    assert told.code == 0, told.err
+    assert told.out.count("\n") == 1
+    return json.loads(told.out)
+
+
+def refused(told: Told, message: str) -> None:
+    """Status 2 and nothing but one line, which says `message`."""
+    assert told.code == 2
+    assert told.out == ""
+    assert told.err.startswith("ssnas: ") and told.err.endswith("\n"), told.err
+    assert told.err.count("\n") == 1 and "Traceback" not in told.err, told.err
+    assert re.search(message, told.err), told.err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tiny_recipe):
+    """The recipe "two-core" is a tiny one."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(RECIPES, "two-core", tiny_recipe)
+        yield
+
+
+@pytest.fixture
+def data(tiny_data, tiny_store):
+    """Options that name the movies and the store that has their features."""
+    return ("--data", tiny_data, "--store", tiny_store, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tiny_data, tiny_store, tmp_path_factory):
+    """What a whole `ssnas run --json` printed, and the command."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    command = ("run", "--data", tiny_data, "--out", out, "--store", tiny_store, *RATIOS, "--json")
+    return document(call(*command, "--quiet", "--device", "cpu")), command, out
+
+
+@pytest.fixture
+def run(finished, tiny_store, tmp_path):
+    """A searched run of one's own, to be damaged; and the options that find its features."""
+    import shutil
+
+    _, _, out = finished
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("config.json", "prepared.json", "dataset.json", "genotype.json", "history.jsonl"):
+        shutil.copy(out / name, mine / name)
+    return mine, ("--run", mine, "--store", tiny_store, "--device", "cpu", "--quiet")
+
+
+# --- help
+
+
+def test_help_names_every_subcommand_and_what_it_is_for():
+    told = call("--help")
+    assert told.code == 0 and told.err == ""
+    for name, command in cli.COMMANDS.items():
+        first = " ".join((command.__doc__ or "").split())[:30]
+        assert name in told.out and first in " ".join(told.out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_subcommand_explains_each_of_its_options(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    told = call(name, "--help")
+    assert told.code == 0 and told.err == ""
+    assert told.out.startswith(f"usage: ssnas {name} ")
+    rows = [row.strip("│ ") for row in told.out.splitlines()]
+    for field in dataclasses.fields(cli.COMMANDS[name]):
+        if (name, field.name) in POSITIONAL:
+            continue
+        option = "--" + field.name.replace("_", "-")
+        (place,) = (place for place, row in enumerate(rows) if row.split(" ")[0] == option)
+        row = "  ".join(rows[place : place + 2])  # a long option's words are below it
+        assert re.search(r"^\S+.*?  [A-Za-z][^()]{10,}.* \((default|required)", row), row
+
+
+# --- what is printed
+
+
+def test_run_prints_what_it_left_in_its_folder_and_the_same_again(finished, monkeypatch):
+    result, command, out = finished
+    assert result == json.loads((out / "metrics.json").read_text())
+    assert {"genotype", "scores", "seconds", "peak_anonymous_mb"} <= result.keys()
+    assert [(row["method"], row["label_ratio"]) for row in result["scores"]] == [
+        (method, ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
+    ]
+    for name in ("_run_data.prepare", "_run_search.bilevel", "studies.fit", "studies.predict"):
+        monkeypatch.setattr(f"ssnas_core.{name}", None)
+    assert document(call(*command)) == result
+
+
+def test_run_without_json_prints_a_table_of_all_methods(finished):
+    result, command, out = finished
+    told = call(*command[:-1])
+    assert told.code == 0
+    assert f"found: {result['genotype']}\ndrawn: {out / 'genotype.png'}" in told.out
+    for row in result["scores"]:
+        start = re.escape(f"{row['method']:<19}{row['label_ratio']:>6g}")
+        assert re.search(rf"^{start} +{row['weighted_f1']:.3f} ", told.out, re.MULTILINE)
+    assert "minutes, peak anonymous memory" in told.out
+
+
+def test_stages_are_commands_whose_json_is_one_document(finished, run, tiny_store, tiny_data):
+    whole, (mine, options) = finished[0], run
+    prepared = document(call("prepare", "--data", tiny_data, "--out", tiny_store, "--json"))
+    assert prepared["train"] == 36 and Path(prepared["folder"]).parent == tiny_store
+    found = document(call("search", "--out", mine, *finished[1][1:3], *finished[1][5:]))
+    assert found["genotype"] == whole["genotype"]
+    method = ("--method", "found", "--label-ratio", "0.25", "--json")
+    trained = document(call("train", *options, *method))
+    assert {"folder", "threshold", "dev", "history"} <= trained.keys()
+    assert not (mine / "test_reads.jsonl").exists()
+    row = document(call("evaluate", *options, *method))
+    assert row in whole["scores"]
+    assert (mine / "test_reads.jsonl").read_text().count("\n") == 1
+    shown = document(call("show", mine, "--json"))
+    assert shown["genotype"] == whole["genotype"]
+
+
+def test_stages_print_readable_text_too(finished, run):
+    mine, options = run
+    told = call("train", *options, "--method", "text only", "--label-ratio", "1")
+    assert re.match(r".*text-only_r1: weighted F1 0\.\d{3} on the labelled dev part\n$", told.out)
+    told = call("evaluate", *options, "--method", "text only", "--label-ratio", "1")
+    assert told.out.splitlines()[0].startswith("method ") and "text only" in told.out
+
+
+def test_demo_runs_on_the_bundled_sample_and_shows_progress_on_stderr(
+    movies, tmp_path, monkeypatch
+):
+    archive = movies.archive(tmp_path / "sample.tar.gz")
+    monkeypatch.setattr("ssnas_core.datasets.sample.corpus.sample_archive", lambda: archive)
+    told = call("demo", "--out", tmp_path / "demo", "--json")
+    result = document(told)
+    assert {row["label_ratio"] for row in result["scores"]} == {0.1, 1.0}
+    assert {"prepare", "search", "pretrain", "train", "evaluate"} == result["seconds"].keys()
+    for bar in ("unpacking MM-IMDB", "decoding image", "features", "search", "pretrain"):
+        assert bar in told.err
+    again = call("demo", "--out", tmp_path / "demo", "--json")
+    assert document(again) == result
+
+
+def test_what_a_library_prints_does_not_get_between_the_json(tiny_data, tiny_store, monkeypatch):
+    from ssnas_core.features import prepare as preparation
+
+    made = preparation.prepare
+
+    def talking(*args, **options):
+        print("Downloading: weights")
+        return made(*args, **options)
+
+    monkeypatch.setattr(preparation, "prepare", talking)
+    told = call("prepare", "--data", tiny_data, "--out", tiny_store, "--json")
+    document(told)
+    assert "Downloading" in told.err
+
+
+def test_real_command_keeps_notes_and_bars_on_stderr_and_its_result_on_stdout(movies, tmp_path):
+    program = """
+from dataclasses import replace
+from ssnas_core.runs import recipes
+from ssnas_core.training.loop import TrainConfig
+tiny, once = recipes.RECIPES["two-core"], TrainConfig(epochs=1, batch_size=18)
+prepare = replace(tiny.prepare, views=2, image_training=once, text_training=once)
+recipes.RECIPES["two-core"] = replace(tiny, prepare=prepare)
+from ssnas_core.cli import main
+main()
+"""
+    files = {**movies.files, movies.json(3): b"{"}
+    data = movies.archive(tmp_path / "data.tar.gz", files)
+    command = [sys.executable, "-c", program, "prepare", "--data", data, "--out", tmp_path / "s"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    result = document(Told(told.returncode, told.stdout, told.stderr))
+    assert result["skipped_records"] == {"m03": "JSON unreadable or malformed"}
+    assert "ssnas: MM-IMDB: left out 1 of 60 records: 1 x JSON unreadable" in told.stderr
+    assert "ssnas: feature store" in told.stderr and "feature extraction takes about" in told.stderr
+    assert "SimCLR of the image backbone" in told.stderr
+    command = [sys.executable, "-c", "from ssnas_core.cli import main; main()", "prepare"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    refused(Told(told.returncode, told.stdout, told.stderr), "Missing from ssnas prepare: --data")
+
+
+# --- show
+
+
+def test_show_prints_and_draws_a_genotype(finished, tmp_path):
+    result, _, out = finished
+    told = call("show", out / "genotype.json", "--out", tmp_path / "new")
+    assert told.code == 0
+    lines = told.out.splitlines()
+    assert lines[0] == result["genotype"]
+    assert [line.partition(" = ")[0] for line in lines[2:4]] == ["cell_0", "cell_1"]
+    drawn = tmp_path / "new" / "genotype.png"
+    assert str(drawn) in told.out
+    assert drawn.read_bytes().startswith(b"\x89PNG") and drawn.stat().st_size > 5000
+    assert (tmp_path / "new" / "genotype.svg").read_text().startswith("<?xml")
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "missing subcommand: Expected one of {demo, run, prepare, search, train"),
+        (["fly"], "Unrecognized options: fly; Available subcommands: demo, run, .*ssnas --help"),
+        (["run"], r"Missing from ssnas run: --data PATH --out PATH \(see ssnas run --help\)"),
+        (["demo"], r"Missing from ssnas demo: --out PATH"),
+        (["train", "--run", "x"], "Missing from ssnas train: --label-ratio FLOAT"),
+        (["show"], "Missing from ssnas show: PATH"),
+        (["run", "--data", "x", "--out", "y", "--sed", "1"], "Unrecognized options: --sed, 1"),
+        (["run", "--data", "x", "--out", "y", "--seed", "a"], "parsing --seed: invalid lit.*'a'"),
+        (["run", "--data", "x", "--out", "y", "--label-ratio", "half"], "--label-ratio.*'half'"),
+        (["run", "--data", "x", "--out", "y", "--objective", "best"], "invalid choice 'best' for"),
+        (["run", "--data", "x", "--out", "y", "--strict", "yes"], "Unrecognized options: yes"),
+        (["run", "--data", "x", "--out", "y", "--recipe", "mine"], "invalid choice 'mine' for"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # which tyro draws its frames in
+def test_options_that_do_not_parse_are_refused(arguments, message, encoding, monkeypatch):
+    for columns in ("200", "50"):  # whatever the terminal's width
+        monkeypatch.setenv("COLUMNS", columns)
+        refused(call(*arguments, encoding=encoding), message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label-ratio", "0"], r"a label ratio must be in \(0, 1\], got 0\.0"),
+        (["--label-ratio", "1.5"], r"in \(0, 1\], got 1\.5"),
+        (["--label-ratio", "nan"], r"in \(0, 1\], got nan"),
+        (["--label-ratio", "0.1", "0.1"], "each once, got"),
+        (["--label-ratio"], r"expected label ratios, each once, got \[\]"),
+        (["--seed", "-1"], "a seed must be a whole number >= 0, got -1"),
+        (["--views", "0"], "views >= 1 beside the clean one, got 0"),
+        (["--objective", "hybrid"], "a hybrid search uses labels.*got 2 ratios"),
+        (["--modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
+        (["--order", "3"], "--order"),
+        (["--hybrid-weight", "0.2"], "--hybrid-weight is an option of --objective hybrid; give"),
+        (["--strategy", "random", "--order", "2"], "--order is an option of --strategy bilevel"),
+        (
+            ["--space", "layers", "--strategy", "random", "--taps", "1"],
+            "--taps is an option of --space fusion; give that too",
+        ),
+        (["--taps", "0"], "taps must be >= 1, got 0"),
+        (
+            ["--objective", "hybrid", "--label-ratio", "1", "--hybrid-weight", "2"],
+            r"weight of the labels must be in \[0, 1\], got 2\.0",
+        ),
+        (["--search-epochs", "0"], "a search needs epochs >= 1"),
+        (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
+        (["--inherit", "--strategy", "random"], "drop --inherit"),
+        (["--device", "abacus"], r"cannot use device 'abacus' .*; use cpu or auto"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_anything_is_read(options, message, tmp_path):
+    told = call("run", "--data", tmp_path / "data", "--out", tmp_path / "run", *options)
+    refused(told, message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-backbone", "eye"], "expected an image backbone 'small', 'vgg19', .*'eye'"),
+        (["--text-backbone", "ear"], "expected a text backbone 'maxout', .*'ear'"),
+        (["--label-ratio", "0.01"], r"label ratio 0\.01 leaves none of the 36 train samples lab"),
+    ],
+)
+def test_values_that_do_not_fit_the_data_are_refused(options, message, data, tmp_path):
+    refused(call("run", *data, "--out", tmp_path / "run", "--quiet", *options), message)
+
+
+# --- data
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+DATA = {
+    "missing": (lambda movies, path: None, "does not exist; expected mmimdb.tar.gz or its unp"),
+    "not an archive": (
+        lambda movies, path: path.write_text("movies"),
+        "is not a whole .tar.gz archive .* download it again",
+    ),
+    "truncated": (
+        lambda movies, path: truncated(movies.archive(path)),
+        "is not a whole .tar.gz archive",
+    ),
+    "a path outside": (
+        lambda movies, path: movies.archive(path, {**movies.files, "../evil": b"x"}),
+        r"holds a path outside of it \('../evil'\)",
+    ),
+    "an empty folder": (lambda movies, path: path.mkdir(), "holds nothing; expected mmimdb"),
+    "a split that is not JSON": (
+        lambda movies, path: movies.archive(path, {**movies.files, "split.json": b"{"}),
+        "split.json is not valid JSON",
+    ),
+    "no usable movie": (
+        lambda movies, path: movies.archive(path, {"split.json": movies.files["split.json"]}),
+        "expected usable records in split 'train', got none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_that_cannot_be_read_are_refused(case, movies, tmp_path):
+    make, message = DATA[case]
+    path = tmp_path / "deep" / "mmimdb.tar.gz"
+    path.parent.mkdir()
+    make(movies, path)
+    for command in ("run", "prepare", "search"):
+        told = call(command, "--data", path, "--out", tmp_path / command, "--quiet")
+        refused(told, message)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def with_bad_records(movies) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The movies with one of each kind of bad record, and what is to be said of each."""
+    files = dict(movies.files)
+    split = json.loads(files["split.json"])
+    split["train"].append("ghost")
+    files["split.json"] = json.dumps(split).encode()
+    files[movies.poster(0)] = b"not an image"
+    files[movies.poster(1)] = files[movies.poster(1)][:300]
+    del files[movies.poster(2)]
+    files[movies.json(3)] = b'{"plot": ['
+    files[movies.json(4)] = b'{"genres": ["Drama"]}'
+    files[movies.json(5)] = b'{"plot": ["a ship"]}'
+    files[movies.json(40)] = b'{"plot": ["a ship"], "genres": ["Sitcom"]}'
+    return files, {
+        "m00": "UnidentifiedImageError",
+        "m01": "OSError: ",
+        "m02": "poster missing",
+        "m03": "JSON unreadable or malformed",
+        "m04": "no 'plot'",
+        "m05": "no 'genres'",
+        "m40": "unknown genre 'Sitcom'",
+        "ghost": "JSON missing",
+    }
+
+
+def test_bad_records_are_skipped_counted_and_named(movies, tmp_path):
+    files, wanted = with_bad_records(movies)
+    data = movies.folder(tmp_path / "data", files)
+    options = ("--data", data, "--store", tmp_path / "store", "--quiet", "--device", "cpu")
+    result = document(call("run", *options, "--out", tmp_path / "run", *RATIOS, "--json"))
+    told = result["data"]
+    assert (told["train"], told["dev"], told["test"], told["skipped"]) == (30, 11, 12, 8)
+    assert told["skipped_records"].keys() == wanted.keys()
+    for name, reason in wanted.items():
+        assert reason in told["skipped_records"][name]
+    prepared = document(
+        call("prepare", "--data", data, "--out", tmp_path / "store", "--quiet", "--json")
+    )
+    assert prepared["skipped_records"] == told["skipped_records"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 40, None])
+def test_strict_refuses_each_kind_of_bad_record(number, movies, tmp_path):
+    bad, wanted = with_bad_records(movies)
+    files = dict(movies.files)
+    if number is None:
+        name = "ghost"
+        files["split.json"] = bad["split.json"]
+    else:
+        name = movies.name(number)
+        for file in (movies.poster(number), movies.json(number)):
+            if file in bad:
+                files[file] = bad[file]
+            else:
+                del files[file]
+    data = movies.folder(tmp_path / "data", files)
+    told = call("run", "--data", data, "--out", tmp_path / "run", "--strict", "--quiet")
+    refused(told, re.escape(wanted[name]))
+    assert name in told.err
+
+
+# --- folders
+
+
+def test_folder_of_another_configuration_is_refused(finished, tiny_data):
+    _, command, out = finished
+    refused(call(*command, "--seed", "1"), "holds a run with seed=0, not 1; give the same options")
+    strict = r"holds a run with recipe\.prepare\.strict=false, not true"
+    refused(call(*command, "--strict"), strict)
+    refused(call("run", "--data", ROOT, *command[3:]), "holds a run with data=")
+
+
+def test_out_that_is_a_file_or_holds_other_things_is_refused(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis").write_text("")
+    for name in ("file", "home"):
+        refused(call("run", *data, "--out", tmp_path / name), "exists and is not a run folder")
+    told = call("prepare", "--data", data[1], "--out", tmp_path / "file", "--quiet")
+    refused(told, "(Not a directory|File exists): .*file")
+    refused(call("run", *data, "--out", tmp_path / "file" / "run"), "Not a directory: .*file")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_training_in_what_is_no_run_is_refused(command, tmp_path):
+    for path in (tmp_path, tmp_path / "nothing", ROOT / "pyproject.toml"):
+        told = call(command, "--run", path, "--label-ratio", "1", "--quiet")
+        refused(told, r"is not a run folder \(no config\.json\); see ssnas run --help")
+
+
+def test_mistaken_path_of_data_does_not_take_the_folder(data, tmp_path):
+    out = tmp_path / "run"
+    refused(call("search", "--data", tmp_path / "dta", "--out", out), "dta does not exist")
+    assert not out.exists()
+
+
+def test_options_of_a_run_with_a_model_are_refused(tmp_path):
+    model = ("--model", tmp_path, "--quiet")
+    for options in (("--method", "found"), ("--label-ratio", "1"), ("--store", tmp_path)):
+        refused(call("predict", *model, *options), "are options of --run; .*drop them")
+    told = call("embed", *model, "--run", tmp_path, "--out", tmp_path / "e.npz")
+    refused(told, "needs --run alone")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("search", "--data", "d", "--out", "o"), "ssnas: stopped; the same command goes on from"),
+        (("download", "mmimdb"), "ssnas: stopped.\n"),  # an archive begins anew
+    ],
+)
+def test_ctrl_c_promises_to_go_on_only_where_it_does(command, message, monkeypatch):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", stopped)
+    told = call(*command)
+    assert told.code == 130
+    assert told.err.startswith(message)
+
+
+def test_training_with_a_mistake_is_refused(run):
+    _, options = run
+    told = call("train", *options, "--label-ratio", "1", "--method", "best")
+    refused(told, "unknown method 'best'; expected one of text only; image only; late concat")
+    for ratio in ("0", "1.5", "nan"):
+        told = call("train", *options, "--label-ratio", ratio)
+        refused(told, r"expected a label ratio in \(0, 1\], got (0\.0|1\.5|nan)")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 2, "recipe": 3}'])
+def test_configuration_edited_by_hand_is_refused(run, text):
+    mine, options = run
+    (mine / "config.json").write_text(text)
+    message = "(expected a run of format 2, got|not valid JSON|not a run configuration)"
+    refused(call("train", *options, "--label-ratio", "1"), message)
+
+
+# --- genotype.json edited by hand: what must be wrong for whoever reads it ...
+
+
+def edited(**changes):
+    return lambda genotype: json.dumps({**genotype, **changes})
+
+
+def node(number: int, **changes):
+    def edit(genotype):
+        nodes = [dict(entry) for entry in genotype["nodes"]]
+        nodes[number] |= changes
+        return json.dumps({**genotype, "nodes": nodes})
+
+    return edit
+
+
+NOT_A_GENOTYPE = {
+    "not JSON": (lambda genotype: "{", "is not valid JSON"),
+    "not UTF-8": (lambda genotype: "\udcff", "is not valid JSON"),
+    "deep nesting": (lambda genotype: "[" * 100_000, "is not valid JSON"),
+    "a list": (lambda genotype: "[]", "expected a genotype of format 1"),
+    "another version": (edited(format=2), "expected a genotype of format 1, got '2'"),
+    "no nodes": (edited(nodes=[]), "needs at least one node"),
+    "nodes by name": (edited(nodes={}), r'expected "space" \(text\) and "nodes" \(list\)'),
+    "a number for a node": (edited(nodes=[1]), 'expected nodes with "name", "operator"'),
+    "no operator": (node(0, operator=None), 'expected nodes with "name", "operator"'),
+    "inputs as text": (node(0, inputs="image_0"), 'expected nodes with "name", "operator"'),
+    "a later node": (node(0, inputs=["cell_1", "text_0"]), "before it is computed"),
+    "two of one name": (node(1, name="cell_0"), "distinct node names"),
+}
+# ... and what only the space that it was found in can tell.
+NOT_IN_THE_SPACE = {
+    "another space": (edited(space="layers"), "expected fusion, got layers"),
+    "an unknown feature": (node(0, inputs=["image_9", "text_0"]), r"it uses \['image_9'\]"),
+    "an unknown operator": (node(0, operator="Mean"), r"at cell_0: .*Mean"),
+    "one input": (node(0, inputs=["text_0"]), "at cell_0"),
+    "three inputs": (node(0, inputs=["image_0", "image_1", "text_0"]), "at cell_0"),
+    "one input twice": (node(0, inputs=["text_0", "text_0"]), "at cell_0"),
+    "a cell too few": (
+        lambda genotype: edited(nodes=genotype["nodes"][:1])(genotype),
+        "expected 2 cells of 1 steps, got 1 nodes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*NOT_A_GENOTYPE, *NOT_IN_THE_SPACE])
+def test_genotype_edited_by_hand_is_refused(case, run):
+    mine, options = run
+    file = mine / "genotype.json"
+    edit, message = {**NOT_A_GENOTYPE, **NOT_IN_THE_SPACE}[case]
+    text = edit(json.loads(file.read_text()))
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    refused(call("train", *options, "--label-ratio", "1"), message)
+    assert not (mine / "cells").exists()
+    shown = call("show", mine, "--quiet")
+    if case in NOT_A_GENOTYPE:
+        refused(shown, message)
+    elif shown.code:  # else it can still be looked at
+        refused(shown, "genotype")
+
+
+def test_show_of_nothing_is_refused(tmp_path):
+    refused(call("show", tmp_path), r"is not a run folder \(no config\.json\)")
+    refused(call("show", tmp_path / "gone.json"), r"cannot read .*gone\.json: No such file")
+
+
+# --- what goes wrong on the way
+
+
+def nan(loss):
+    return lambda *args: loss(*args) * float("nan")
+
+
+def test_loss_of_nan_is_refused(data, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Contrastive, "loss", nan(Contrastive.loss))
+    monkeypatch.setattr(Supervised, "loss", nan(Supervised.loss))
+    message = "the loss became nan in epoch .*; lower the learning rate"
+    refused(call("run", *data, "--out", tmp_path / "run", "--quiet"), message)
+    _, options = run
+    refused(call("train", *options, "--label-ratio", "1"), message)  # pretraining
+    refused(call("train", *options, "--label-ratio", "1", "--method", "found"), message)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("checkpoint/found_r1.pt", "is not a usable checkpoint .* delete it"),
+        ("checkpoint/pretrain.pt", "is not a usable checkpoint .* delete it"),
+        ("cells/found_r1/train.json", "is not valid JSON"),
+        ("prepared.json", "is not valid JSON"),
+        ("dataset.json", "is not valid JSON"),
+    ],
+)
+def test_broken_file_of_a_run_is_refused(run, name, message):
+    mine, options = run
+    (mine / name).parent.mkdir(parents=True, exist_ok=True)
+    (mine / name).write_bytes(b"PK torn")
+    method = "found, pretrained" if "pretrain" in name else "found"
+    refused(call("train", *options, "--label-ratio", "1", "--method", method), message)
+
+
+def test_interrupted_command_says_so_in_one_line_and_goes_on_from_there(
+    finished, data, tmp_path, monkeypatch
+):
+    loss, left = Contrastive.loss, [9]
+
+    def interrupting(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(*args)
+
+    monkeypatch.setattr(Contrastive, "loss", interrupting)
+    command = ("search", *data, "--out", tmp_path / "run", *RATIOS, "--quiet")
+    told = call(*command)
+    assert (told.code, told.out) == (130, "")
+    assert told.err == "ssnas: stopped; the same command goes on from here.\n"
+    assert (tmp_path / "run" / "checkpoint" / "search.pt").exists()
+    monkeypatch.undo()
+    assert call(*command).out == finished[0]["genotype"] + "\n"
+
+
+def test_folder_that_cannot_be_written_is_refused(data, tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "run"))
+
+    monkeypatch.setattr(runs, "write_json", denied)
+    refused(call("run", *data, "--out", tmp_path / "run"), "Permission denied: .*run")
+
+
+def test_reader_that_stops_early_is_no_mistake(finished):
+    _, _, out = finished
+    program = "from ssnas_core.cli import main; main()"
+    words = [sys.executable, "-c", program, "show", str(out / "genotype.json"), "--quiet"]
+    shown = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert shown.stdout is not None and shown.stderr is not None
+    shown.stdout.close()
+    assert "Traceback" not in shown.stderr.read()
+    assert shown.wait() == 0
+
+
+# --- using a result
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tiny_store):
+    """Options that name the finished run and its features."""
+    _, _, out = finished
+    return ("--run", out, "--store", tiny_store, "--device", "cpu", "--quiet")
+
+
+def test_predict_names_genres_and_a_saved_model_says_the_same(trained, tiny_data, tmp_path):
+    asked = ("--poster", tiny_data / "dataset" / "m03.jpeg", "--plot", "a ship at war", "--json")
+    told = document(call("predict", *trained, *asked))
+    assert len(told["probabilities"]) == 23 and told["missing"] == []
+    assert list(told["probabilities"].values()) == sorted(told["probabilities"].values())[::-1]
+    assert 0 <= told["threshold"] <= 1
+    model = tmp_path / "model"
+    assert document(call("save", *trained, "--out", model, "--json")) == {"model": str(model)}
+    assert (model / "README.md").exists()
+    assert document(call("predict", "--model", model, *asked)) == told
+    other = document(call("predict", *trained, *asked, "--method", "text only"))
+    assert other["probabilities"] != told["probabilities"]
+    ratio = document(call("predict", *trained, *asked, "--label-ratio", "0.25"))
+    assert ratio["probabilities"] != told["probabilities"]
+
+
+def test_prediction_without_a_modality_says_so(trained, tiny_data):
+    told = call("predict", *trained, "--plot", "a ship at war")
+    lines = told.out.splitlines()
+    assert told.code == 0 and len(lines) == 23 + 2
+    assert sum("-- threshold" in line for line in lines) == 1
+    assert lines[-1].startswith("(without image: its mean stands in")
+    named = call("predict", *trained, "--input", "text=a ship at war")
+    assert named.out == told.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), r"gives nothing that the model reads; give at least one of image, text"),
+        (("--poster", "gone.jpeg"), "image is no usable image .*gone.jpeg"),
+        (("--poster", __file__), "image is no usable image .UnidentifiedImageError"),
+        (("--input", "sound=x"), "NAME=VALUE with a name among image, text, got 'sound=x'"),
+        (("--plot", "x", "--method", "best"), "unknown method 'best'"),
+        (("--plot", "x", "--label-ratio", "2"), r"label ratio in \(0, 1\], got 2"),
+    ],
+)
+def test_prediction_of_nothing_usable_is_refused(trained, options, message):
+    refused(call("predict", *trained, *options), message)
+
+
+def test_prediction_needs_one_model(trained, tmp_path):
+    refused(call("predict", "--plot", "x"), "expected either --run or --model; give one of them")
+    both = call("predict", *trained, "--model", tmp_path, "--plot", "x")
+    refused(both, "expected either --run or --model")
+    refused(call("predict", "--model", tmp_path / "none", "--plot", "x"), "is not a folder")
+
+
+def test_embeddings_are_written_for_other_tools(trained, tmp_path):
+    import numpy as np
+
+    told = document(call("embed", *trained, "--out", tmp_path / "e.npz", "--json"))
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as found:
+        assert found["embeddings"].shape == (told["samples"], told["width"]) == (60, 2 * 4 * 8)
+    refused(call("embed", *trained, "--out", tmp_path / "e.txt"), r"\.npz or a \.csv")
+    refused(call("embed", "--model", tmp_path, "--out", tmp_path / "e.npz"), "needs --run")
+
+
+def test_runs_are_compared_as_one_table(finished, run, tmp_path):
+    _, _, out = finished
+    files = ("--csv", tmp_path / "table.csv", "--png", tmp_path / "scores.png")
+    told = call("compare", out, run[0], *files)
+    assert told.code == 0 and "found, pretrained" in told.out
+    assert (tmp_path / "table.csv").read_text().startswith("run,stage,seed,")
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert isinstance(document(call("compare", out, "--json")), list)
+    refused(call("compare", tmp_path), "run folder")
+
+
+def test_download_of_a_dead_mirror_is_refused(tmp_path):
+    dead = "http://127.0.0.1:9/mmimdb.tar.gz"  # the discard port: nobody answers
+    told = call("download", "mmimdb", "--out", tmp_path, "--url", dead, "--quiet")
+    refused(told, re.escape(dead))
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+
+
+# --- every source
+
+
+def test_table_of_ones_own_runs_from_the_command_line(movies, tiny_data, tmp_path):
+    rows = ["id,poster,plot,genres,split"]
+    for split, names in movies.split.items():
+        for name in names:
+            movie = json.loads((tiny_data / "dataset" / f"{name}.json").read_text())
+            genres = "|".join(movie["genres"])
+            rows.append(f"{name},dataset/{name}.jpeg,{movie['plot'][0]},{genres},{split}")
+    data = movies.folder(tmp_path / "mine")
+    (data / "split.json").unlink()
+    (data / "movies.csv").write_text("\n".join(rows))
+    options = ("--data", data, "--store", tmp_path / "store", "--device", "cpu", "--quiet")
+    result = document(call("run", *options, "--out", tmp_path / "run", *RATIOS, "--json"))
+    assert result["data"]["train"] == 36 and len(result["scores"]) == 12

@@ -1,0 +1,215 @@
+"""Recipes and run configurations: they survive a round trip, and bad values are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
+
+VARIANTS = {
+    "defaults": {},
+    "other axes": {"objective": "supervised", "strategy": "random", "label_ratio": (0.3,)},
+    "labels in backbones": {
+        "backbones": "supervised",
+        "label_ratio": (0.2,),
+        "space": "layers",
+        "strategy": "surrogate",
+    },
+    "backbones": {"backbones": "trained", "inherit": True, "seed": 7, "label_ratio": (1, 0.05)},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_run_configuration_survives_a_json_round_trip(recipe, variant, tmp_path):
+    config = RunConfig(data=tmp_path, recipe=RECIPES[recipe], **VARIANTS[variant])
+    again = RunConfig.from_plain(json.loads(json.dumps(config.plain())))
+    assert again == config
+    assert again.plain() == config.plain()
+    assert isinstance(again.data, Path) and isinstance(again.label_ratio, tuple)
+    assert isinstance(again.recipe.search.arch_betas, tuple)
+
+
+OTHER = {
+    "step": "epoch",
+    "pairs": "released",
+    "softmax": "gumbel",
+    "argmax": "perturbation",
+    "never": "eigenvalue",
+}
+
+
+def test_no_setting_is_lost_on_the_way(tmp_path):
+    """Each setting of a recipe, changed alone, is told apart by `plain` and comes back."""
+
+    def variants(value):
+        for field in dataclasses.fields(value):
+            old = getattr(value, field.name)
+            if dataclasses.is_dataclass(old):
+                changed = variants(old)
+            elif isinstance(old, bool):
+                changed = [not old]
+            elif isinstance(old, str):
+                changed = [OTHER.get(old, old + "x")]
+            elif isinstance(old, tuple):
+                changed = [old[::-1]]
+            elif old is None:
+                changed = [{"image_size": (48, 32), "taps": 1}.get(field.name, 0.2)]
+            elif field.name == "length":
+                changed = [25]
+            else:
+                changed = [old * 2 or type(old)(0.5) or 1] if not 0 < old < 1 else [old / 2]
+            yield from (dataclasses.replace(value, **{field.name: new}) for new in changed)
+
+    recipes = list(variants(RECIPES["two-core"]))
+    assert len(recipes) > 40
+    plains = set()
+    for recipe in recipes:
+        config = RunConfig(data=tmp_path, recipe=recipe)
+        text = json.dumps(config.plain())
+        assert RunConfig.from_plain(json.loads(text)).recipe == recipe
+        plains.add(text)
+    assert len(plains) == len(recipes)
+
+
+def test_data_is_told_as_one_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {RunConfig(data=Path(name)).plain()["data"] for name in ("a", "./a", "b/../a")}
+    assert told == {str(tmp_path.resolve() / "a")}
+
+
+def test_default_recipe_is_the_one_for_two_cores():
+    assert RunConfig(data=Path("x")).recipe == RECIPES["two-core"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_fusion_network_takes_the_positions_that_the_recipe_stores(recipe):
+    assert recipe.prepare.length in (1, recipe.fusion.length)
+
+
+def test_published_recipe_has_the_published_sizes():
+    """BM-NAS on MM-IMDB, Table 8 (arXiv:2104.09379)."""
+    recipe = RECIPES["bm-nas"]
+    fusion, search = recipe.fusion, recipe.search
+    sizes = (fusion.channels, fusion.length, fusion.cells, fusion.steps)
+    assert (recipe.prepare.image, recipe.prepare.text, *sizes) == ("vgg19", "maxout", 192, 16, 2, 1)
+    assert (search.epochs, search.batch_size) == (12, 96)
+    assert (search.learning_rate, search.min_learning_rate, search.weight_decay) == (
+        1e-3, 1e-6, 1e-4,
+    )  # fmt: skip
+    assert (search.arch_learning_rate, search.arch_weight_decay) == (3e-4, 1e-3)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_ratio": ()}, r"expected label ratios, each once, got \[\]"),
+        ({"label_ratio": (0.1, 0.1)}, r"each once, got \[0\.1, 0\.1\]"),
+        ({"label_ratio": (0.1, 0.0)}, r"label ratio must be in \(0, 1\], got 0\.0"),
+        ({"label_ratio": (1.5,)}, r"in \(0, 1\], got 1\.5"),
+        ({"label_ratio": (-0.1,)}, r"in \(0, 1\], got -0\.1"),
+        ({"label_ratio": (NAN,)}, r"in \(0, 1\], got nan"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"objective": "supervised"}, "every label ratio needs a search .* got 2 ratios"),
+        ({"objective": "Contrastive"}, "objective must be contrastive or supervised or h"),
+        (
+            {"strategy": "bi-level"},
+            "strategy must be bilevel or .* or surrogate, got 'bi-level'",
+        ),
+        ({"backbones": True}, "backbones must be frozen or trained or supervised, got True"),
+        ({"strategy": "random", "inherit": True}, "only a bilevel search has weights to inherit"),
+    ],
+)
+def test_run_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig(data=Path("x"), **change)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("prepare", {"views": 0}, "views >= 1 beside the clean one, got 0"),
+        ("prepare", {"length": 6}, "length must be a square number .* got 6"),
+        ("prepare", {"length": -4}, "length must be a square number .* got -4"),
+        ("fusion", {"channels": 0}, "channels must be >= 1, got 0"),
+        ("fusion", {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
+        ("search", {"epochs": 0}, "a search needs epochs >= 1"),
+        ("random", {"trials": 0}, "random search needs trials >= 1, got 0"),
+        ("pretrain", {"epochs": 0}, "training needs epochs >= 1"),
+        ("finetune", {"learning_rate": NAN}, "learning_rate > 0, got .* nan"),
+    ],
+)
+def test_recipe_that_cannot_work_is_refused_before_anything_runs(part, change, message):
+    recipe = Recipe()
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(getattr(recipe, part), **change)
+
+
+def edited(*place, value):
+    """A run's configuration with the value at `place` replaced, or removed where it is None."""
+    document = json.loads(json.dumps(RunConfig(data=Path("x")).plain()))
+    part = document
+    for key in place[:-1]:
+        part = part[key]
+    if value is None:
+        del part[place[-1]]
+    else:
+        part[place[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        edited("seed", value=None),
+        edited("recipe", value=None),
+        edited("recipe", value=3),
+        edited("recipe", value=[]),
+        edited("recipe", "search", value="bilevel"),
+        edited("recipe", "search", "momentum", value=0.9),
+        edited("recipe", "fusion", "channels", value="8"),
+        edited("recipe", "pretrain", "epochs", value=0),
+        edited("label_ratio", value=0.1),
+        edited("label_ratio", value=["0.1"]),
+        edited("seed", value="0"),
+        edited("objective", value="other"),
+        edited("strategy", value=["bilevel"]),
+        edited("data", value=3),
+    ],
+)
+def test_configuration_edited_by_hand_is_refused(document):
+    with pytest.raises(InputError, match=r"not a run configuration \(.*\); make the run anew\.$"):
+        RunConfig.from_plain(document)
+
+
+def in_memory(labels=("Drama", "Crime"), value=0.0):
+    rows = [
+        Record(str(n), {"a": np.full(2, value, np.float32), "b": "text"}, (labels[n % 2],), split)
+        for n, split in enumerate(("train", "train", "dev", "dev", "test", "test"))
+    ]
+    return Dataset("toy", {"a": "array", "b": "text"}, ("Crime", "Drama"), tuple(rows))
+
+
+def test_data_set_in_memory_is_told_by_its_content_and_labels():
+    told = RunConfig(data=in_memory()).plain()["data"]
+    assert told.startswith("dataset:toy:") and told == RunConfig(data=in_memory()).plain()["data"]
+    for other in (in_memory(value=1.0), in_memory(labels=("Crime", "Drama"))):
+        assert RunConfig(data=other).plain()["data"] != told
+    json.dumps(RunConfig(data=in_memory()).plain())
+
+
+def test_configuration_of_a_data_set_in_memory_comes_back_as_it_was(tmp_path, monkeypatch):
+    plain = json.loads(json.dumps(RunConfig(data=in_memory()).plain()))
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(json.dumps(RunConfig.from_plain(plain).plain())) == plain
