@@ -1,0 +1,1 @@
+"""Raw input to named feature maps, shallow to deep."""

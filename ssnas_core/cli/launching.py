@@ -53,7 +53,7 @@ def launched(command: _C, *, by_shell: bool) -> _C:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    from ssnas_core.common.distributed import place, processes
+    from ssnas_core.common.distributed import rank, world_size
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # importing it has set another
     kind = command.device.partition(":")[0]
@@ -73,16 +73,16 @@ def launched(command: _C, *, by_shell: bool) -> _C:
             f"cannot work in {devices} x {nodes} processes on {kind} ({reason}); "
             "give other --devices or --num-nodes."
         ) from error
-    if place():
+    if rank():
         logging.disable()  # the first process says it
-    _LOG.info("%d processes, %d threads each", processes(), torch.get_num_threads())
+    _LOG.info("%d processes, %d threads each", world_size(), torch.get_num_threads())
     return dataclasses.replace(command, device=str(fabric.device))
 
 
 def is_first() -> bool:
     """Whether this is the first of several processes, or the only one."""
     module = _imported()
-    return module is None or module.place() == 0
+    return module is None or module.rank() == 0
 
 
 def says_why() -> bool:
@@ -95,7 +95,7 @@ def leave() -> None:
     """End the work with the others, once all are done."""
     module = _imported()
     if module is not None:
-        module.leave()
+        module.destroy()
 
 
 def _imported() -> Any:

@@ -1,0 +1,1 @@
+"""What knows no domain: errors, files, locks, chance, processes, names of parts."""

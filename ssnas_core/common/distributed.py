@@ -25,22 +25,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssnas_core.common.errors import InputError
 
 _T = TypeVar("_T")
-_ALONE = ContextVar("_ALONE", default=False)  # inside `by_first`
+_ALONE = ContextVar("_ALONE", default=False)  # inside `on_rank_zero`
 _ENDED = "ssnas: the first process ends"
 
 
-def processes() -> int:
-    """How many processes work together; 1 where they were not launched, and in `by_first`."""
+def world_size() -> int:
+    """How many processes work together; 1 where they were not launched, and in `on_rank_zero`."""
     grouped = dist.is_available() and dist.is_initialized() and not _ALONE.get()
     return dist.get_world_size() if grouped else 1
 
 
-def place() -> int:
+def rank() -> int:
     """Which of them this one is, from 0."""
-    return dist.get_rank() if processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def by_first(do: Callable[[], _T]) -> _T:
+def on_rank_zero(do: Callable[[], _T]) -> _T:
     """What `do` returns in the first process, which does it alone while the others wait.
 
     It is for writing, and for decisions that files take part in. Inside, that
@@ -49,9 +49,9 @@ def by_first(do: Callable[[], _T]) -> _T:
     Raises:
         InputError: where `do` raised anything, in the others.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return do()
-    if place():
+    if rank():
         result, failed = _tell(None, None)
         if failed is not None:
             raise InputError(failed)
@@ -84,15 +84,15 @@ def share(total: int) -> slice:
     Raises:
         InputError: fewer rows than processes.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return slice(None)
     sizes = _sizes(total)
-    start = sum(sizes[: place()])
-    return slice(start, start + sizes[place()])
+    start = sum(sizes[: rank()])
+    return slice(start, start + sizes[rank()])
 
 
 def _sizes(total: int) -> list[int]:
-    count = processes()
+    count = world_size()
     if total < count:
         raise InputError(
             f"a batch of {total} cannot be divided among {count} processes; "
@@ -101,7 +101,7 @@ def _sizes(total: int) -> list[int]:
     return [total // count + (one < total % count) for one in range(count)]
 
 
-def gathered(outputs: Tensor, total: int, views: int = 1) -> Tensor:
+def all_gather(outputs: Tensor, total: int, views: int = 1) -> Tensor:
     """A model's outputs on its share, as the outputs on the whole batch, with gradients.
 
     Args:
@@ -113,7 +113,7 @@ def gathered(outputs: Tensor, total: int, views: int = 1) -> Tensor:
         (views * N, ...) in the order of one process, the same in all; with one
         process, `outputs`. Float32 where they are gathered.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return outputs
     sizes = _sizes(total)
     mine = outputs.float().unflatten(0, (views, -1)).transpose(0, 1)  # (n, views, ...)
@@ -136,7 +136,7 @@ class _Everyone(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         mine = mine.contiguous()
-        parts = [torch.empty_like(mine) for _ in range(processes())]
+        parts = [torch.empty_like(mine) for _ in range(world_size())]
         _exchange(dist.all_gather, parts, mine)
         return torch.stack(parts)
 
@@ -144,39 +144,39 @@ class _Everyone(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         total = slopes[0].clone()
         _exchange(dist.all_reduce, total)
-        return total[place()]
+        return total[rank()]
 
 
 def batch_mean(rows: Tensor) -> Tensor:
     """Mean of the rows (n, ...) of all processes, as (1, ...), with gradients."""
-    if processes() == 1:
+    if world_size() == 1:
         return rows.mean(0, keepdim=True)
     count = rows.new_full((1,), len(rows))
     sums = everyone(torch.cat((rows.sum(0).flatten(), count))).sum(0)
     return (sums[:-1] / sums[-1]).view(1, *rows.shape[1:])
 
 
-def average(tensors: Iterable[Tensor | None]) -> None:
+def all_mean(tensors: Iterable[Tensor | None]) -> None:
     """Replace tensors (as: gradients) by their means over processes, in one exchange."""
     held = [one for one in tensors if one is not None]
-    if processes() == 1 or not held:
+    if world_size() == 1 or not held:
         return
     flat = torch.cat([one.flatten() for one in held])
     _exchange(dist.all_reduce, flat)
-    flat /= processes()
+    flat /= world_size()
     for one, mean in zip(held, flat.split([one.numel() for one in held]), strict=True):
         one.copy_(mean.view_as(one))
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Give every process the gradients of the whole batch, after `backward`."""
-    if processes() > 1:
-        average([one.grad for one in parameters])
+    if world_size() > 1:
+        all_mean([one.grad for one in parameters])
 
 
-def same_start(model: nn.Module) -> None:
+def broadcast_parameters(model: nn.Module) -> None:
     """Give every process the first one's weights and buffers."""
-    if processes() > 1:
+    if world_size() > 1:
         for held in (*model.parameters(), *model.buffers()):
             _exchange(dist.broadcast, held.detach(), src=0)
 
@@ -197,9 +197,9 @@ def _exchange(collective: Callable[..., Any], *args: Any, **more: Any) -> None:
         ) from error
 
 
-def leave() -> None:
+def destroy() -> None:
     """End the work with the others, once all are done."""
-    if processes() > 1:
+    if world_size() > 1:
         _exchange(dist.barrier)
         dist.destroy_process_group()
 
@@ -209,11 +209,11 @@ def says_why() -> bool:
 
     A mistake that all processes meet is so told once.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return True
     store = dist.distributed_c10d._get_default_store()
     try:
-        if place() == 0:
+        if rank() == 0:
             store.set(_ENDED, "1")
             return True
         until = time.monotonic() + 3
@@ -222,7 +222,7 @@ def says_why() -> bool:
                 return False
             time.sleep(0.05)
     except RuntimeError:  # the first is gone, and the store with it
-        return place() == 0
+        return rank() == 0
     return True  # the first goes on, or was killed
 
 
@@ -238,7 +238,7 @@ class JoinedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, ...) -> the same; N may differ between processes."""
         local = not self.training and self.running_mean is not None
-        if local or processes() == 1:
+        if local or world_size() == 1:
             return super().forward(input)
         rows = input.float()
         dims = [0, *range(2, rows.ndim)]
@@ -271,7 +271,7 @@ class JoinedBatchNorm(_BatchNorm):
 
 def join_norms(model: nn.Module) -> None:
     """Let the batch norms inside `model` see the batches of all processes; names stay."""
-    if processes() == 1:
+    if world_size() == 1:
         return
     for parent in list(model.modules()):
         for name, norm in parent.named_children():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssnas_core.common.distributed import place
+from ssnas_core.common.distributed import rank
 from ssnas_core.common.errors import InputError
 
 
@@ -27,7 +27,7 @@ def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
     try:
         words, own = (
             numpy.random.SeedSequence(seed, spawn_key=key).generate_state(2)
-            for key in ((), (place(),) if apart and place() else ())
+            for key in ((), (rank(),) if apart and rank() else ())
         )
     except (TypeError, ValueError) as error:
         bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)

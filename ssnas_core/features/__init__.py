@@ -1,0 +1,1 @@
+"""Views of samples, stored or made anew."""

@@ -1,0 +1,12 @@
+"""What makes a choice good."""
+
+from ssnas_core.common.parts import Parts
+
+OBJECTIVES = Parts(
+    "objective",
+    {
+        "contrastive": "ssnas_core.objectives.contrastive:Contrastive",
+        "supervised": "ssnas_core.objectives.supervised:SupervisedConfig",
+        "hybrid": "ssnas_core.objectives.hybrid:HybridConfig",
+    },
+)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import gathered
+from ssnas_core.common.distributed import all_gather
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.objectives.base import Features, Source, two_views
@@ -41,7 +41,7 @@ class Contrastive:
     ) -> Tensor:
         """NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
         both = two_views(source, indices, generator)
-        return self._of(gathered(model(both), len(indices), 2))
+        return self._of(all_gather(model(both), len(indices), 2))
 
     def _of(self, projections: Tensor) -> Tensor:
         """NT-Xent of rows (2N, D) whose first half are the first views."""

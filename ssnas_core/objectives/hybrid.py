@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import gathered
+from ssnas_core.common.distributed import all_gather
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.base import Source, two_views
 from ssnas_core.objectives.contrastive import (
@@ -84,7 +84,7 @@ class Hybrid:
     ) -> Tensor:
         """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
         both = model(two_views(source, indices, generator))
-        projections, logits = (gathered(part, len(indices), 2) for part in both)
+        projections, logits = (all_gather(part, len(indices), 2) for part in both)
         if self.weight == 0:
             return self.contrastive._of(projections)
         known = torch.isin(indices, self.labelled.to(indices.device))

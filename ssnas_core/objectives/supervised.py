@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import gathered, share
+from ssnas_core.common.distributed import all_gather, share
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.base import Source, drawn
 
@@ -47,7 +47,7 @@ class Supervised:
             (features,) = drawn(source, indices, generator, 1, part)
         else:
             features = source.clean(indices[part])
-        return self._of(gathered(model(features), len(indices)), indices)
+        return self._of(all_gather(model(features), len(indices)), indices)
 
     def _of(self, logits: Tensor, indices: Tensor) -> Tensor:
         """Mean cross-entropy of logits (n, K) for the labels of the samples `indices` (n,)."""

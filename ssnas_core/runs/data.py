@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ssnas_core.common.distributed import by_first
+from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_fields, read_name, write_json
 from ssnas_core.common.typed import typed
@@ -69,7 +69,7 @@ class RunData:
     def prepared(self) -> Prepared:
         """Features of the data; computed at the first use, ever."""
         if self._prepared is None:
-            name = by_first(self._prepare)
+            name = on_rank_zero(self._prepare)
             home = self.store / name
             store = FeatureStore.open(home / "features")
             records = self.folder / "dataset.json"
@@ -80,7 +80,7 @@ class RunData:
                     f"{len(store)}; restore it, or make the run anew."
                 )
             self._prepared = Prepared(home, dataset, store, self.recipe.prepare)
-            by_first(self._remember_store)
+            on_rank_zero(self._remember_store)
         return self._prepared
 
     def _prepare(self) -> str:

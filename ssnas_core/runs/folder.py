@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ssnas_core.common.distributed import by_first, place, processes
+from ssnas_core.common.distributed import on_rank_zero, rank, world_size
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import (
     MAX_JSON,
@@ -68,8 +68,8 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         wanted = {"format": FORMAT, **_as_json(config)}
-        here = {"threads": torch.get_num_threads(), "processes": processes()}
-        by_first(lambda: self._claim(wanted, here, complete or dict))
+        here = {"threads": torch.get_num_threads(), "processes": world_size()}
+        on_rank_zero(lambda: self._claim(wanted, here, complete or dict))
 
     def _claim(
         self,
@@ -152,7 +152,7 @@ class RunFolder:
         try:
             yield
         except mistakes:
-            if place() == 0 and not any(
+            if rank() == 0 and not any(
                 (self.path / name).exists() for name in ("checkpoint", "genotype.json")
             ):
                 for name in ("prepared", "dataset", "store", "config"):
@@ -201,7 +201,7 @@ class RunFolder:
         """
         with ExitStack() as stack:
             lock = alone_in(self.path, "working on", wait=False)
-            by_first(lambda: stack.enter_context(lock))
+            on_rank_zero(lambda: stack.enter_context(lock))
             yield
 
     @contextmanager
@@ -218,7 +218,7 @@ class RunFolder:
             InputError: as `working`.
         """
         with self.working(), PeakMemory() as memory:
-            if place():
+            if rank():
                 yield
                 return
             start, spent, done = time.perf_counter(), time.process_time(), False

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import by_first, place
+from ssnas_core.common.distributed import on_rank_zero, rank
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import (
     check_shapes,
@@ -66,7 +66,7 @@ class Run(RunSearch):
         note = self.folder / f"pretrain{name}.json"
         checkpoint = self.folder / "checkpoint" / f"pretrain{name}.pt"
         genotype, seed = self.genotype_of(method), self.config.seed
-        if by_first(file.exists):
+        if on_rank_zero(file.exists):
             trained = read_fields(note, "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
             _drop(checkpoint)
@@ -100,7 +100,7 @@ class Run(RunSearch):
                 save_tensors(file, state)
                 _drop(checkpoint)
 
-            by_first(keep)
+            on_rank_zero(keep)
         return state
 
     def train(self, method: str, ratio: float) -> Path:
@@ -164,12 +164,12 @@ class Run(RunSearch):
                 )
                 _drop(checkpoint)
 
-            by_first(keep)
+            on_rank_zero(keep)
         return cell
 
     def is_trained(self, method: str, ratio: float) -> bool:
         """Whether `train` has nothing left to do."""
-        return by_first((self._cell(method, ratio) / "train.json").exists)
+        return on_rank_zero((self._cell(method, ratio) / "train.json").exists)
 
     def evaluate(self, method: str, ratio: float) -> dict[str, Any]:
         """Scores of one trained cell on the test part.
@@ -179,7 +179,7 @@ class Run(RunSearch):
         read again.
         """
         cell = self.train(method, ratio)
-        return by_first(lambda: self._tested(method, cell))
+        return on_rank_zero(lambda: self._tested(method, cell))
 
     def _tested(self, method: str, cell: Path) -> dict[str, Any]:
         file = cell / "test.json"
@@ -206,7 +206,7 @@ class Run(RunSearch):
             `seconds` per stage, `peak_anonymous_mb`. Also in metrics.json.
         """
         file = self.folder / "metrics.json"
-        if by_first(file.exists):
+        if on_rank_zero(file.exists):
             return read_result(file)
         with self.folder.working():
             with self.folder.released_by(InputError):
@@ -225,7 +225,7 @@ class Run(RunSearch):
                 write_json(file, result)
                 return result
 
-            return by_first(finish)
+            return on_rank_zero(finish)
 
     def _cell(self, method: str, ratio: float) -> Path:
         check_method(method, self.prepared.dataset.kinds)
@@ -259,6 +259,6 @@ def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -
 
 def _drop(checkpoint: Path) -> None:
     """Delete what a finished stage kept for itself; a kill may have come before that."""
-    if place() == 0:
+    if rank() == 0:
         with suppress(OSError):  # read-only: the run is only looked at
             checkpoint.unlink(missing_ok=True)

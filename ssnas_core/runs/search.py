@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ssnas_core.common.distributed import by_first
+from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import save_tensors, write_text
 from ssnas_core.common.random import seeded
@@ -51,7 +51,7 @@ class RunSearch(RunData):
     def search(self) -> Genotype:
         """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
         file = self.folder / "genotype.json"
-        if by_first(file.exists):
+        if on_rank_zero(file.exists):
             genotype = Genotype.load(file)
             self.space.validate(genotype)
             return genotype
@@ -85,7 +85,7 @@ class RunSearch(RunData):
         with self.folder.working():
             with self.folder.stage("search"):
                 result = self._strategy()(self.space, source, objective, **shared)
-            by_first(lambda: self._keep_search(result))
+            on_rank_zero(lambda: self._keep_search(result))
         return result.genotype
 
     def _keep_search(self, result: SearchResult) -> None:

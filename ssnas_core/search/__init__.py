@@ -1,0 +1,14 @@
+"""How an architecture is found."""
+
+from ssnas_core.common.parts import Parts
+
+STRATEGIES = Parts(
+    "strategy",
+    {
+        "bilevel": "ssnas_core.search.bilevel:BilevelConfig",
+        "random": "ssnas_core.search.random:RandomConfig",
+        "evolution": "ssnas_core.search.evolution:EvolutionConfig",
+        "tpe": "ssnas_core.search.tpe:TPEConfig",
+        "surrogate": "ssnas_core.search.surrogate:SurrogateConfig",
+    },
+)

@@ -27,7 +27,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import average, average_gradients, join_norms, place, same_start
+from ssnas_core.common.distributed import (
+    all_mean,
+    average_gradients,
+    broadcast_parameters,
+    join_norms,
+    rank,
+)
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -280,7 +286,7 @@ def bilevel(
     if config.sampling == "gumbel":
         check_samples(supernet)
     join_norms(model)
-    same_start(model)
+    broadcast_parameters(model)
     loss_at = loss_of(model, objective, precision)
     parts = {"model": model, **optimizers}
     told = told_of(seed, config, len(train), len(dev), precision=precision)
@@ -316,7 +322,7 @@ def bilevel(
         initial=(len(history) - 1) * sum(steps),
         desc=progress,
         unit="step",
-        disable=progress is None or place() > 0,
+        disable=progress is None or rank() > 0,
         leave=False,
     )
     with bar:
@@ -386,7 +392,7 @@ def bilevel(
             if config.select == "perturbation" and epoch == epochs:
                 with torch.no_grad():
                     rises = importances(lambda: float(judged(judging)), logits)
-                    average(rises.values())  # the same in all processes, to the last bit
+                    all_mean(rises.values())  # the same in all processes, to the last bit
                 entry["importance"] = {name: value.tolist() for name, value in rises.items()}
                 entry["genotype"] = str(space.derive(rises))
             history.append(entry)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssnas_core.common.distributed import by_first
+from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -65,7 +65,7 @@ def random_search(
     if config.trials == 1:
         history = [{"trial": 0, "genotype": str(drawn[0])}]
         if on_epoch is not None:
-            by_first(partial(on_epoch, list(history)))
+            on_rank_zero(partial(on_epoch, list(history)))
         return SearchResult(drawn[0], tuple(history))
     trials = Trials(
         space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,

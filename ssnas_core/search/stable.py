@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import average
+from ssnas_core.common.distributed import all_mean
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 
@@ -99,7 +99,7 @@ def unrolled_gradient(
 def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of `loss`, over all processes; zeros for what it does not depend on."""
     found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
-    average(found)
+    all_mean(found)
     return [
         torch.zeros_like(leaf) if slope is None else slope
         for leaf, slope in zip(leaves, found, strict=True)
@@ -107,7 +107,7 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
-SHARPER = 0.75  # stop where the earlier average is less than this share of the later one
+SHARPER = 0.75  # stop where the earlier all_mean is less than this share of the later one
 REACH = 0.01  # of a logit, to both sides, in differences of gradients
 LEFT_OUT = -1e4  # the logit of an option that weighs nothing
 
@@ -189,7 +189,7 @@ def curvature(loss: Callable[[], Tensor], logits: Sequence[Tensor]) -> float:
 
     By central differences of gradients, two of them for each number in `logits`: the
     relaxed network's sums have a backward pass of their own, which has no second derivative.
-    So kinks (ReLU) that lie between the two count as the curvature that they are on average.
+    So kinks (ReLU) that lie between the two count as the curvature that they are on all_mean.
 
     Args:
         loss: the same value for the same logits, with a graph.

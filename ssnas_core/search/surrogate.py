@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import by_first
+from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -164,7 +164,7 @@ def _drawn(
             )
         return [options[place] for place in places.tolist()]
 
-    return by_first(draw)
+    return on_rank_zero(draw)
 
 
 def _is_in(space: _GrowingSpace, genotype: Genotype) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssnas_core.common.distributed import by_first, place
+from ssnas_core.common.distributed import on_rank_zero, rank
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -97,11 +97,11 @@ def tpe(
         study = _study()
     for trial in range(config.trials):
         # Only the first process's study is asked: what it answers hangs on rounding.
-        number, choice = by_first(partial(_asked, study, space, config, trial, generator))
+        number, choice = on_rank_zero(partial(_asked, study, space, config, trial, generator))
         genotype = space.decode(choice)
         assert genotype is not None
         loss = trials.evaluate_once(genotype)
-        if place() == 0:
+        if rank() == 0:
             study.tell(number, loss)
     return trials.best()
 

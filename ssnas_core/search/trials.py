@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import by_first
+from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.random import seeded
@@ -99,7 +99,7 @@ class Trials:
         self.history: list[dict[str, Any]] = []
         self._told = told_of(seed, config, len(train), len(dev), precision=precision)
         self._tried: list[Genotype] = []
-        self._kept, weights = by_first(self._saved)
+        self._kept, weights = on_rank_zero(self._saved)
         if shared is not None:
             shared.update(weights)
 
@@ -172,7 +172,7 @@ class Trials:
         self._tried.append(genotype)
         self.history.append(entry)
         if save:
-            by_first(partial(self._tell, self.history, save=True))
+            on_rank_zero(partial(self._tell, self.history, save=True))
 
     def _train(self, genotype: Genotype, space: BuildableSpace) -> float:
         trial = len(self.history)
@@ -198,7 +198,7 @@ class Trials:
             ]
         loss = finite(torch.stack(losses).mean(), self.config.epochs, model)
         self._keep_shared(encoder)
-        return by_first(lambda: loss)  # from it the next architecture follows, in all processes
+        return on_rank_zero(lambda: loss)  # from it the next architecture follows, in all processes
 
     def _start_shared(self, encoder: nn.Module) -> None:
         if self.shared is not None:

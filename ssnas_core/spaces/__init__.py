@@ -1,0 +1,20 @@
+"""What may be chosen."""
+
+from ssnas_core.common.parts import Parts
+
+SPACES = Parts(
+    "space",
+    {
+        "fusion": "ssnas_core.spaces.fusion.networks:FusionConfig",
+        "layers": "ssnas_core.spaces.layers:LayersConfig",
+    },
+)
+OPERATORS = Parts(
+    "operator",
+    {
+        "Sum": "ssnas_core.spaces.operators:Sum",
+        "Attention": "ssnas_core.spaces.operators:Attention",
+        "LinearGLU": "ssnas_core.spaces.operators:LinearGLU",
+        "ConcatFC": "ssnas_core.spaces.operators:ConcatFC",
+    },
+)

@@ -1,0 +1,1 @@
+"""Many runs: methods x label ratios x seeds."""

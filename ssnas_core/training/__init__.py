@@ -1,0 +1,1 @@
+"""One loop, with its checkpoints, scores and logs."""

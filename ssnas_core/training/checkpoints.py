@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ssnas_core.common.distributed import by_first, processes
+from ssnas_core.common.distributed import on_rank_zero, world_size
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import atomic_path, load_states, parse_json
 
@@ -119,8 +119,8 @@ def _give(part: Any, state: Any) -> None:
 def told_of(*parts: Any, precision: str) -> str:
     """What decides a run beside its model, for `save_checkpoint(told=...)` and `resume`."""
     more = [] if precision == "float32" else [precision]
-    if processes() > 1:
-        more.append(f"{processes()} processes")
+    if world_size() > 1:
+        more.append(f"{world_size()} processes")
     return repr((*parts, *more))
 
 
@@ -139,4 +139,4 @@ def keep_epoch(
         if on_epoch is not None:
             on_epoch(list(history))
 
-    by_first(keep)
+    on_rank_zero(keep)

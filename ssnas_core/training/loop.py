@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import average_gradients, join_norms, place, same_start
+from ssnas_core.common.distributed import average_gradients, broadcast_parameters, join_norms, rank
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -138,7 +138,7 @@ def fit(
     steps = len(indices) // batch
     epochs = steps_of(len(indices), config) // steps
     join_norms(model)
-    same_start(model)
+    broadcast_parameters(model)
     loss_at = loss_of(model, objective, precision)
     optimizer, schedule = _optimizer(model, config, epochs * steps)
     parts = {"model": model, "optimizer": optimizer}
@@ -151,7 +151,7 @@ def fit(
         initial=len(history) * steps,
         desc=progress,
         unit="step",
-        disable=progress is None or place() > 0,
+        disable=progress is None or rank() > 0,
         leave=False,
     )
     with bar:

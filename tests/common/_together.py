@@ -232,7 +232,7 @@ def first_alone(folder: Path) -> dict[str, Any]:
     done: list[int] = []
 
     def do() -> int:
-        done.append(_processes.processes())
+        done.append(_processes.world_size())
         training("conv", "contrastive")
         return 7
 
@@ -240,11 +240,11 @@ def first_alone(folder: Path) -> dict[str, Any]:
         raise InputError("no room on the disk")
 
     return {
-        "result": _processes.by_first(do),
+        "result": _processes.on_rank_zero(do),
         "done": done,
-        "refused": refused(lambda: _processes.by_first(fail)),
-        "processes": _processes.processes(),
-        "place": _processes.place(),
+        "refused": refused(lambda: _processes.on_rank_zero(fail)),
+        "processes": _processes.world_size(),
+        "place": _processes.rank(),
     }
 
 
@@ -256,15 +256,15 @@ def lost_modality(rows: int = 7) -> dict[str, Any]:
     dropped = drop_modality({"image_0": mine, "text_0": mine}, names, 1.0)
     # one of the two is lost in each row, and is the batch's mean there
     changed = dropped["image_0"] + dropped["text_0"] - mine
-    sums = _processes.gathered(changed.square(), rows).sum()
+    sums = _processes.all_gather(changed.square(), rows).sum()
     sums.backward()
-    _processes.average([numbers.grad])
+    _processes.all_mean([numbers.grad])
     return {"mean": changed.detach(), "gradient": numbers.grad}
 
 
 def different_starts() -> dict[str, Tensor]:
     """Weights after a training whose processes began with different ones."""
-    torch.manual_seed(_processes.place())
+    torch.manual_seed(_processes.rank())
     model = nn.Sequential(Conv(), nn.Linear(6, 4))
     _, _, source = network("conv")
     fit(model, source, objective("contrastive"), torch.arange(14), TrainConfig(epochs=1), seed=0)
@@ -272,7 +272,7 @@ def different_starts() -> dict[str, Tensor]:
 
 
 def small_batch() -> str:
-    return refused(lambda: step("conv", "contrastive", 2 if _processes.processes() == 3 else 1))
+    return refused(lambda: step("conv", "contrastive", 2 if _processes.world_size() == 3 else 1))
 
 
 def refused(do: Any) -> str:
@@ -285,7 +285,7 @@ def refused(do: Any) -> str:
 
 def lost(leave: bool) -> str:
     """What the first process is told when the second one ends in the middle."""
-    if leave and _processes.place() == 1:
+    if leave and _processes.rank() == 1:
         os._exit(1)
     return refused(lambda: search("contrastive", 1, "step"))
 

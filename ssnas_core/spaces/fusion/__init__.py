@@ -1,0 +1,1 @@
+"""Fusion cells: which features meet, and by which operation (BM-NAS)."""

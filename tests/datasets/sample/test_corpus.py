@@ -310,7 +310,8 @@ def test_a_missing_archive_is_told_with_its_remedy(monkeypatch):
 
 def test_making_stories_and_plots_imports_nothing_heavy():
     code = (
-        "import sys, random; from ssnas_core.datasets.sample import corpus as sample, plots as _plots;"
+        "import sys, random; from ssnas_core.datasets.sample import corpus as sample;"
+        "from ssnas_core.datasets.sample import plots as _plots;"
         "_plots.write(sample.draw_story(random.Random(0)), random.Random(0));"
         "print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
