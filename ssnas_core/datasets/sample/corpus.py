@@ -251,7 +251,7 @@ def sample_archive() -> Path:
     Raises:
         InputError: neither the package nor the checkout around it holds the file.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]  # ssnas_core
     places = (package / "data" / ARCHIVE, package.parent / "data" / ARCHIVE)
     for place in places:
         if place.is_file():
