@@ -26,7 +26,9 @@ from .models.classifier import export_embeddings as export_embeddings
 from .objectives.contrastive import Contrastive as Contrastive
 from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid
+from .objectives.hybrid import HybridConfig as HybridConfig
 from .objectives.supervised import Supervised as Supervised
+from .objectives.supervised import SupervisedConfig as SupervisedConfig
 from .runs.compare import compare_runs as compare_runs
 from .runs.compare import comparison_table as comparison_table
 from .runs.lessons import classroom as classroom
@@ -37,6 +39,7 @@ from .runs.report import show_run as show_run
 from .runs.run import Run as Run
 from .search.bilevel import BilevelConfig as BilevelConfig
 from .search.bilevel import bilevel as bilevel
+from .search.context import SearchContext as SearchContext
 from .search.evolution import EvolutionConfig as EvolutionConfig
 from .search.evolution import evolution as evolution
 from .search.random import RandomConfig as RandomConfig
@@ -49,7 +52,7 @@ from .show.curves import draw_genotype as draw_genotype
 from .show.curves import plot_history as plot_history
 from .show.curves import plot_losses as plot_losses
 from .show.curves import plot_scores as plot_scores
-from .spaces.fusion.networks import FusionConfig as FusionConfig
+from .spaces.fusion.space import FusionConfig as FusionConfig
 from .spaces.fusion.space import FusionSpace as FusionSpace
 from .spaces.genotype import Genotype as Genotype
 from .spaces.genotype import Node as Node

@@ -8,7 +8,7 @@ batch and reads its own share of the samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,28 @@ class Objective(Protocol):
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
         """What else to log of `model` on some samples, without gradients."""
+        ...
+
+
+class ObjectiveConfig(Protocol):
+    """An objective that needs labels, as a run's configuration names it: without them.
+
+    Attributes:
+        uses_labels: True.
+        labelled_only: the search is given labelled samples alone; all samples otherwise.
+    """
+
+    uses_labels: ClassVar[bool]
+    labelled_only: ClassVar[bool]
+
+    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Objective:
+        """Return the objective.
+
+        Args:
+            labels: of the whole data set, (N, K) 0/1 or (N,) class numbers.
+            classes: K.
+            labelled: (n,) numbers of the samples whose labels may be read.
+        """
         ...
 
 

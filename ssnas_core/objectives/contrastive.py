@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ class Contrastive:
         hidden: width of the projection head's hidden layer.
         out: D, width of the projections.
     """
+
+    uses_labels: ClassVar[bool] = False
+    labelled_only: ClassVar[bool] = False
 
     temperature: float = 0.2
     hidden: int = 256

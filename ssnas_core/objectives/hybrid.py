@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,7 @@ class Hybrid:
     weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"the weight of the labels must be in [0, 1], got {self.weight}.")
+        check_weight(self.weight)
         if not self.supervised.augment:
             raise InputError(
                 "a hybrid loss reads the labels on augmented views, got augment=False; "
@@ -107,3 +107,41 @@ class Hybrid:
         return self.contrastive._report(
             lambda features: model(features)[0], source, indices, generator
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig:
+    """`Hybrid` without its labels, as a configuration of a run.
+
+    Args:
+        weight: w of the labels, in [0, 1].
+        contrastive: the loss on all samples.
+
+    Raises:
+        InputError: a weight outside [0, 1].
+    """
+
+    uses_labels: ClassVar[bool] = True
+    labelled_only: ClassVar[bool] = False
+
+    weight: float = 0.5
+    contrastive: Contrastive = Contrastive()
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight)
+
+    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Hybrid:
+        """Return the objective over a data set's labels, as `ObjectiveConfig.open`."""
+        supervised = Supervised(labels=labels, classes=classes)
+        return Hybrid(
+            supervised=supervised,
+            labelled=labelled,
+            contrastive=self.contrastive,
+            weight=self.weight,
+        )
+
+
+def check_weight(weight: float) -> None:
+    """Raise `InputError` unless the weight of the labels is in [0, 1]."""
+    if not 0 <= weight <= 1:
+        raise InputError(f"the weight of the labels must be in [0, 1], got {weight}.")

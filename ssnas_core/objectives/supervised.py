@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +63,21 @@ class Supervised:
     ) -> dict[str, float]:
         """Nothing beyond the loss."""
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """`Supervised` without its labels, as a configuration of a run.
+
+    Args:
+        augment: train on augmented views; on clean ones otherwise.
+    """
+
+    uses_labels: ClassVar[bool] = True
+    labelled_only: ClassVar[bool] = True
+
+    augment: bool = True
+
+    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Supervised:
+        """Return the objective over a data set's labels, as `ObjectiveConfig.open`."""
+        return Supervised(labels=labels, classes=classes, augment=self.augment)

@@ -5,7 +5,7 @@ from ssnas_core.common.parts import Parts
 SPACES = Parts(
     "space",
     {
-        "fusion": "ssnas_core.spaces.fusion.networks:FusionConfig",
+        "fusion": "ssnas_core.spaces.fusion.space:FusionConfig",
         "layers": "ssnas_core.spaces.layers:LayersConfig",
     },
 )

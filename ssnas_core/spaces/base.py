@@ -1,4 +1,4 @@
-"""What strategies ask of a space: one protocol for each kind of strategy."""
+"""Search spaces: what a strategy asks of one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from ssnas_core.spaces.genotype import Genotype
 
 
-class BuildableSpace(Protocol):
-    """What a trial asks of a space."""
+class Space(Protocol):
+    """The least of a space: random search and a run need no more."""
 
     @property
     def width(self) -> int:
@@ -20,58 +20,45 @@ class BuildableSpace(Protocol):
         ...
 
     def build(self, genotype: Genotype) -> nn.Module:
-        """Its network, with fresh weights."""
+        """Return the network of `genotype` with fresh weights."""
+        ...
+
+    def sample(self, generator: torch.Generator) -> Genotype:
+        """Return a random genotype."""
         ...
 
 
-class ChoiceSpace(BuildableSpace, Protocol):
+class GradientSpace(Space, Protocol):
+    """A space that can be relaxed."""
+
+    def supernet(self) -> nn.Module:
+        """Return all choices at once, with a `logits` mapping of named parameters."""
+        ...
+
+    def derive(self, logits: Any) -> Genotype:
+        """Return the genotype that the logits stand for."""
+        ...
+
+
+class ChoiceSpace(Space, Protocol):
     """A space whose architectures are choices: a value for each of a few named variables."""
 
     @property
     def variables(self) -> Mapping[str, Sequence[str]]:
-        """What each value of each variable stands for."""
+        """The values of each variable."""
         ...
 
     def decode(self, choice: Mapping[str, int]) -> Genotype | None:
-        """The canonical genotype of a value for each variable; None where it makes none."""
+        """Return the canonical genotype of a value for each variable; None where it makes none."""
         ...
 
     def encode(self, genotype: Genotype) -> Mapping[str, int]:
-        """A choice that decodes to it."""
-        ...
-
-    def sample(self, generator: torch.Generator) -> Genotype:
-        """A random genotype."""
+        """Return a choice that decodes to `genotype`."""
         ...
 
 
-class GradientSpace(Protocol):
-    """What a gradient strategy asks of a space."""
-
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        ...
-
-    def supernet(self) -> nn.Module:
-        """All choices at once, with a `logits` mapping of named parameters."""
-        ...
-
-    def derive(self, logits: Any) -> Genotype:
-        """The genotype that the logits stand for."""
-        ...
-
-
-class DrawableSpace(BuildableSpace, Protocol):
-    """What a strategy that draws asks of a space."""
-
-    def sample(self, generator: torch.Generator) -> Genotype:
-        """A random genotype."""
-        ...
-
-
-class _GrowingSpace(BuildableSpace, Protocol):
-    """What a strategy that grows architectures asks of a space."""
+class GrowingSpace(Space, Protocol):
+    """A space whose architectures grow level by level."""
 
     @property
     def levels(self) -> int:
@@ -83,18 +70,23 @@ class _GrowingSpace(BuildableSpace, Protocol):
         """How many values each number of a token has."""
         ...
 
-    def first(self, count: int) -> BuildableSpace:
-        """The space of the first `count` levels."""
+    def first(self, count: int) -> Space:
+        """Return the space of the first `count` levels."""
         ...
 
     def extensions(self, prefix: Genotype | None) -> list[Genotype]:
-        """Every genotype of one level more that begins with `prefix`."""
+        """Return every genotype of one level more that begins with `prefix`."""
         ...
 
     def tokens(self, genotype: Genotype) -> list[tuple[int, ...]]:
-        """What is chosen at each level."""
+        """Return the choices of each level as numbers."""
         ...
 
     def validate(self, genotype: Genotype) -> None:
-        """Refuse a genotype that is not of the space, as one that is not full grown may be."""
+        """Raise `InputError` for a genotype that is not of the space, or not full grown."""
         ...
+
+
+# Until the strategies have switched to the names above.
+BuildableSpace = DrawableSpace = Space
+_GrowingSpace = GrowingSpace

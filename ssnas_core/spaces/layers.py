@@ -22,6 +22,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ _Layer = tuple[int, ...]  # which feature of each modality, then which activatio
 class LayersConfig:
     """Size of the layer space. Defaults: MFAS's search, but for `normalise`."""
 
+    lacks: ClassVar[tuple[str, ...]] = ("supernet",)  # methods that its space has not
+
     layers: int = 4  # at most
     channels: int = 16  # C, width of each layer
     dropout: float = 0.0  # after each layer
@@ -55,6 +58,14 @@ class LayersConfig:
             raise InputError(
                 f"LayersConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
             )
+
+    def open(self, channels: Mapping[str, int]) -> LayerSpace:
+        """Return the space over features of so many `channels`, by name."""
+        return LayerSpace(channels, self)
+
+    def trained_with(self, dropout: float) -> Self:
+        """Return the configuration itself: its own dropout is the one of all training."""
+        return self
 
 
 class LayerSpace:

@@ -11,15 +11,18 @@ import itertools
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.spaces.fusion.networks import Cell, FusionConfig, Pair, Step
+from ssnas_core.spaces.fusion.networks import Cell, Pair, Step
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES, Factory, is_ordered
+
+if TYPE_CHECKING:
+    from ssnas_core.spaces.fusion.space import FusionConfig
 
 # Canonical forms of fusion architectures: one way to write what computes the same.
 
@@ -275,7 +278,8 @@ class FusionChoices:
         """
         if not 1 <= count <= self.levels:
             raise InputError(f"the space has 1 to {self.levels} cells, got {count}.")
-        return type(self)(self.channels, replace(self.config, cells=count), self.operators)
+        config = replace(self.config, cells=count, operators=())
+        return type(self)(self.channels, config, self.operators)
 
     def extensions(self, prefix: Genotype | None) -> list[Genotype]:
         """Every architecture of one cell more that begins with `prefix`, canonical, each once.

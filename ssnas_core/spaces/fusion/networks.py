@@ -8,9 +8,8 @@ otherwise. `fusion.py` says what may be chosen and how it is derived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,40 +28,14 @@ from ssnas_core.spaces.operators import (
     glu,
 )
 
+if TYPE_CHECKING:  # only its sizes are used here
+    from ssnas_core.spaces.fusion.space import FusionConfig
+
 Pair = tuple[int, int]
 Step = tuple[str, Pair]  # a primitive and two states of the cell
 Cell = tuple[Pair, tuple[Step, ...]]  # two predecessors and the steps
 Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
 softmax: Relax = partial(torch.softmax, dim=-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusionConfig:
-    """Size of the fusion space. Defaults: BM-NAS on MM-IMDB (Table 8)."""
-
-    channels: int = 192  # C
-    length: int = 16  # L, positions after pooling
-    cells: int = 2
-    steps: int = 1  # operations inside one cell
-    dropout: float = 0.1
-    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
-    relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
-    taps: int | None = None  # deepest features of each modality that may be read; None: all
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "length", "cells", "steps", "taps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
-        if self.relaxation not in ("pairs", "released"):
-            raise InputError(
-                f"FusionConfig.relaxation must be 'pairs' or 'released', got {self.relaxation!r}."
-            )
-        if not 0 <= self.modality_dropout <= 1:
-            raise InputError(
-                f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
-            )
 
 
 class Stem(nn.Module):
@@ -348,3 +321,11 @@ class _DerivedCell(nn.Module):
         for step in self.steps:
             states.append(step(states))
         return self.output(states[2:], x, y)
+
+
+def __getattr__(name: str) -> Any:  # until every module takes it from its new place
+    if name == "FusionConfig":
+        from ssnas_core.spaces.fusion.space import FusionConfig
+
+        return FusionConfig
+    raise AttributeError(name)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,11 @@ from torch.nn import functional as F
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.fusion.mixing import mix
-from ssnas_core.spaces.fusion.networks import Cell, CellOutput, FusionConfig, FusionStems, Step
+from ssnas_core.spaces.fusion.networks import Cell, CellOutput, FusionStems, Step
 from ssnas_core.spaces.operators import PRIMITIVES, ConcatFC, LinearGLU, attention, glu
+
+if TYPE_CHECKING:
+    from ssnas_core.spaces.fusion.space import FusionConfig
 
 OPERATORS = PRIMITIVES[1:]
 """The released code's operators, in the order of a gamma vector."""

@@ -27,17 +27,20 @@ network. Deviations from the paper and its code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import deepest
-from ssnas_core.spaces.fusion.choices import FusionChoices
+from ssnas_core.common.typed import brief
+from ssnas_core.spaces import OPERATORS
+from ssnas_core.spaces.fusion.choices import FusionChoices, check_name
 from ssnas_core.spaces.fusion.networks import (
     Cell,
-    FusionConfig,
     FusionNetwork,
     FusionSupernet,
     Step,
@@ -53,6 +56,77 @@ from ssnas_core.spaces.fusion.released import (
 )
 from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.spaces.operators import Factory, is_ordered
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Size of the fusion space. Defaults: BM-NAS on MM-IMDB (Table 8).
+
+    An operator of one's own is an `nn.Module` that is made with the number of channels C and
+    has forward(x, y), (N, L, C) each, -> (N, L, C). `operators` names its class, in a module
+    that is imported already (a name in a file imports nothing), or its entry point. In a
+    genotype it stands as the short name of the class.
+    """
+
+    lacks: ClassVar[tuple[str, ...]] = ()  # methods that its space has not
+
+    channels: int = 192  # C
+    length: int = 16  # L, positions after pooling
+    cells: int = 2
+    steps: int = 1  # operations inside one cell
+    dropout: float = 0.1
+    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
+    taps: int | None = None  # deepest features of each modality that may be read; None: all
+    operators: tuple[str, ...] = ()  # further primitives, as "package.module:Name"
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "length", "cells", "steps", "taps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
+        if self.relaxation not in ("pairs", "released"):
+            raise InputError(
+                f"FusionConfig.relaxation must be 'pairs' or 'released', got {self.relaxation!r}."
+            )
+        if not 0 <= self.modality_dropout <= 1:
+            raise InputError(
+                f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
+            )
+        named_operators(self.operators)
+
+    def open(self, channels: Mapping[str, int]) -> FusionSpace:
+        """Return the space over features of so many `channels`, by name."""
+        return FusionSpace(channels, self)
+
+    def trained_with(self, dropout: float) -> Self:
+        """Return the configuration of the same architectures, trained with another dropout."""
+        return replace(self, dropout=dropout)
+
+
+def named_operators(names: Sequence[str]) -> dict[str, type[nn.Module]]:
+    """Return the operator classes of these names (`FusionConfig.operators`) by their short names.
+
+    Raises:
+        InputError: no such class, one that was not imported, or a short name that is in use.
+    """
+    operators: dict[str, type[nn.Module]] = {}
+    for name in names:
+        made = OPERATORS.find(name, from_file=True)  # who reads a file may not import by it
+        if not isinstance(made, type) or not issubclass(made, nn.Module):
+            raise InputError(
+                f"operator {brief(name)!r} must be a class of nn.Module, got {brief(made)}; name "
+                "the class, which is made with the number of channels."
+            )
+        if made.__name__ in operators:
+            raise InputError(
+                f"two operators are called {made.__name__}, so that no genotype could tell them "
+                "apart; rename one."
+            )
+        check_name(made.__name__)
+        operators[made.__name__] = made
+    return operators
 
 
 class FusionSpace(FusionChoices):
@@ -79,7 +153,11 @@ class FusionSpace(FusionChoices):
         operators: Mapping[str, Factory] | None = None,
     ) -> None:
         config = config or FusionConfig()
-        super().__init__(deepest(channels, config.taps), config, operators or {})
+        operators, named = operators or {}, named_operators(config.operators)
+        twice = operators.keys() & named.keys()
+        if twice:
+            raise InputError(f"operators {sorted(twice)} are given twice; rename one of each.")
+        super().__init__(deepest(channels, config.taps), config, {**named, **operators})
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
 
