@@ -186,7 +186,7 @@ def tiny_recipe() -> Any:
     from ssnas_core.search.random import RandomConfig
     from ssnas_core.search.surrogate import SurrogateConfig
     from ssnas_core.search.tpe import TPEConfig
-    from ssnas_core.spaces.fusion.networks import FusionConfig
+    from ssnas_core.spaces.fusion.space import FusionConfig
     from ssnas_core.spaces.layers import LayersConfig
     from ssnas_core.training.loop import TrainConfig
 

@@ -26,8 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssnas_core.common.files import write_json, write_text
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.training.loop import keep_freed_memory
 
 MAPS = {f"image_{tap}": 512 for tap in range(4)}

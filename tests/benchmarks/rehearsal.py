@@ -40,8 +40,7 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs.folder import PeakMemory
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
 CHANNELS = {**{f"image_{depth}": 512 for depth in range(4)}, "text_0": 64, "text_1": 128}
 POSITIONS = {name: 16 if name.startswith("image") else 1 for name in CHANNELS}

@@ -34,8 +34,7 @@ from ssnas_core.common.random import seeded
 from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.features.prepare import Prepared, prepare
 from ssnas_core.objectives.supervised import Supervised
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig, fit, predict
 from ssnas_core.training.metrics import choose_threshold, f1_scores

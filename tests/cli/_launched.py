@@ -17,7 +17,7 @@ from ssnas_core.features.prepare import PrepareConfig
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.bilevel import BilevelConfig
-from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.training.loop import TrainConfig
 
 

@@ -14,8 +14,7 @@ from ssnas_core.features.inputs import RawInputs
 from ssnas_core.features.live import LiveFeatures, LiveInputs
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
 SIZE = (16, 12)
 WORDS = "ship robot queen war love city train killer song desert horse winter".split()

@@ -37,8 +37,7 @@ from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.recipes import Recipe, RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig
 

@@ -12,7 +12,7 @@ import yaml
 from ssnas_core.common.errors import InputError
 from ssnas_core.models.card import ModelFacts, model_card
 from ssnas_core.models.spec import ClassifierSpec
-from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.layers import LayersConfig
 

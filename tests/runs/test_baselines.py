@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.runs.baselines import GMU, CentralNet, LateConcat, MaxoutNetwork, Transfer
-from ssnas_core.spaces.fusion.networks import FusionConfig, Stem
+from ssnas_core.spaces.fusion.networks import Stem
+from ssnas_core.spaces.fusion.space import FusionConfig
 
 CHANNELS = {"image_0": 5, "image_1": 3, "text_0": 7}
 POSITIONS = {"image_0": 4, "image_1": 4, "text_0": 1, "text_1": 1}

@@ -15,7 +15,7 @@ from ssnas_core.runs.methods import (
     kind_of,
     methods_of,
 )
-from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.training import metrics
 from ssnas_core.training.metrics import Scoring
 

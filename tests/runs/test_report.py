@@ -23,8 +23,7 @@ from ssnas_core.runs.reading import features_of, logit_labels, search_history
 from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.report import draw_comparison, show_genotype, show_run
 from ssnas_core.runs.run import Run
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.metrics import mean_interval
 

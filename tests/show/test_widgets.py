@@ -38,8 +38,7 @@ from ssnas_core.show.widgets import (
     temperature_widget,
     threshold_widget,
 )
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.study.figures import plot_differences, plot_study
 from ssnas_core.study.widgets import differences_widget, study_widget
 from ssnas_core.training.metrics import choose_threshold, f1_scores

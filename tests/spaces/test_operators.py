@@ -10,8 +10,8 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.random import RandomConfig, random_search
-from ssnas_core.spaces.fusion.networks import FusionConfig, ordered_pairs
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.networks import ordered_pairs
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES
 

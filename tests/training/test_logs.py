@@ -14,8 +14,7 @@ import torch
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.training.logs import csv_log, tensorboard_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")

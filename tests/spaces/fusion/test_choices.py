@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import Sum
 

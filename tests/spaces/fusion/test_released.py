@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.operators import attention
 
 CHANNELS = {"image_0": 5, "image_1": 4, "text_0": 3, "text_1": 6}

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import drop_modality
-from ssnas_core.spaces.fusion.networks import FusionConfig, Stem
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.networks import Stem
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES
 
