@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import atomic_path
+from ssnas_core.datasets.sample import plots, posters
 from ssnas_core.datasets.sample.story import Story
 
 ARCHIVE = "ssnas-sample.tar.gz"
@@ -176,18 +177,15 @@ def draw_movie(index: int, seed: int) -> tuple[Story, dict[str, object], bytes]:
     Each part has its own random stream, so a change to the posters leaves plots
     and labels as they were.
     """
-    from ssnas_core.datasets.sample import plots as _plots
-    from ssnas_core.datasets.sample import posters as _posters
-
     story = draw_story(_stream(index, seed, "story"))
-    title, year, plots = _plots.write(story, _stream(index, seed, "plot"))
+    title, year, texts = plots.write(story, _stream(index, seed, "plot"))
     document = {
         "title": title,
         "year": year,
         "genres": list(noisy_genres(genres_of(story), _stream(index, seed, "labels"))),
-        "plot": plots,
+        "plot": texts,
     }
-    return story, document, _posters.paint(story, title, _stream(index, seed, "poster"))
+    return story, document, posters.paint(story, title, _stream(index, seed, "poster"))
 
 
 def generate_sample(path: Path, *, movies: int = 1200, seed: int = 0) -> Path:
@@ -258,6 +256,5 @@ def sample_archive() -> Path:
             return place
     raise InputError(
         f"expected the bundled sample at {places[1]}, found none; make it with "
-        f'`python -c "from ssnas_core.datasets.sample.corpus import generate_sample as g; '
-        f"g('{places[1]}')\"`."
+        f"`python -c \"from ssnas_core import generate_sample as g; g('{places[1]}')\"`."
     )

@@ -3,7 +3,7 @@
 A poster shows four factors of a story. The land is its palette and landscape;
 the mood its light together with a brushwork that survives greyscale and colour
 jitter (dots, bands, slanting rain, coarse grain); the print a technique
-(photograph, newsreel, engraving, cel); the emblem a silhouette (`_emblems`).
+(photograph, newsreel, engraving, cel); the emblem a silhouette (`emblems`).
 Painted at twice the final size and reduced, for smooth edges.
 """
 
@@ -12,12 +12,10 @@ from __future__ import annotations
 import io
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssnas_core.datasets.sample.emblems import DRAWINGS, Colour, Pen
-
-if TYPE_CHECKING:
-    from ssnas_core.datasets.sample.story import Story
+from ssnas_core.datasets.sample.story import Story
 
 WIDTH, HEIGHT = 96, 144
 SCALE = 2

@@ -19,10 +19,10 @@ from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
-from ssnas_core.datasets.sample import corpus as sample
+from ssnas_core.datasets.sample import corpus, plots, posters
 
 CARD = Path(__file__).parents[3] / "data" / "README.md"
-STORY = sample.Story(
+STORY = corpus.Story(
     theme="journey",
     turn="chase",
     length="feature",
@@ -35,12 +35,12 @@ STORY = sample.Story(
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    return sample.generate_sample(tmp_path_factory.mktemp("sample") / "s.tar.gz", movies=60)
+    return corpus.generate_sample(tmp_path_factory.mktemp("sample") / "s.tar.gz", movies=60)
 
 
 @pytest.fixture(scope="module")
 def bundled() -> dict[str, bytes]:
-    with tarfile.open(sample.sample_archive()) as archive:
+    with tarfile.open(corpus.sample_archive()) as archive:
         return {m.name: archive.extractfile(m).read() for m in archive.getmembers()}  # type: ignore[union-attr]
 
 
@@ -54,14 +54,14 @@ def movies(bundled) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def stories() -> list[sample.Story]:
+def stories() -> list[corpus.Story]:
     rng = random.Random(11)
-    return [sample.draw_story(rng) for _ in range(4000)]
+    return [corpus.draw_story(rng) for _ in range(4000)]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_corpus(tmp_path):
     files = [
-        sample.generate_sample(tmp_path / name, movies=12, seed=seed).read_bytes()
+        corpus.generate_sample(tmp_path / name, movies=12, seed=seed).read_bytes()
         for name, seed in (("a.tar.gz", 3), ("somewhere-else.tar.gz", 3), ("c.tar.gz", 4))
     ]
     assert files[0] == files[1]
@@ -96,16 +96,14 @@ def test_the_bundled_archive_is_what_the_generator_writes(bundled):
 
 def _generated(movies: int):
     """The members of the corpus with posters left out, which take most of the time."""
-    from ssnas_core.datasets.sample import posters as _posters
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_posters, "paint", lambda *_: b"")
-        yield from sample._members(movies, 0)
+        patch.setattr(posters, "paint", lambda *_: b"")
+        yield from corpus._members(movies, 0)
 
 
 def test_bundled_posters_are_the_generators_up_to_the_encoder(bundled):
     for index in (0, 5, 77, 300, 411, 1199):
-        _, _, poster = sample.draw_movie(index, 0)
+        _, _, poster = corpus.draw_movie(index, 0)
         theirs = Image.open(io.BytesIO(bundled[f"mmimdb/dataset/{9_000_000 + index}.jpeg"]))
         ours = Image.open(io.BytesIO(poster))
         assert theirs.size == ours.size == (96, 144)
@@ -115,16 +113,16 @@ def test_bundled_posters_are_the_generators_up_to_the_encoder(bundled):
 
 def test_a_movie_can_be_asked_for_its_story():
     for index in (0, 77, 1199):
-        assert sample.story_of(f"{9_000_000 + index}") == sample.draw_movie(index, 0)[0]
-    assert sample.story_of("9000077", seed=1) != sample.story_of("9000077")
+        assert corpus.story_of(f"{9_000_000 + index}") == corpus.draw_movie(index, 0)[0]
+    assert corpus.story_of("9000077", seed=1) != corpus.story_of("9000077")
 
 
 def test_the_bundled_archive_is_small():
-    assert sample.sample_archive().stat().st_size <= 6e6
+    assert corpus.sample_archive().stat().st_size <= 6e6
 
 
 def test_every_genre_of_mmimdb_occurs_in_every_split_and_drama_in_half_of_all(bundled, movies):
-    assert {genre for genre, _ in sample.RULES} == set(GENRES) == set(sample._FREQUENCY)
+    assert {genre for genre, _ in corpus.RULES} == set(GENRES) == set(corpus._FREQUENCY)
     split = json.loads(bundled["mmimdb/split.json"])
     assert {part: len(names) for part, names in split.items()} == {
         "train": 720,
@@ -184,52 +182,44 @@ def test_a_second_person_is_introduced_by_full_name(movies):
 
 
 def sample_names() -> set[str]:
-    from ssnas_core.datasets.sample import plots as _plots
-
-    return {*_plots.WOMEN, *_plots.MEN}
+    return {*plots.words("plots")["women"], *plots.words("plots")["men"]}
 
 
 @pytest.mark.parametrize(
     ("land", "genre"), [("desert", "Western"), ("stars", "Sci-Fi"), ("forest", "Fantasy")]
 )
 def test_the_same_journey_is_another_genre_under_another_sky(land, genre):
-    told = [replace(STORY, land=where) for where in sample.FACTORS["land"]]
-    assert [genre in sample.genres_of(story) for story in told] == [
+    told = [replace(STORY, land=where) for where in corpus.FACTORS["land"]]
+    assert [genre in corpus.genres_of(story) for story in told] == [
         story.land == land for story in told
     ]
-    assert genre not in sample.genres_of(replace(STORY, land=land, theme="stage"))
+    assert genre not in corpus.genres_of(replace(STORY, land=land, theme="stage"))
 
 
 def test_words_of_a_plot_depend_on_the_poster_only_through_echoes():
-    from ssnas_core.datasets.sample import plots as _plots
-
     other = replace(STORY, land="stars", mood="bleak", print="photo", emblem="couple")
-    assert _plots.write(STORY, random.Random(1))[2] == _plots.write(other, random.Random(1))[2]
+    assert plots.write(STORY, random.Random(1))[2] == plots.write(other, random.Random(1))[2]
     told = [replace(story, echoes=("land",)) for story in (STORY, other)]
-    assert _plots.write(told[0], random.Random(1))[2] != _plots.write(told[1], random.Random(1))[2]
+    assert plots.write(told[0], random.Random(1))[2] != plots.write(told[1], random.Random(1))[2]
 
 
 def test_posters_depend_on_no_factor_of_the_plot():
-    from ssnas_core.datasets.sample import posters as _posters
-
     other = replace(STORY, theme="crime", turn="loss", length="short", echoes=("mood",))
-    posters = [_posters.paint(story, "A Title", random.Random(2)) for story in (STORY, other)]
-    assert posters[0] == posters[1]
+    first, second = (posters.paint(s, "A Title", random.Random(2)) for s in (STORY, other))
+    assert first == second
 
 
-@pytest.mark.parametrize("factor", [*sample.LOW_LEVEL_FACTORS, *sample.SHAPE_FACTORS])
+@pytest.mark.parametrize("factor", [*corpus.LOW_LEVEL_FACTORS, *corpus.SHAPE_FACTORS])
 def test_every_value_of_a_poster_factor_shows(factor):
-    from ssnas_core.datasets.sample import posters as _posters
-
     seen = {
-        _posters.paint(replace(STORY, **{factor: value}), "A Title", random.Random(2))
-        for value in sample.FACTORS[factor]
+        posters.paint(replace(STORY, **{factor: value}), "A Title", random.Random(2))
+        for value in corpus.FACTORS[factor]
     }
-    assert len(seen) == len(sample.FACTORS[factor])
+    assert len(seen) == len(corpus.FACTORS[factor])
 
 
 def test_neither_modality_alone_decides_the_labels(stories):
-    labels = np.array([[g in sample.genres_of(s) for g in GENRES] for s in stories])
+    labels = np.array([[g in corpus.genres_of(s) for g in GENRES] for s in stories])
 
     def best_weighted_f1(*factors: str) -> float:
         """Of the best predictor that sees `factors`, at its best single threshold."""
@@ -246,35 +236,35 @@ def test_neither_modality_alone_decides_the_labels(stories):
             best = max(best, float((f1 * labels.sum(0)).sum() / labels.sum()))
         return best
 
-    plot = best_weighted_f1(*sample.PLOT_FACTORS)
-    texture = best_weighted_f1(*sample.LOW_LEVEL_FACTORS)
-    shape = best_weighted_f1(*sample.SHAPE_FACTORS)
-    poster = best_weighted_f1(*sample.LOW_LEVEL_FACTORS, *sample.SHAPE_FACTORS)
+    plot = best_weighted_f1(*corpus.PLOT_FACTORS)
+    texture = best_weighted_f1(*corpus.LOW_LEVEL_FACTORS)
+    shape = best_weighted_f1(*corpus.SHAPE_FACTORS)
+    poster = best_weighted_f1(*corpus.LOW_LEVEL_FACTORS, *corpus.SHAPE_FACTORS)
     assert 0.5 < plot < 0.7 and 0.5 < poster < 0.7 and abs(plot - poster) < 0.1
     assert poster > max(texture, shape) + 0.08  # nor one depth of the poster
 
 
 def test_label_noise_is_what_the_card_says(stories):
     rng = random.Random(0)
-    pairs = [(set(g), set(sample.noisy_genres(g, rng))) for g in map(sample.genres_of, stories)]
+    pairs = [(set(g), set(corpus.noisy_genres(g, rng))) for g in map(corpus.genres_of, stories)]
     lost = sum(len(true - told) for true, told in pairs) / sum(len(true) for true, _ in pairs)
     added = sum(len(told - true) for true, told in pairs) / sum(len(told) for _, told in pairs)
     assert 0.02 < lost < 0.04 and 0.015 < added < 0.035
-    assert all(told and len(told) <= sample.MOST_GENRES for _, told in pairs)
+    assert all(told and len(told) <= corpus.MOST_GENRES for _, told in pairs)
 
 
 def test_every_rule_speaks_of_factors_and_values_that_exist():
-    for genre, needs in sample.RULES:
+    for genre, needs in corpus.RULES:
         for factor, allowed in needs.items():
-            assert set(allowed.split()) <= set(sample.FACTORS[factor]), (genre, factor)
-    for factor, chances in sample.FACTORS.items():
+            assert set(allowed.split()) <= set(corpus.FACTORS[factor]), (genre, factor)
+    for factor, chances in corpus.FACTORS.items():
         assert sum(chances.values()) == pytest.approx(1), factor
 
 
 def test_the_card_tells_the_rules_and_counts_that_hold(bundled, movies):
     card = CARD.read_text()
     by_genre: dict[str, list[str]] = {}
-    for genre, needs in sample.RULES:
+    for genre, needs in corpus.RULES:
         told = "; ".join(f"{factor}: {', '.join(v.split())}" for factor, v in needs.items())
         by_genre.setdefault(genre, []).append(told)
     for genre, alternatives in by_genre.items():
@@ -298,21 +288,21 @@ def test_the_card_quotes_what_the_committed_enumeration_says():
 
 def test_too_few_movies_for_three_splits_are_refused(tmp_path):
     with pytest.raises(InputError, match="at least 10 movies .* got 9; ask for more"):
-        sample.generate_sample(tmp_path / "s.tar.gz", movies=9)
+        corpus.generate_sample(tmp_path / "s.tar.gz", movies=9)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_archive_is_told_with_its_remedy(monkeypatch):
-    monkeypatch.setattr(sample, "ARCHIVE", "nothing.tar.gz")
+    monkeypatch.setattr(corpus, "ARCHIVE", "nothing.tar.gz")
     with pytest.raises(InputError, match=r"found none; make it with `python -c"):
-        sample.sample_archive()
+        corpus.sample_archive()
 
 
 def test_making_stories_and_plots_imports_nothing_heavy():
     code = (
-        "import sys, random; from ssnas_core.datasets.sample import corpus as sample;"
-        "from ssnas_core.datasets.sample import plots as _plots;"
-        "_plots.write(sample.draw_story(random.Random(0)), random.Random(0));"
+        "import sys, random; from ssnas_core.datasets.sample import corpus;"
+        "from ssnas_core.datasets.sample import plots;"
+        "plots.write(corpus.draw_story(random.Random(0)), random.Random(0));"
         "print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
