@@ -18,11 +18,10 @@ second order unrolls on the train batch of that step, not on the coming one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +36,7 @@ from ssnas_core.common.distributed import (
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.stable import (
     WINDOW,
     check_samples,
@@ -50,7 +50,7 @@ from ssnas_core.search.stable import (
 )
 from ssnas_core.spaces.base import GradientSpace
 from ssnas_core.spaces.genotype import SearchResult
-from ssnas_core.training.checkpoints import OnEpoch, keep_epoch, resume, told_of
+from ssnas_core.training.checkpoints import keep_epoch, resume, told_of
 from ssnas_core.training.loop import batches, finite, keep_freed_memory, loss_of
 
 # Choices of the bilevel search: optimisers, schedules, and what keeps it from collapsing.
@@ -86,6 +86,8 @@ class BilevelConfig:
         stop: "eigenvalue" ends the search, and goes back 5 epochs, once the loss on dev gets
             sharp in the logits (RobustDARTS). Each epoch costs two passes for every logit more.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("supernet", "derive")
 
     epochs: int = 12
     min_steps: int = 0
@@ -142,6 +144,22 @@ class BilevelConfig:
                 "select='perturbation' judges the supernet that the search ends with, and "
                 "stop='eigenvalue' goes back to an earlier epoch: choose one of them."
             )
+
+    def search(
+        self, space: GradientSpace, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """`bilevel` with this configuration."""
+        return bilevel(space, source, objective, context, self)
+
+    def as_long_as(self, samples: int) -> Self:
+        """The same, with at least as many weight steps as on `samples` training samples."""
+        least = self.epochs * (samples // min(self.batch_size, samples))
+        return replace(self, min_steps=max(self.min_steps, least))
+
+    def steps(self, history: Sequence[Mapping[str, Any]], train: int, dev: int) -> int:
+        """Steps of weights and of logits in a search of that history, on so many samples."""
+        by_epoch = self.alternate == "epoch"
+        return (len(history) - 1) * sum(steps_of(train, dev, self.batch_size, by_epoch))
 
 
 def warm_restarts(epoch: float, config: BilevelConfig) -> float:
@@ -205,16 +223,8 @@ def bilevel(
     space: GradientSpace,
     source: Source,
     objective: Objective,
-    *,
-    train: Tensor,
-    dev: Tensor,
+    context: SearchContext,
     config: BilevelConfig | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    progress: str | None = None,
-    on_epoch: OnEpoch | None = None,
-    precision: str = "float32",
 ) -> SearchResult:
     """Search `space` by gradient.
 
@@ -225,17 +235,8 @@ def bilevel(
         space: gives the supernet and derives genotypes from its logits.
         source: views of the samples.
         objective: the loss of both levels.
-        train, dev: (n,) sample numbers for the weights and for the logits; for
-            a supervised objective, the labelled ones.
+        context: samples (train for the weights, dev for the logits), seed, device and files.
         config: optimisers and schedules.
-        seed: decides initial weights and logits, sample order, views, dropout.
-        device: where the supernet lives; `source` must give tensors there (`objectives.OnDevice`).
-        checkpoint: a file to save to after each epoch and to go on from.
-        progress: label of a progress bar; none without it.
-        on_epoch: called with the history after each epoch, once that is in the
-            checkpoint; and when going on from one, with what it holds; in the first
-            process alone.
-        precision: of the supernet's products, "float32" or "bfloat16".
 
     Returns:
         The genotype derived at the end; a history with, per epoch (entry 0 is
@@ -254,6 +255,8 @@ def bilevel(
 
     keep_freed_memory()
     config = config or BilevelConfig()
+    train, dev, seed, device = context.train, context.dev, context.seed, context.device
+    checkpoint, on_epoch, precision = context.checkpoint, context.on_epoch, context.precision
     if min(len(train), len(dev)) < 2:
         raise InputError(
             f"bilevel search needs two samples in each part, got {len(train)} train and "
@@ -320,9 +323,9 @@ def bilevel(
     bar = tqdm(
         total=epochs * sum(steps),
         initial=(len(history) - 1) * sum(steps),
-        desc=progress,
+        desc=context.progress,
         unit="step",
-        disable=progress is None or rank() > 0,
+        disable=context.progress is None or rank() > 0,
         leave=False,
     )
     with bar:

@@ -10,39 +10,37 @@ again; it joins with the loss that is known.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
-from ssnas_core.search.trials import Trials
+from ssnas_core.search.context import SearchContext
+from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import ChoiceSpace
 from ssnas_core.spaces.genotype import Genotype, SearchResult
-from ssnas_core.training.checkpoints import OnEpoch
-from ssnas_core.training.loop import TrainConfig
 
 _DRAWS = 10_000  # of a mutation; a space where so many fail has no other architecture near
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionConfig:
+class EvolutionConfig(TrialConfig):
     """How many architectures live, compete and are tried, and how each is trained.
 
     Args:
         population: P, how many live; the first are drawn at random.
         sample: S, how many compete to be the parent of the next.
         trials: how many are tried in all, the first ones included.
-        train: how each is trained.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("sample", "build", "variables", "decode", "encode")
 
     population: int = 10
     sample: int = 3
     trials: int = 40
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def __post_init__(self) -> None:
         if self.sample < 1 or not 1 <= self.population <= self.trials:
@@ -51,21 +49,19 @@ class EvolutionConfig:
                 f"{self.sample}, {self.population} and {self.trials}; raise trials."
             )
 
+    def search(
+        self, space: ChoiceSpace, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """`evolution` with this configuration."""
+        return evolution(space, source, objective, context, self)
+
 
 def evolution(
     space: ChoiceSpace,
     source: Source,
     objective: Objective,
-    *,
-    train: Tensor,
-    dev: Tensor,
+    context: SearchContext,
     config: EvolutionConfig | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    progress: str | None = None,
-    on_epoch: OnEpoch | None = None,
-    precision: str = "float32",
 ) -> SearchResult:
     """The best of all architectures that lived, by the objective's loss on dev.
 
@@ -77,12 +73,8 @@ def evolution(
         `repeats`, where there is one; no state.
     """
     config = config or EvolutionConfig()
-    trials = Trials(
-        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
-        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
-        total=config.trials,
-    )  # fmt: skip
-    with seeded(seed, 0) as generator:
+    trials = Trials(space, source, objective, context, config, total=config.trials)
+    with seeded(context.seed, 0) as generator:
         first = [space.sample(generator) for _ in range(config.population)]
     living: deque[tuple[float, int, Genotype]] = deque(maxlen=config.population)  # by age
     for trial, genotype in enumerate(first):

@@ -5,50 +5,45 @@ The control that every search has to beat (Li & Talwalkar 2019, arXiv:1902.07638
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import ClassVar
 
 from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
-from ssnas_core.search.trials import Trials
+from ssnas_core.search.context import SearchContext
+from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import DrawableSpace
 from ssnas_core.spaces.genotype import SearchResult
-from ssnas_core.training.checkpoints import OnEpoch
-from ssnas_core.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomConfig:
+class RandomConfig(TrialConfig):
     """How many architectures are tried, and how each is trained."""
 
+    needs: ClassVar[tuple[str, ...]] = ("sample", "build")
+
     trials: int = 10
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise InputError(f"random search needs trials >= 1, got {self.trials}.")
+
+    def search(
+        self, space: DrawableSpace, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """`random_search` with this configuration."""
+        return random_search(space, source, objective, context, self)
 
 
 def random_search(
     space: DrawableSpace,
     source: Source,
     objective: Objective,
-    *,
-    train: Tensor,
-    dev: Tensor,
+    context: SearchContext,
     config: RandomConfig | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    progress: str | None = None,
-    on_epoch: OnEpoch | None = None,
-    precision: str = "float32",
 ) -> SearchResult:
     """The best of `config.trials` random architectures by the objective's loss on dev.
 
@@ -60,18 +55,14 @@ def random_search(
         and `dev_loss` of each trial; no state.
     """
     config = config or RandomConfig()
-    with seeded(seed, 0) as generator:
+    with seeded(context.seed, 0) as generator:
         drawn = [space.sample(generator) for _ in range(config.trials)]
     if config.trials == 1:
         history = [{"trial": 0, "genotype": str(drawn[0])}]
-        if on_epoch is not None:
-            on_rank_zero(partial(on_epoch, list(history)))
+        if context.on_epoch is not None:
+            on_rank_zero(partial(context.on_epoch, list(history)))
         return SearchResult(drawn[0], tuple(history))
-    trials = Trials(
-        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
-        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
-        total=config.trials,
-    )  # fmt: skip
+    trials = Trials(space, source, objective, context, config, total=config.trials)
     for genotype in drawn:
         trials.evaluate(genotype)
     return trials.best()

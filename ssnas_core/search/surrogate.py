@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +36,14 @@ from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
-from ssnas_core.search.trials import Trials
+from ssnas_core.search.context import SearchContext
+from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import _GrowingSpace
 from ssnas_core.spaces.genotype import Genotype, SearchResult
-from ssnas_core.training.checkpoints import OnEpoch
-from ssnas_core.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurrogateConfig:
+class SurrogateConfig(TrialConfig):
     """How much is tried, and how the surrogate learns. Defaults: MFAS's code.
 
     Args:
@@ -55,8 +54,9 @@ class SurrogateConfig:
         learning_rate: its rate (Adam).
         share_weights: start each network from the weights that the last one with a
             layer of the same place, sizes and activation left.
-        train: how each architecture is trained.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("build", "first", "extensions", "tokens", "validate")
 
     iterations: int = 3
     samples: int = 15
@@ -64,7 +64,6 @@ class SurrogateConfig:
     epochs: int = 50
     learning_rate: float = 1e-3
     share_weights: bool = True
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def __post_init__(self) -> None:
         for name in ("iterations", "samples", "hidden", "epochs"):
@@ -75,21 +74,19 @@ class SurrogateConfig:
                 f"SurrogateConfig.learning_rate must be > 0, got {self.learning_rate}."
             )
 
+    def search(
+        self, space: _GrowingSpace, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """`surrogate` with this configuration."""
+        return surrogate(space, source, objective, context, self)
+
 
 def surrogate(
     space: _GrowingSpace,
     source: Source,
     objective: Objective,
-    *,
-    train: Tensor,
-    dev: Tensor,
+    context: SearchContext,
     config: SurrogateConfig | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    progress: str | None = None,
-    on_epoch: OnEpoch | None = None,
-    precision: str = "float32",
 ) -> SearchResult:
     """The best architecture that sequential model-based search trains, by the loss on dev.
 
@@ -102,12 +99,9 @@ def surrogate(
         `temperature` of each trial; no state.
     """
     config = config or SurrogateConfig()
-    trials = Trials(
-        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
-        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
-        shared={} if config.share_weights else None,
-    )  # fmt: skip
-    with seeded(seed, 3):
+    shared = {} if config.share_weights else None
+    trials = Trials(space, source, objective, context, config, shared=shared)
+    with seeded(context.seed, 3):
         guess = _Surrogate(space.token_sizes, config)
     losses: dict[Genotype, float] = {}  # the lowest of each
     whole: list[int] = []  # trials of genotypes that are in the space itself
@@ -119,7 +113,7 @@ def surrogate(
         tried = options
         if step:
             scores = guess.scores([space.tokens(one) for one in options])
-            tried = _drawn(options, scores, step, config.samples, seed)
+            tried = _drawn(options, scores, step, config.samples, context.seed)
         for genotype in tried:
             if _is_in(space, genotype):
                 whole.append(len(trials.history))
@@ -129,7 +123,7 @@ def surrogate(
         tokens = [space.tokens(one) for one in losses]
         scores = _scores(list(losses.values()), [len(one) for one in tokens])
         guess.learn(tokens, scores)
-        kept = tried if step else _drawn(options, scores, step, config.samples, seed)
+        kept = tried if step else _drawn(options, scores, step, config.samples, context.seed)
     return trials.best(whole)
 
 

@@ -16,29 +16,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from ssnas_core.common.distributed import on_rank_zero, rank
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
-from ssnas_core.search.trials import Trials
+from ssnas_core.search.context import SearchContext
+from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import ChoiceSpace
 from ssnas_core.spaces.genotype import SearchResult
-from ssnas_core.training.checkpoints import OnEpoch
-from ssnas_core.training.loop import TrainConfig
 
 _DRAWS = 1_000  # in a row, without an architecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class TPEConfig:
+class TPEConfig(TrialConfig):
     """How many architectures are tried, and what counts as good. Defaults: CSNAS's.
 
     Args:
@@ -46,14 +43,14 @@ class TPEConfig:
         startup: how many of them, the first, are drawn at random.
         gamma: so many times sqrt(n) of the n trials so far are the good ones, rounded up.
         joint: estimate densities of all variables together, not of each by itself.
-        train: how each is trained.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("build", "variables", "decode")
 
     trials: int = 40
     startup: int = 20
     gamma: float = 0.2
     joint: bool = True
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def __post_init__(self) -> None:
         if self.trials < 1 or self.startup < 1 or not 0 < self.gamma <= 1:
@@ -62,21 +59,19 @@ class TPEConfig:
                 f"{self.trials}, {self.startup} and {self.gamma}."
             )
 
+    def search(
+        self, space: ChoiceSpace, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """`tpe` with this configuration."""
+        return tpe(space, source, objective, context, self)
+
 
 def tpe(
     space: ChoiceSpace,
     source: Source,
     objective: Objective,
-    *,
-    train: Tensor,
-    dev: Tensor,
+    context: SearchContext,
     config: TPEConfig | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
-    progress: str | None = None,
-    on_epoch: OnEpoch | None = None,
-    precision: str = "float32",
 ) -> SearchResult:
     """The best of the architectures that TPE tries, by the objective's loss on dev.
 
@@ -88,12 +83,8 @@ def tpe(
         no state.
     """
     config = config or TPEConfig()
-    trials = Trials(
-        space, source, objective, train=train, dev=dev, config=config, seed=seed, device=device,
-        checkpoint=checkpoint, progress=progress, on_epoch=on_epoch, precision=precision,
-        total=config.trials,
-    )  # fmt: skip
-    with seeded(seed, 0) as generator:
+    trials = Trials(space, source, objective, context, config, total=config.trials)
+    with seeded(context.seed, 0) as generator:
         study = _study()
     for trial in range(config.trials):
         # Only the first process's study is asked: what it answers hangs on rounding.

@@ -8,10 +8,10 @@ after a kill it begins anew, and is told what was measured before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +21,38 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.base import BuildableSpace
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import (
-    OnEpoch,
     load_checkpoint,
     same_run,
     save_checkpoint,
     told_of,
 )
-from ssnas_core.training.loop import TrainConfig, finite, fit, loss_of
+from ssnas_core.training.loop import TrainConfig, finite, fit, loss_of, steps_of
 
 
-class TrialConfig(Protocol):
-    """What a trial asks of a strategy's configuration."""
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """The base of configurations of strategies that try.
 
-    @property
-    def train(self) -> TrainConfig:
-        """How each architecture is trained."""
-        ...
+    Args:
+        train: how each architecture is trained.
+    """
+
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
+
+    def as_long_as(self, samples: int) -> Self:
+        """The same, each trial with at least as many steps as on `samples` training samples."""
+        least = self.train.epochs * (samples // min(self.train.batch_size, samples))
+        train = replace(self.train, min_steps=max(self.train.min_steps, least))
+        return replace(self, train=train)
+
+    def steps(self, history: Sequence[Mapping[str, Any]], train: int, dev: int) -> int:
+        """Steps of all trials in a search of that history, on so many samples."""
+        trained = sum("dev_loss" in trial and "repeats" not in trial for trial in history)
+        return trained * steps_of(train, self.train)
 
 
 class Trials:
@@ -49,16 +62,8 @@ class Trials:
         space: builds the networks; another may be named trial by trial.
         source: where views come from.
         objective: gives head and loss.
-        train: (n,) sample numbers to train on.
-        dev: (m,) sample numbers to judge on, m >= 2; the same batches and views in each trial.
+        context: samples, seed, device and files; each trial sees the same dev batches and views.
         config: the strategy's, whole: a checkpoint is of one configuration.
-        seed: decides each trial, with its number.
-        device: where to train.
-        checkpoint: a file to save to after each trial and to go on from.
-        progress: label of a progress bar on standard error; none without it.
-        on_epoch: called with the history after each trial, and when going on from a checkpoint
-            with what it holds.
-        precision: as in `training.fit`.
         total: how many trials there will be, for the label.
         shared: weights by key, from which networks start and which they leave changed,
             by their `sharing()`: name in the state dict -> key; those without it share
@@ -73,31 +78,21 @@ class Trials:
         space: BuildableSpace,
         source: Source,
         objective: Objective,
-        *,
-        train: Tensor,
-        dev: Tensor,
+        context: SearchContext,
         config: TrialConfig,
-        seed: int,
-        device: torch.device | str = "cpu",
-        checkpoint: Path | None = None,
-        progress: str | None = None,
-        on_epoch: OnEpoch | None = None,
-        precision: str = "float32",
+        *,
         total: int | None = None,
         shared: dict[str, Tensor] | None = None,
     ) -> None:
-        if len(dev) < 2:
+        train, dev = len(context.train), len(context.dev)
+        if dev < 2:
             raise InputError(
-                f"a search by trials needs two dev samples, got {len(dev)}; raise the ratio."
+                f"a search by trials needs two dev samples, got {dev}; raise the ratio."
             )
         self.space, self.source, self.objective = space, source, objective
-        self.train, self.dev, self.config = train, dev, config.train
-        self.seed, self.device, self.precision = seed, device, precision
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.progress, self.on_epoch, self.total = progress, on_epoch, total
-        self.shared = shared
+        self.context, self.config, self.total, self.shared = context, config.train, total, shared
         self.history: list[dict[str, Any]] = []
-        self._told = told_of(seed, config, len(train), len(dev), precision=precision)
+        self._told = told_of(context.seed, config, train, dev, precision=context.precision)
         self._tried: list[Genotype] = []
         self._kept, weights = on_rank_zero(self._saved)
         if shared is not None:
@@ -164,7 +159,7 @@ class Trials:
             return None
         if self._kept[trial]["genotype"] != str(genotype):
             raise InputError(
-                f"{self.checkpoint} is of another search; delete it or use another folder."
+                f"{self.context.checkpoint} is of another search; delete it or use another folder."
             )
         return self._kept[trial]
 
@@ -175,25 +170,25 @@ class Trials:
             on_rank_zero(partial(self._tell, self.history, save=True))
 
     def _train(self, genotype: Genotype, space: BuildableSpace) -> float:
-        trial = len(self.history)
-        with seeded(self.seed, 1, trial):
+        trial, context = len(self.history), self.context
+        with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
             model = nn.Sequential(encoder, self.objective.head(space.width))
         self._start_shared(encoder)
-        model = model.to(self.device)
-        label = self.progress and f"{self.progress} {trial + 1}"
+        model = model.to(context.device)
+        label = context.progress and f"{context.progress} {trial + 1}"
         label = f"{label}/{self.total}" if label and self.total else label
         fit(
-            model, self.source, self.objective, self.train, self.config,
-            seed=self.seed, progress=label, precision=self.precision,
+            model, self.source, self.objective, context.train, self.config,
+            seed=context.seed, progress=label, precision=context.precision,
         )  # fmt: skip
-        loss_at = loss_of(model, self.objective, self.precision)
+        loss_at = loss_of(model, self.objective, context.precision)
         # The same dev batches and views for every trial.
-        with seeded(self.seed, 2) as generator, torch.no_grad():
-            size = min(self.config.batch_size, len(self.dev))
+        with seeded(context.seed, 2) as generator, torch.no_grad():
+            size = min(self.config.batch_size, len(context.dev))
             losses = [
                 loss_at(self.source, rows, generator)
-                for rows in self.dev.split(size)
+                for rows in context.dev.split(size)
                 if len(rows) == size
             ]
         loss = finite(torch.stack(losses).mean(), self.config.epochs, model)
@@ -214,13 +209,14 @@ class Trials:
                 self.shared[key] = weights[name].detach().to("cpu", copy=True)
 
     def _tell(self, history: list[dict[str, Any]], save: bool = False) -> None:
-        if save and self.checkpoint is not None:
+        path = self.context.checkpoint
+        if save and path is not None:
             if self.shared is None:
-                write_json(self.checkpoint, {"told": self._told, "trials": history})
+                write_json(path, {"told": self._told, "trials": history})
             else:
-                save_checkpoint(self.checkpoint, {}, history, told=self._told, shared=self.shared)
-        if self.on_epoch is not None:
-            self.on_epoch(list(history))
+                save_checkpoint(path, {}, history, told=self._told, shared=self.shared)
+        if self.context.on_epoch is not None:
+            self.context.on_epoch(list(history))
 
     def _saved(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """The trials and the shared weights that the checkpoint holds, once they are told.
@@ -228,7 +224,7 @@ class Trials:
         Raises:
             InputError: they are of another run, or something else.
         """
-        path = self.checkpoint
+        path = self.context.checkpoint
         if path is None or not path.exists():
             return [], {}
         saved: Any = read_json(path) if self.shared is None else load_checkpoint(path)

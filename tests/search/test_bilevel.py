@@ -17,8 +17,8 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel, warm_restarts
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.search.context import SearchContext
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.checkpoints import load_checkpoint
 from ssnas_core.training.loop import batches
@@ -54,7 +54,8 @@ def source(memory_source):
 
 
 def search(space, source, objective, config=SMALL, train=TRAIN, dev=DEV, **options):
-    return bilevel(space, source, objective, train=train, dev=dev, config=config, **options)
+    context = SearchContext(train=train, dev=dev, **options)
+    return bilevel(space, source, objective, context, config)
 
 
 def same(first, second) -> bool:
@@ -236,10 +237,8 @@ def test_the_one_informative_pair_of_features_is_found(memory_source, kind, pair
         dict.fromkeys(FEATURES, 4), FusionConfig(channels=8, length=1, cells=1, dropout=0.0)
     )
     config = BilevelConfig(epochs=15, batch_size=64, arch_learning_rate=0.03, learning_rate=0.01)
-    halves = torch.arange(128), torch.arange(128, 256)
-    result = bilevel(
-        space, source, objective, train=halves[0], dev=halves[1], config=config, seed=seed
-    )
+    halves = {"train": torch.arange(128), "dev": torch.arange(128, 256)}
+    result = bilevel(space, source, objective, SearchContext(seed=seed, **halves), config)
     assert set(result.genotype.nodes[0].inputs) == set(pair)
     # by a clear margin over every other feature, and from a start that knew nothing
     alpha = dict(zip(FEATURES, result.history[-1]["logits"]["alpha_0"], strict=True))

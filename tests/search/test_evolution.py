@@ -13,9 +13,9 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.evolution import EvolutionConfig, evolution
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.training.loop import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +43,8 @@ def loss_of(number: str) -> float:
 def evolve(space, objective, source=None, **config):
     more = {name: config.pop(name) for name in ("seed", "checkpoint", "on_epoch") if name in config}
     chosen = EvolutionConfig(**{"train": BRIEF, **config})
-    return evolution(space, source, objective, train=TRAIN, dev=DEV, config=chosen, **more)
+    context = SearchContext(train=TRAIN, dev=DEV, **more)
+    return evolution(space, source, objective, context, chosen)
 
 
 @pytest.fixture

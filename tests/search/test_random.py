@@ -12,9 +12,9 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig, random_search
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig
 
@@ -52,7 +52,8 @@ def source(memory_source):
 
 
 def search(space, source, objective, config=CONFIG, train=TRAIN, dev=DEV, **options):
-    return random_search(space, source, objective, train=train, dev=dev, config=config, **options)
+    context = SearchContext(train=train, dev=dev, **options)
+    return random_search(space, source, objective, context, config)
 
 
 class Numbered:

@@ -12,9 +12,9 @@ from torch.func import functional_call
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.stable import unrolled_gradient
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
 RATE = 0.3
 
@@ -182,12 +182,12 @@ def searched(memory_source):
     source = memory_source({n: torch.randn(40, 2, 4, generator=generator) for n in FEATURES})
     config = FusionConfig(channels=4, length=2, cells=1, dropout=0.2)
     space = FusionSpace(dict.fromkeys(FEATURES, 4), config)
-    parts = {"train": torch.arange(20), "dev": torch.arange(20, 40)}
+    context = SearchContext(train=torch.arange(20), dev=torch.arange(20, 40))
 
     def search(config: BilevelConfig):
         objective = Watched(hidden=8, out=4)
         object.__setattr__(objective, "seen", [])
-        result = bilevel(space, source, objective, config=config, **parts)
+        result = bilevel(space, source, objective, context, config)
         return result, objective.seen
 
     return search

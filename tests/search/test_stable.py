@@ -14,11 +14,11 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
-from ssnas_core.search import stable as _stable
+from ssnas_core.search import stable
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
-from ssnas_core.spaces.fusion import networks as _fusion_nets
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.search.context import SearchContext
+from ssnas_core.spaces.fusion import networks
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +64,7 @@ def short(monkeypatch):
     """Windows of two epochs, so that a short search can stop early."""
     from ssnas_core.search import bilevel as module
 
-    monkeypatch.setattr(_stable, "WINDOW", 2)
+    monkeypatch.setattr(stable, "WINDOW", 2)
     monkeypatch.setattr(module, "WINDOW", 2)
 
 
@@ -74,10 +74,8 @@ def space_of(**more) -> FusionSpace:
 
 
 def search(source, objective, config=SMALL, *, space=None, seed=5, **options):
-    return bilevel(
-        space or space_of(), source, objective, train=TRAIN, dev=DEV, config=config, seed=seed,
-        **options,
-    )  # fmt: skip
+    context = SearchContext(train=TRAIN, dev=DEV, seed=seed, **options)
+    return bilevel(space or space_of(), source, objective, context, config)
 
 
 def same(first, second) -> bool:
@@ -178,7 +176,7 @@ def draws(scores: Tensor, temperature: float, count: int) -> Tensor:
     net.relax = None
     generator, drawn = torch.Generator().manual_seed(1), []
     for _ in range(count):
-        with _stable.sampled(net, temperature, generator):
+        with stable.sampled(net, temperature, generator):
             net(scores)
             drawn.append(net.relax(scores))
     assert net.relax is None
@@ -217,7 +215,7 @@ def test_one_sample_of_every_choice_serves_all_passes_of_a_step(
     source, objective, monkeypatch, order, steps
 ):
     choices, passes = [], []
-    plain = _fusion_nets.FusionSupernet.forward
+    plain = networks.FusionSupernet.forward
 
     def forward(self, features):
         relax, chosen = self.relax, []
@@ -228,7 +226,7 @@ def test_one_sample_of_every_choice_serves_all_passes_of_a_step(
             self.relax = relax
             choices.append([one.detach().tolist() for one in chosen])
 
-    monkeypatch.setattr(_fusion_nets.FusionSupernet, "forward", forward)
+    monkeypatch.setattr(networks.FusionSupernet, "forward", forward)
     report = objective.report
     seen = Seen(objective, lambda *_: passes.append(len(choices)))
     seen.report = lambda *args: [report(*args), choices.append(None)][0]
@@ -262,7 +260,7 @@ def test_reports_see_the_softmax(source):
             return super().report(model, *args)
 
     search(source, Reporting(hidden=8, out=4), replace(SMALL, sampling="gumbel"))
-    assert relaxed == [_fusion_nets.softmax] * 2
+    assert relaxed == [networks.softmax] * 2
 
 
 @pytest.mark.parametrize(("epochs", "wanted"), [(5, [8, 6.5, 5, 3.5, 2]), (1, [2])])
@@ -275,7 +273,7 @@ def test_temperature_falls_linearly_from_the_first_epoch_to_the_last(
 
     def spy(supernet, temperature, generator):
         seen.append(temperature)
-        return _stable.sampled(supernet, temperature, generator)
+        return stable.sampled(supernet, temperature, generator)
 
     monkeypatch.setattr(module, "sampled", spy)
     config = replace(SMALL, epochs=epochs, sampling="gumbel", gumbel_temperature=(8.0, 2.0))
@@ -296,7 +294,7 @@ def test_smooth_maximum_is_the_mean_of_logsumexp_over_all_vectors():
     logits = [torch.randn(3), torch.randn(2, 4), torch.randn(5)]
     vectors = [logits[0], logits[1][0], logits[1][1], logits[2]]
     sums = [math.log(sum(math.exp(x) for x in vector.tolist())) for vector in vectors]
-    assert float(_stable.smooth_maximum(logits)) == pytest.approx(sum(sums) / 4)
+    assert float(stable.smooth_maximum(logits)) == pytest.approx(sum(sums) / 4)
 
 
 @pytest.mark.parametrize("order", (1, 2))
@@ -415,7 +413,7 @@ def test_leaving_a_primitive_out_is_its_weight_shared_among_the_others(source):
             found[len(found)] = net(features).square().sum() + net(features)[:, 0].sum()
         return float(found[len(found) - 1])
 
-    rises = _stable.importances(loss, {"gamma_0_0": net.logits["gamma_0_0"]})["gamma_0_0"]
+    rises = stable.importances(loss, {"gamma_0_0": net.logits["gamma_0_0"]})["gamma_0_0"]
     assert torch.equal(net.logits["gamma_0_0"].detach(), torch.tensor([0.1, 0.4, -0.3, 0.2, 0.0]))
     for option in range(5):
         weights = torch.tensor([0.1, 0.4, -0.3, 0.2, 0.0]).exp()
@@ -472,7 +470,7 @@ class Bowl(nn.Module):
 def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(eigenvalues):
     bowl = Bowl(eigenvalues)
     before = [leaf.detach().clone() for leaf in bowl.leaves]
-    found = _stable.curvature(bowl.loss, list(bowl.leaves))
+    found = stable.curvature(bowl.loss, list(bowl.leaves))
     assert found == pytest.approx(max(eigenvalues), abs=2e-3)
     assert all(torch.equal(leaf, old) for leaf, old in zip(bowl.leaves, before, strict=True))
     assert all(leaf.grad is None for leaf in bowl.leaves)
@@ -506,7 +504,7 @@ def test_eigenvalue_in_the_history_is_that_of_autograds_hessian(
     objective, space = Reporting(**known), space_of(steps=steps)
     config = replace(SMALL, epochs=4, stop="eigenvalue", arch_learning_rate=0.3)
     history = search(source, objective, config, space=space).history
-    monkeypatch.setattr(_fusion_nets, "mix", plain_mix)
+    monkeypatch.setattr(networks, "mix", plain_mix)
     model = nn.Sequential(space.supernet(), objective.head(space.width)).eval()
     logits = list(model[0].logits.values())
     for entry, state in zip(history[1:], states, strict=True):
@@ -556,8 +554,8 @@ def test_search_ends_where_the_papers_rule_says(name):
     values = SERIES[name]
     ended, back = stop_by_the_paper(values)
     for epoch in range(1, ended):
-        assert _stable.epoch_before_sharp(values[:epoch]) is None
-    assert _stable.epoch_before_sharp(values[:ended]) == (back or None)
+        assert stable.epoch_before_sharp(values[:epoch]) is None
+    assert stable.epoch_before_sharp(values[:ended]) == (back or None)
 
 
 def test_series_tell_the_rules_apart():

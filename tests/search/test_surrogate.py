@@ -16,12 +16,12 @@ from ssnas_core.common.random import seeded
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search import surrogate as module
-from ssnas_core.search import trials as _trials
+from ssnas_core.search import trials
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.search.surrogate import SurrogateConfig, surrogate
 from ssnas_core.search.trials import Trials
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.spaces.layers import LayersConfig, LayerSpace
 from ssnas_core.training.loop import TrainConfig
@@ -57,7 +57,8 @@ def source(memory_source):
 
 
 def search(space, source=None, objective=None, config=SMALL, train=TRAIN, dev=DEV, **options):
-    return surrogate(space, source, objective, train=train, dev=dev, config=config, **options)
+    context = SearchContext(train=train, dev=dev, **options)
+    return surrogate(space, source, objective, context, config)
 
 
 def wide(levels: int = 4) -> LayerSpace:
@@ -326,15 +327,9 @@ def test_surrogate_finds_lower_losses_than_as_many_random_draws(table):
     guided, drawn = 0.0, 0.0
     for seed in range(3):
         history = search(space, config=config, seed=seed).history
-        control = random_search(
-            space,
-            None,
-            None,
-            train=TRAIN,
-            dev=DEV,
-            config=RandomConfig(trials=len(history)),
-            seed=seed,
-        ).history
+        context = SearchContext(train=TRAIN, dev=DEV, seed=seed)
+        as_many = RandomConfig(trials=len(history))
+        control = random_search(space, None, None, context, as_many).history
         losses = [entry["dev_loss"] for entry in history]
         others = [entry["dev_loss"] for entry in control]
         assert min(losses) < min(others)
@@ -414,7 +409,7 @@ def test_networks_start_from_what_the_last_with_such_a_layer_left(
 
     starts: list[dict] = []
     heads: list = []
-    monkeypatch.setattr(_trials, "fit", trained)
+    monkeypatch.setattr(trials, "fit", trained)
     config = SurrogateConfig(
         iterations=2, samples=3, hidden=4, epochs=1, share_weights=share, train=SMALL.train
     )

@@ -10,10 +10,10 @@ from torch import nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig
 from ssnas_core.search.trials import Trials
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.checkpoints import load_checkpoint
 from ssnas_core.training.loop import TrainConfig
@@ -39,8 +39,9 @@ def space():
 
 
 def trials_of(space, source=None, objective=OBJECTIVE, **more) -> Trials:
-    more = {"train": TRAIN, "dev": DEV, "config": CONFIG, "seed": 1, **more}
-    return Trials(space, source, objective, **more)
+    named = {name: more.pop(name) for name in ("total", "shared") if name in more}
+    context = SearchContext(**{"train": TRAIN, "dev": DEV, "seed": 1, **more})
+    return Trials(space, source, objective, context, CONFIG, **named)
 
 
 @pytest.fixture

@@ -1,0 +1,39 @@
+"""`SearchContext`: what a search is given that no strategy has a say in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssnas_core.training.checkpoints import OnEpoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchContext:
+    """The samples, the chance, the machine and the files of a search.
+
+    Args:
+        train: (n,) sample numbers, n >= 2, that weights are trained on; for a supervised
+            objective, of labelled samples.
+        dev: (m,) sample numbers, m >= 2, that architectures are judged on; likewise.
+        seed: decides initial weights and logits, sample order, views, dropout and draws.
+        device: where networks live; the source gives tensors there (`objectives.base.OnDevice`).
+        checkpoint: a file to save to after each epoch or trial and to go on from.
+        progress: label of a progress bar on standard error; none without it.
+        on_epoch: called with the history after each epoch or trial, once that is in the
+            checkpoint; and, when the search goes on from a checkpoint, with what that holds.
+            Of several processes the first alone calls it.
+        precision: of the networks' products, "float32" or "bfloat16" (`training.loop.loss_of`).
+    """
+
+    train: Tensor
+    dev: Tensor
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    checkpoint: Path | None = None
+    progress: str | None = None
+    on_epoch: OnEpoch | None = None
+    precision: str = "float32"
