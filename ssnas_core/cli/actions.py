@@ -1,8 +1,11 @@
-"""What the subcommands of `ssnas` do: a result as JSON values, and as text."""
+"""Do the subcommands of `ssnas`: each gives a result as JSON values, and as text."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,55 +16,23 @@ if TYPE_CHECKING:
     from ssnas_core.models.classifier import MultimodalClassifier
     from ssnas_core.runs.run import Run
 
-# From the options of a command to the recipe and the run that they name.
 
+def recipe_of(command: commands.RecipeCommand) -> tuple[Any, dict[str, Any]]:
+    """Return the named recipe with the settings that the options give, and those of its axes."""
+    from ssnas_core.cli.options import given
+    from ssnas_core.runs.recipes import recipe_named
 
-_OF_BILEVEL = ("order", "alternate", "sampling", "beta_decay", "select", "stop")
-_BY_TRIALS = ("random", "evolution", "tpe")
-
-
-def recipe_of(command: commands.RecipeCommand) -> Any:
-    """The named recipe with what the options say instead."""
-    from ssnas_core.runs.recipes import RECIPES
-
-    def changed(part: Any, **values: Any) -> Any:
-        given = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(part, **given)
-
-    recipe = RECIPES[command.recipe]
-    prepare = changed(
-        recipe.prepare,
-        image=command.image_backbone,
-        text=command.text_backbone,
-        array=command.array_backbone,
-        views=command.views,
-        strict=command.strict,
-    )
-    recipe = changed(recipe, prepare=prepare)
-    if isinstance(command, commands.RunCommand):
-        search = changed(
-            recipe.search,
-            epochs=command.search_epochs,
-            **{name: getattr(command, name) for name in _OF_BILEVEL},
-        )
-        dropout = command.modality_dropout
-        fusion = changed(
-            recipe.fusion,
-            modality_dropout=dropout,
-            relaxation=command.relaxation,
-            taps=command.taps,
-        )
-        layers = changed(recipe.layers, modality_dropout=dropout)
-        weight = command.hybrid_weight
-        recipe = changed(recipe, search=search, fusion=fusion, layers=layers, hybrid_weight=weight)
-        if command.strategy in _BY_TRIALS:
-            trials = changed(getattr(recipe, command.strategy), trials=command.trials)
-            recipe = changed(recipe, **{command.strategy: trials})
-    return recipe
+    recipe = recipe_named(command.recipe)
+    configs = {
+        key: given(getattr(command, key), config)
+        for key, config in commands.defaults(type(command), commands.names_in(command)).items()
+    }
+    axes = {key: configs.pop(key) for key in ("space", "objective", "strategy") if key in configs}
+    return dataclasses.replace(recipe, **configs), axes
 
 
 def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
-    """A run that the command begins, or goes on with."""
+    """Return a run that the command begins, or goes on with."""
     from ssnas_core.runs.recipes import RunConfig
     from ssnas_core.runs.run import Run
 
@@ -71,19 +42,18 @@ def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
 
         config = RunConfig(data=sample_archive(), seed=command.seed)
         return Run(config, command.out, progress=progress)
-    _refuse_unused(command)
+    recipe, axes = recipe_of(command)
+    names = commands.names_in(command)
     config = RunConfig(
-        data=command.data,
+        data=_data(command.data),
         seed=command.seed,
         label_ratio=command.label_ratio,
-        space=command.space,
-        objective=command.objective,
-        strategy=command.strategy,
-        views="live" if command.live_views else "stored",
+        views=command.views,
         backbones=command.backbones,
         inherit=command.inherit,
         precision=command.precision,
-        recipe=recipe_of(command),
+        recipe=recipe,
+        **{axis: axes.get(axis, names[axis]) for axis in ("space", "objective", "strategy")},
     )
     return Run(
         config,
@@ -93,24 +63,6 @@ def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
         log=command.log,
         progress=progress,
     )
-
-
-def _refuse_unused(command: commands.RunCommand) -> None:
-    """Refuse options of another objective or strategy than the one that is chosen."""
-    for needed, is_chosen, names in (
-        ("--objective hybrid", command.objective == "hybrid", ("hybrid_weight",)),
-        (
-            "--strategy bilevel",
-            command.strategy == "bilevel",
-            ("search_epochs", *_OF_BILEVEL),
-        ),
-        (f"--strategy {' or '.join(_BY_TRIALS)}", command.strategy in _BY_TRIALS, ("trials",)),
-        ("--space fusion", command.space == "fusion", ("relaxation", "taps")),
-    ):
-        given = [name for name in names if getattr(command, name) is not None]
-        if given and not is_chosen:
-            option = given[0].replace("_", "-")
-            raise InputError(f"--{option} is an option of {needed}; give that too, or drop it.")
 
 
 def run_command(command: Any) -> tuple[Any, str]:
@@ -129,8 +81,27 @@ def run_command(command: Any) -> tuple[Any, str]:
         commands.SaveCommand: _save,
         commands.EmbedCommand: _embed,
         commands.DownloadCommand: _download,
+        commands.ListCommand: _list,
     }
-    return do[type(command)](command)
+    for module in command.parts:
+        _import(module)
+    made = next(kind for kind in type(command).__mro__ if kind in do)
+    return do[made](command)
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"cannot import {module!r} of --parts ({error}).") from error
+
+
+def _data(text: str) -> Any:
+    """Return the path that an option gives, or the dataset that it names."""
+    from ssnas_core.datasets.open import open_dataset
+
+    path = Path(text)
+    return open_dataset(text) if ":" in text and not path.exists() else path
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -172,9 +143,9 @@ def _prepare(command: commands.PrepareCommand) -> tuple[Any, str]:
     from ssnas_core.runs.folder import pick_device
 
     prepared = prepare(
-        command.data,
-        command.out,
-        recipe_of(command).prepare,
+        _data(command.data),
+        command.store,
+        recipe_of(command)[0].prepare,
         device=pick_device(command.device),
         progress=not command.quiet,
     )
@@ -245,13 +216,13 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
     from ssnas_core.study.runner import run_study, study_files, write_study
 
     study = StudyConfig(
-        data=command.data,
+        data=_data(command.data),
         methods=command.methods,
         label_ratio=command.label_ratio,
         seeds=command.seeds,
         decisive=command.decisive,
         decisive_seeds=command.decisive_seeds,
-        recipe=recipe_of(command),
+        recipe=recipe_of(command)[0],
         tuned=TUNED.get(command.recipe, {}),  # with other backbones too
     )
     table_at = command.csv or command.out / "study.csv"
@@ -376,3 +347,70 @@ def _download(command: commands.DownloadCommand) -> tuple[Any, str]:
         progress=not command.quiet,
     )
     return {"path": str(path)}, f"{path}"
+
+
+def _list(command: commands.ListCommand) -> tuple[Any, str]:
+    """Return every part by kind: its name, its first line, and where it stands."""
+    from ssnas_core.backbones import BACKBONES
+    from ssnas_core.datasets import DATASETS
+    from ssnas_core.objectives import OBJECTIVES
+    from ssnas_core.runs import BASELINES
+    from ssnas_core.runs.recipes import RECIPES
+    from ssnas_core.search import STRATEGIES
+    from ssnas_core.spaces import OPERATORS, SPACES
+    from ssnas_core.study.methods import METHOD_SETS, STUDY_METHODS
+
+    tables = (SPACES, OBJECTIVES, STRATEGIES, OPERATORS, BACKBONES, DATASETS, BASELINES)
+    rows = {
+        table.kind: [
+            {"name": name, "source": source, "about": line}
+            for name, source, line in table.described()
+        ]
+        for table in tables
+    }
+    for module in command.parts:
+        for kind, row in _parts_in(module):
+            rows[kind].append(row)
+    rows["method"] = [
+        {"name": name, "source": "ssnas_core.study.methods:STUDY_METHODS", "about": str(method)}
+        for name, method in STUDY_METHODS.items()
+    ]
+    rows["method set"] = [
+        {"name": name, "source": "ssnas_core.study.methods:METHOD_SETS", "about": "; ".join(names)}
+        for name, names in METHOD_SETS.items()
+    ]
+    rows["recipe"] = [
+        {"name": name, "source": "ssnas_core.runs.recipes:RECIPES", "about": str(recipe)}
+        for name, recipe in RECIPES.items()
+    ]
+    if command.kind != "all" and command.kind not in rows:
+        raise InputError(f"unknown kind {command.kind!r}; expected all, {', '.join(rows)}.")
+    shown = {kind: part for kind, part in rows.items() if command.kind in ("all", kind)}
+    lines = []
+    for kind, part in shown.items():
+        width = max((len(row["name"]) for row in part), default=0) + 2
+        lines += ["", f"{kind}:"]
+        lines += [f"  {row['name']:<{width}}{row['about']}  [{row['source']}]" for row in part]
+    return shown, "\n".join(lines).strip()
+
+
+def _parts_in(module: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the parts that a module defines, each with its kind, told by what it has."""
+    import torch
+
+    for name, one in vars(importlib.import_module(module)).items():
+        if not isinstance(one, type) or one.__module__ != module:
+            continue
+        if issubclass(one, torch.nn.Module):
+            inputs = inspect.signature(one.forward).parameters
+            kind = "operator" if len(inputs) == 3 else "backbone"
+        elif hasattr(one, "search"):
+            kind = "strategy"
+        elif hasattr(one, "loss") or hasattr(one, "uses_labels"):
+            kind = "objective"
+        elif hasattr(one, "open"):
+            kind = "space"
+        else:
+            continue
+        line = (inspect.getdoc(one) or "").partition("\n")[0]
+        yield kind, {"name": f"{module}:{name}", "source": module, "about": line}

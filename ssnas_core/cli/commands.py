@@ -1,14 +1,20 @@
-"""The subcommands of `ssnas`: each is a dataclass whose fields are its options."""
+"""The subcommands of `ssnas`: each is a dataclass whose fields are its options.
+
+The settings of a space, an objective, a strategy, of preparation and of the schedules are not
+declared here: `type_of` adds to a command those of the parts that its options name.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Log = Literal["csv", "tensorboard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,35 +25,28 @@ class Output:
     """Print exactly one JSON document on standard output."""
     quiet: Flag = False
     """No progress bars and no notes on standard error."""
+    parts: tuple[str, ...] = ()
+    """Modules to import first: those of your own parts that a run or a model names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeCommand(Output):
     """Options of what starts from raw data: which, and what is made of it."""
 
-    data: Path
-    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; or a
-    CSV beside your own images."""
-    recipe: Literal["two-core", "sentence-encoder", "classroom", "av-mnist", "bm-nas"] = "two-core"
-    """Sizes, schedules and backbones; two-core is small, bm-nas has the published sizes."""
-    image_backbone: str | None = None
-    """small, vgg19, torchvision:MODEL or transformers:NAME_OR_FOLDER instead of the recipe's."""
-    text_backbone: str | None = None
-    """maxout, word2vec:FILE or transformers:NAME_OR_FOLDER instead of the recipe's."""
-    array_backbone: str | None = None
-    """maxout or identity instead of the recipe's."""
-    views: int | None = None
-    """Stored augmented views per sample instead of the recipe's."""
-    strict: Flag = False
-    """Stop at the first bad record instead of counting and skipping it."""
+    data: str
+    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a CSV
+    beside your own images; a .npz of arrays; or package.module:Name of a dataset."""
+    recipe: str = "two-core"
+    """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
+    sentence-encoder, classroom, av-mnist, or package.module:Name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareCommand(RecipeCommand):
     """Compute and store the features of a data set (no labels are used)."""
 
-    out: Path
-    """Folder for prepared data; give it to other commands as --store."""
+    store: Path
+    """Folder for prepared data; give it to other commands too."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
 
@@ -65,56 +64,35 @@ class SeveralCommand(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCommand(PrepareCommand, SeveralCommand):
+class RunCommand(RecipeCommand, SeveralCommand):
     """All stages: prepare, search, pretrain, fine-tune and score every method."""
 
     out: Path
     """Run folder; the same command again resumes, or prints the result."""
-    store: Path | None = None
+    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder for prepared data, to share between runs; OUT/store if not given."""
     seed: int = 0
     """Decides the search, the labelled parts and all initial weights."""
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
-    space: Literal["fusion", "layers"] = "fusion"
-    """What may be chosen: cells of BM-NAS, or layers of MFAS (no bilevel search)."""
-    objective: Literal["contrastive", "supervised", "hybrid"] = "contrastive"
-    """What the search optimises; all but contrastive use the labelled part of one label ratio."""
-    hybrid_weight: float | None = None
-    """Supervised share of a hybrid search, in [0, 1], instead of the recipe's."""
-    strategy: Literal["bilevel", "random", "evolution", "tpe", "surrogate"] = "bilevel"
-    """How the architecture is found; all but bilevel train architectures one by one."""
-    search_epochs: int | None = None
-    """Epochs of a bilevel search instead of the recipe's."""
-    trials: int | None = None
-    """Architectures that random, evolution or tpe try, instead of the recipe's."""
-    sampling: Literal["softmax", "gumbel"] | None = None
-    """Mix all choices, or draw one of each in every step (GDAS), instead of the recipe's."""
-    beta_decay: float | None = None
-    """Weight of Beta-Decay at the end of the search (beta-DARTS), instead of the recipe's."""
-    select: Literal["argmax", "perturbation"] | None = None
-    """Derive by the largest logits, or by what is missed most (DARTS-PT)."""
-    stop: Literal["never", "eigenvalue"] | None = None
-    """End the search where the loss gets sharp in the architecture (RobustDARTS)."""
-    relaxation: Literal["pairs", "released"] | None = None
-    """Of the fusion space: ours, or as BM-NAS's released code has it."""
-    taps: int | None = None
-    """Features of each modality, the deepest, that the fusion space has, instead of all."""
-    order: Literal[1, 2] | None = None
-    """First or second order steps of the architecture, instead of the recipe's."""
-    alternate: Literal["step", "epoch"] | None = None
-    """Weights and architecture take turns by step or by epoch, instead of the recipe's."""
-    modality_dropout: float | None = None
-    """Probability that a sample loses a modality, in search, pretraining and fine-tuning."""
-    live_views: Flag = False
-    """Make views anew for each step of search and pretraining (slow: runs the backbones)."""
+    space_name: Annotated[str, tyro.conf.arg(name="space")] = "fusion"
+    """What may be chosen: fusion (cells of BM-NAS), layers (of MFAS, no bilevel search), or
+    package.module:Name."""
+    objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
+    """What the search optimises: contrastive (no labels), supervised or hybrid (the labelled part
+    of one label ratio), or package.module:Name."""
+    strategy_name: Annotated[str, tyro.conf.arg(name="strategy")] = "bilevel"
+    """How the architecture is found: bilevel, random, evolution, tpe, surrogate, or
+    package.module:Name."""
+    views: Literal["stored", "live"] = "stored"
+    """Stored views, or views made anew for each step of search and pretraining (slow)."""
     inherit: Flag = False
     """Start pretraining from the supernet's weights instead of fresh ones."""
     backbones: Literal["frozen", "trained", "supervised"] = "frozen"
     """Frozen, trained without labels; trained along; or frozen, trained on the labelled part."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of products in networks that train; bfloat16 is faster where the machine has it."""
-    log: Literal["csv", "tensorboard"] | None = None
+    log: Annotated[Log | None, tyro.conf.arg(metavar="csv|tensorboard")] = None
     """Log every epoch into OUT/logs as it ends."""
 
 
@@ -143,7 +121,7 @@ class TrainCommand(SeveralCommand):
     """Ratio r of labels, in train and dev."""
     method: str = "found, pretrained"
     """As: found, pretrained; found; random; late concat; text only; gmu; centralnet."""
-    store: Path | None = None
+    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder of prepared data, if it was moved since the run."""
 
 
@@ -158,7 +136,7 @@ class ShowCommand(Output):
 
     what: Annotated[Path, tyro.conf.Positional]
     """A run folder at any stage, or a genotype.json."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder for the figures; in the run folder, or beside the genotype, if not given."""
     format: tuple[Literal["png", "svg"], ...] = ("png", "svg")
     """File formats of the figures."""
@@ -170,9 +148,9 @@ class CompareCommand(Output):
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
-    csv: Path | None = None
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Where to write the table as CSV."""
-    png: Path | None = None
+    png: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Where to draw the scores."""
 
 
@@ -182,7 +160,7 @@ class StudyCommand(RecipeCommand):
 
     out: Path
     """Folder of the study; the same command again goes on where it was stopped."""
-    store: Path | None = None
+    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder for prepared data; OUT/store if not given."""
     methods: tuple[str, ...] = ("core", "ablation", "baselines")
     """Methods, or sets: core, ablation, baselines, hybrid, taps, strategies, backbones."""
@@ -196,13 +174,13 @@ class StudyCommand(RecipeCommand):
     """Seeds of the decisive methods."""
     workers: int = 2
     """Processes on this machine, by Dask; 0: all in this one."""
-    scheduler: str | None = None
+    scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a Dask scheduler, as tcp://HOST:PORT, whose workers see OUT and the store."""
     threads: int = 1
     """Threads of each worker."""
     device: str = "cpu"
     """cpu, cuda, or auto: where each worker computes."""
-    csv: Path | None = None
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Where to write the table, its report (.md) and figure (.png); OUT/study.csv if not given."""
 
 
@@ -210,15 +188,15 @@ class StudyCommand(RecipeCommand):
 class ModelCommand(Output):
     """Options of what uses one trained model."""
 
-    run: Path | None = None
+    run: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Run folder; its model of --method at --label-ratio is used."""
-    model: Path | None = None
+    model: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Or a model folder that `ssnas save` made."""
     method: str = "found, pretrained"
     """Method of the run."""
-    label_ratio: float | None = None
+    label_ratio: Annotated[float | None, tyro.conf.arg(metavar="R")] = None
     """Label ratio of the run; its largest if not given."""
-    store: Path | None = None
+    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder of prepared data, if it was moved since the run."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
@@ -228,9 +206,9 @@ class ModelCommand(Output):
 class PredictCommand(ModelCommand):
     """Classes of one sample with their probabilities; a modality may be missing."""
 
-    poster: Path | None = None
+    poster: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Image file, for the model's only image modality."""
-    plot: str | None = None
+    plot: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Text, for the model's only text modality."""
     input: tuple[str, ...] = ()
     """Others as NAME=VALUE: a path of an image or .npy array, or a text."""
@@ -262,8 +240,16 @@ class DownloadCommand(Output):
     """Folder to put it in."""
     url: tuple[str, ...] = ()
     """Mirrors to try instead of the known ones; of avmnist, folders that hold its files."""
-    sha256: str | None = None
+    sha256: Annotated[str | None, tyro.conf.arg(metavar="HEX")] = None
     """Expected SHA-256; what is downloaded is checked against it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListCommand(Output):
+    """Every part by name: spaces, objectives, strategies, operators, backbones, methods, ..."""
+
+    kind: Annotated[str, tyro.conf.Positional] = "all"
+    """As space, objective, strategy, operator, backbone, dataset, baseline, method, recipe."""
 
 
 COMMANDS = {
@@ -280,4 +266,63 @@ COMMANDS = {
     "save": SaveCommand,
     "embed": EmbedCommand,
     "download": DownloadCommand,
+    "list": ListCommand,
 }
+
+_HIDDEN = ("augment", "image_training", "text_training", "array_training", "contrastive")
+
+
+def type_of(name: str, arguments: list[str]) -> Any:
+    """Return the type of the command `name`, with the settings of the parts in `arguments`.
+
+    Raises:
+        InputError: a part that there is not.
+    """
+    command = COMMANDS[name]
+    if not issubclass(command, RecipeCommand):
+        return command
+    from ssnas_core.cli.options import shown
+
+    groups = {
+        key: shown(config, _HIDDEN)
+        for key, config in defaults(command, _named(command, arguments)).items()
+    }
+    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in groups.items()]
+    made = dataclasses.make_dataclass(
+        command.__name__, fields, bases=(command,), frozen=True, kw_only=True
+    )
+    made.__doc__ = command.__doc__
+    return made
+
+
+def defaults(command: type[RecipeCommand], names: dict[str, str]) -> dict[str, Any]:
+    """Return the configurations whose settings a command has, by the prefix of their options."""
+    from ssnas_core.runs.recipes import recipe_named
+
+    recipe = recipe_named(names["recipe"])
+    configs = {"prepare": recipe.prepare}
+    if issubclass(command, RunCommand):
+        axes = ("space", "objective", "strategy")
+        configs |= {axis: getattr(recipe, axis)(names[axis]) for axis in axes}
+    if not issubclass(command, PrepareCommand):
+        configs |= {"pretrain": recipe.pretrain, "finetune": recipe.finetune}
+    return {key: config for key, config in configs.items() if dataclasses.is_dataclass(config)}
+
+
+def names_in(command: RecipeCommand) -> dict[str, str]:
+    """Return the recipe and the parts that a command names."""
+    names = ("recipe", "space_name", "objective_name", "strategy_name")
+    return {n.removesuffix("_name"): getattr(command, n) for n in names if hasattr(command, n)}
+
+
+def _named(command: type[RecipeCommand], arguments: list[str]) -> dict[str, str]:
+    """Return the recipe and the parts that the options name, before they are all parsed."""
+    fields = {one.name.removesuffix("_name"): one.default for one in dataclasses.fields(command)}
+    names = ("recipe", "space", "objective", "strategy")
+    chosen = {name: str(fields[name]) for name in names if name in fields}
+    for place, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--")
+        if option.startswith("--") and name in chosen and (equals or place + 1 < len(arguments)):
+            chosen[name] = value if equals else arguments[place + 1]
+    return chosen

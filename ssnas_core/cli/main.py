@@ -22,10 +22,10 @@ from ssnas_core.cli.actions import run_command
 from ssnas_core.cli.commands import (
     COMMANDS,
     DemoCommand,
-    PrepareCommand,
+    RecipeCommand,
     SeveralCommand,
-    StudyCommand,
     TrainCommand,
+    type_of,
 )
 from ssnas_core.cli.launching import is_first, launched, leave, says_why
 from ssnas_core.common.errors import InputError
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt as stop:
-        resumed = isinstance(command, PrepareCommand | DemoCommand | TrainCommand | StudyCommand)
+        resumed = isinstance(command, RecipeCommand | DemoCommand | TrainCommand)
         told = "; the same command goes on from here" if resumed else ""
         if is_first():
             print(f"ssnas: stopped{told}.", file=sys.stderr)
@@ -78,11 +78,18 @@ def _terminate(*_: object) -> NoReturn:
 def parse(arguments: list[str]) -> Any:
     """The subcommand that `arguments` name; a mistake exits with status 2 and one line."""
     said = io.StringIO()
+    sys.path.append(os.getcwd())  # a part of one's own is package.module:Name from here
     try:
+        types = dict(COMMANDS)
+        name = next((word for word in arguments if not word.startswith("-")), "")
+        if name in types:
+            types[name] = type_of(name, arguments)
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="ssnas", description=DESCRIPTION, args=arguments
+                types, prog="ssnas", description=DESCRIPTION, args=arguments
             )
+    except InputError as error:  # a part that there is not
+        fail(str(error))
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ssnas_core.backbones.base import MaxoutLayers
 from ssnas_core.common.modalities import drop_modality, modality_of
-from ssnas_core.spaces.fusion.networks import FusionConfig, Stem
+from ssnas_core.spaces.fusion.networks import Stem
+from ssnas_core.spaces.fusion.space import FusionConfig
 
 
 class LateConcat(nn.Module):
@@ -63,7 +64,12 @@ class Transfer(nn.Module):
         config: its `dropout` acts on the standardised feature.
     """
 
-    def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        config: FusionConfig,
+        positions: Mapping[str, int] | None = None,  # whatever they are: their mean is taken
+    ) -> None:
         super().__init__()
         (name,) = _deepest(channels)
         self.width = channels[name]

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from ssnas_core.common.typed import brief, typed
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the run folder's layout."""
 
 
@@ -52,38 +52,24 @@ class RunFolder:
     Args:
         path: created where it does not exist.
         config: plain JSON values; all that decides the run's results.
-        complete: fills in what a folder of an older version does not tell, with what
-            was so then.
 
     Raises:
         InputError: the folder holds a run of another configuration or version,
             or something that is no run.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: Mapping[str, Any],
-        complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
         wanted = {"format": FORMAT, **_as_json(config)}
         here = {"threads": torch.get_num_threads(), "processes": world_size()}
-        on_rank_zero(lambda: self._claim(wanted, here, complete or dict))
+        on_rank_zero(lambda: self._claim(wanted, here))
 
-    def _claim(
-        self,
-        wanted: Mapping[str, Any],
-        here: Mapping[str, int],
-        complete: Callable[[dict[str, Any]], dict[str, Any]],
-    ) -> None:
+    def _claim(self, wanted: Mapping[str, Any], here: Mapping[str, int]) -> None:
         """Begin the run in the folder, or see that it is the same run."""
         file = self.path / "config.json"
         if file.exists():
-            found = {"processes": 1, **self.config_of(self.path)}
-            with suppress(InputError):  # else what differs is told
-                found |= _as_json(complete(found))
-            differing = _difference({key: found.get(key) for key in wanted}, wanted)
+            saved = self.config_of(self.path)
+            differing = _difference({key: saved.get(key) for key in wanted}, wanted)
             if differing is not None:
                 name, old, new = differing
                 raise InputError(
@@ -93,14 +79,14 @@ class RunFolder:
             changed = {
                 f"{name}_changed_to": now
                 for name, now in here.items()
-                if now not in (found.get(name), found.get(f"{name}_changed_to"))
+                if now not in (saved.get(name), saved.get(f"{name}_changed_to"))
             }
             for name in here:
                 if f"{name}_changed_to" in changed:
-                    log.warning(_CHANGED[name], found.get(name), here[name])
+                    log.warning(_CHANGED[name], saved.get(name), here[name])
             if changed:
                 with suppress(InputError), self.working():  # else it is only looked at
-                    write_json(file, {**found, **changed})
+                    write_json(file, {**saved, **changed})
         elif self.path.is_file() or (self.path.is_dir() and any(_visible(self.path))):
             raise InputError(
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
@@ -110,7 +96,7 @@ class RunFolder:
                 if not (begun := file.exists()):  # by another process, just now
                     write_json(file, {**wanted, **here})
             if begun:
-                self._claim(wanted, here, complete)
+                self._claim(wanted, here)
 
     @classmethod
     def config_of(cls, path: Path) -> dict[str, Any]:
@@ -123,10 +109,10 @@ class RunFolder:
         if not file.is_file():
             raise InputError(f"{path} is not a run folder (no config.json); see ssnas run --help.")
         config = read_json(file)
-        found = config.get("format") if isinstance(config, dict) else config
-        if found != FORMAT:
+        version = config.get("format") if isinstance(config, dict) else config
+        if version != FORMAT:
             raise InputError(
-                f"{file}: expected a run of format {FORMAT}, got {brief(found)!r}; make the run "
+                f"{file}: expected a run of format {FORMAT}, got {brief(version)!r}; make the run "
                 "anew, or use the version of ssnas that made it."
             )
         return config
@@ -336,13 +322,13 @@ def _visible(folder: Path) -> list[Path]:
     return [entry for entry in kept if entry.name != "store"]
 
 
-def _difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name of the first setting in which two configurations differ, and both values."""
-    if not isinstance(found, dict) or not isinstance(wanted, dict):
-        return None if found == wanted else (name, found, wanted)
+def _difference(saved: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Return the dotted name of the first setting that differs, and both values."""
+    if not isinstance(saved, dict) or not isinstance(wanted, dict):
+        return None if saved == wanted else (name, saved, wanted)
     parts = (
-        _difference(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
-        for key in {**wanted, **found}
+        _difference(saved.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+        for key in {**wanted, **saved}
     )
     return next((part for part in parts if part is not None), None)
 

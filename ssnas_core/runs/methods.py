@@ -1,65 +1,110 @@
-"""What a run compares: its methods by name, the network of each, and how all are scored."""
+"""What a run compares: its methods, and the network of each that nobody searched.
+
+A method is a network and whether it is pretrained. Its name is what people read and
+type: "found, pretrained", "late concat", "text only". A network is the found one, a random
+one of the space, or a baseline; some baselines read one modality, which then stands first
+in the name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import modality_of
-from ssnas_core.runs.baselines import GMU, CentralNet, LateConcat, MaxoutNetwork, Transfer
-from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.runs import BASELINES
+from ssnas_core.spaces.fusion.space import FusionConfig
 
-Baseline = LateConcat | Transfer | MaxoutNetwork | GMU | CentralNet
-
-
-def methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
-    """The methods for a data set of these modalities, weakest claim first."""
-    alone = [f"{modality} only" for modality in modalities][::-1]
-    return (*alone, "late concat", "random", "found", "found, pretrained")
+_SEARCHED = ("found", "random")
+_OF_ONE_MODALITY = ("only", "transfer", "maxout")
 
 
-def further_methods_of(modalities: Iterable[str]) -> tuple[str, ...]:
-    """Methods that a run does not compare unless asked for them by name."""
-    alone = [f"{modality} {kind}" for modality in modalities for kind in ("transfer", "maxout")]
-    return ("random, pretrained", "late concat, pretrained", "gmu", "centralnet", *alone)
+@dataclass(frozen=True)
+class Method:
+    """One method of a run; `str` gives its name.
+
+    Args:
+        network: "found", "random", or a baseline, as "late concat" or "text only".
+        pretrained: whether the network is pretrained without labels before it is fine-tuned.
+    """
+
+    network: str
+    pretrained: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.network}, pretrained" if self.pretrained else self.network
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search found its network."""
+        return self.network == "found"
+
+    @property
+    def has_genotype(self) -> bool:
+        """Whether its network is an architecture of the run's space."""
+        return self.network in _SEARCHED
+
+    @classmethod
+    def parse(cls, name: str | Method, modalities: Iterable[str] | None = None) -> Method:
+        """Return the method of that name; unchecked where the modalities are not known.
+
+        Raises:
+            InputError: there is none for a data set of these modalities.
+        """
+        if isinstance(name, Method):
+            return name
+        network, comma, rest = name.partition(", pretrained")
+        if modalities is None:
+            return cls(network, bool(comma))
+        modalities = tuple(modalities)
+        known = {method.network for method in all_methods(modalities)}
+        if rest or (network not in known and ":" not in network):
+            names = "; ".join(map(str, all_methods(modalities)))
+            raise InputError(
+                f"unknown method {name!r}; expected one of {names}, or a network of your own as "
+                "package.module:Name."
+            )
+        if network not in known:
+            BASELINES.find(network)
+        return cls(network, bool(comma))
 
 
-def kind_of(method: str) -> str:
-    """What a method trains, pretrained or not: the part of its name before the comma."""
-    return method.partition(",")[0]
+def methods_of(modalities: Iterable[str]) -> tuple[Method, ...]:
+    """Return the methods that a run compares, weakest claim first."""
+    alone = [Method(f"{modality} only") for modality in modalities][::-1]
+    networks = (Method("late concat"), Method("random"), Method("found"), Method("found", True))
+    return (*alone, *networks)
 
 
-def check_method(method: str, modalities: Iterable[str]) -> None:
-    """Raise `InputError` where `method` is none that there is for these modalities."""
+def all_methods(modalities: Iterable[str]) -> tuple[Method, ...]:
+    """Return every method by name: those that a run compares, then those only done when asked."""
     modalities = tuple(modalities)
-    known = (*methods_of(modalities), *further_methods_of(modalities))
-    if method not in known:
-        raise InputError(f"unknown method {method!r}; expected one of {'; '.join(known)}.")
+    more = [
+        *(Method("random", True), Method("late concat", True), Method("gmu"), Method("centralnet")),
+        *(Method(f"{name} {kind}") for name in modalities for kind in ("transfer", "maxout")),
+    ]
+    return (*methods_of(modalities), *more)
 
 
 def baseline_of(
-    method: str,
+    network: str,
     channels: Mapping[str, int],
     positions: Mapping[str, int],
     config: FusionConfig,
-) -> Baseline:
-    """The network of a method without architecture, with fresh weights (torch's global seed).
+) -> nn.Module:
+    """Return a network without architecture, with fresh weights (torch's global seed).
 
     Args:
-        method: one of `methods_of` or `further_methods_of`.
+        network: as in `Method`, or "package.module:Name" of a class with the arguments
+            (channels, config, positions) and a `width`.
         channels, positions: of each stored feature, by name.
         config: sizes.
     """
-    if method == "gmu":
-        return GMU(channels, config, positions)
-    if method == "centralnet":
-        return CentralNet(channels, config, positions)
-    if method.startswith("late concat"):
-        return LateConcat(channels, config, positions)
-    modality, _, kind = method.rpartition(" ")
-    alone = {name: width for name, width in channels.items() if modality_of(name) == modality}
-    if kind == "transfer":
-        return Transfer(alone, config)
-    if kind == "maxout":
-        return MaxoutNetwork(alone, config, positions)
-    return LateConcat(alone, config, positions)
+    modality, _, kind = network.rpartition(" ")
+    if kind in _OF_ONE_MODALITY:
+        alone = {name: width for name, width in channels.items() if modality_of(name) == modality}
+        return BASELINES.find(kind)(alone, config, positions)
+    return BASELINES.find(network)(channels, config, positions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile as is_zip
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json
@@ -14,8 +16,6 @@ from ssnas_core.common.typed import typed
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import methods_of
 from ssnas_core.show.tables import primary_score
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
 from ssnas_core.training.checkpoints import load_checkpoint
 
 # What a trained cell's files and a run's result hold, read back with every field checked.
@@ -37,8 +37,12 @@ class _Facts:
 
 def cell_folder(run: Path, method: str, ratio: float) -> Path:
     """Where a run folder has the files of a method at a label ratio."""
-    kind, r = method.replace(", ", "-").replace(" ", "-"), str(float(ratio))
-    return Path(run) / "cells" / f"{kind}_r{r.removesuffix('.0')}"
+    return Path(run) / "cells" / f"{slug(method)}_r{str(float(ratio)).removesuffix('.0')}"
+
+
+def slug(method: str) -> str:
+    """Return a method's name as a file has it."""
+    return re.sub(r"[^\w.]+", "-", method)
 
 
 def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
@@ -143,29 +147,27 @@ def _scores(told: Any, where: str, primary: str | None = None) -> dict[str, floa
     return dict(found)
 
 
-# More than any run has; what a broken folder may ask a figure for.
+# More than any run has: a broken folder may ask a figure for anything.
 _MAX_CELLS, _MAX_EPOCHS, _MAX_FEATURES, _MAX_LOGITS = 1000, 10_000, 200, 100
-
-_TRIALS_AS_JSON = {"random", "evolution", "tpe"}  # the surrogate's checkpoint has tensors too
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a configuration without what every run's has; other fields may come and go.
+    """Refuse a configuration that lacks what every run's has.
 
     Raises:
         InputError: it is no run's.
     """
     where = f"{path}/config.json is not of a run"
-    for name, hint in (("objective", str), ("strategy", str), ("seed", int)):
-        typed(hint, config.get(name), f"{where}: {name}")
-    shown = [config["objective"], config["strategy"], str(config.get("data"))]
-    if not all(text.isprintable() and len(text) < 5000 for text in shown):
+    typed(int, config.get("seed"), f"{where}: seed")
+    parts = [
+        typed(Mapping[str, Any], config.get(axis), f"{where}: {axis}")
+        for axis in ("space", "objective", "strategy")
+    ]
+    texts = [typed(str, part.get("name"), f"{where}: name") for part in parts]
+    if not all(text.isprintable() and len(text) < 5000 for text in (*texts, str(config["data"]))):
         raise InputError(f"{where}: expected texts of one line; restore it.")
-    recipe = typed(Mapping[str, Any], config.get("recipe"), f"{where}: recipe")
-    typed(FusionConfig, recipe.get("fusion"), f"{where}: recipe.fusion")
-    for stage, count in (("search", "epochs"), ("random", "trials")):
-        told = typed(Mapping[str, Any], recipe.get(stage, {}), f"{where}: recipe.{stage}")
-        typed(int | None, told.get(count), f"{where}: recipe.{stage}.{count}")
+    for count in ("epochs", "trials", "min_steps"):
+        typed(int | None, parts[2].get(count), f"{where}: strategy.{count}")
 
 
 def read_cells(
@@ -205,8 +207,8 @@ def read_cells(
     return cells, broken
 
 
-def search_history(folder: RunFolder, strategy: str) -> list[dict[str, Any]]:
-    """Epochs or trials of the search; of one that goes on, those up to its last checkpoint.
+def search_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return epochs or trials of the search; of one that goes on, up to its last checkpoint.
 
     Entries that cannot be drawn are left out.
 
@@ -217,15 +219,19 @@ def search_history(folder: RunFolder, strategy: str) -> list[dict[str, Any]]:
     entries: Any = []
     if (folder / "history.jsonl").exists():
         entries = folder.lines("history.jsonl")
-    elif checkpoint.exists() and strategy in _TRIALS_AS_JSON:
+    elif checkpoint.exists() and not is_zip(checkpoint):  # trials that share no weights
         saved = read_json(checkpoint)
         entries = saved.get("trials") if isinstance(saved, dict) else []
     elif checkpoint.exists():
         entries = (load_checkpoint(checkpoint) or {}).get("history")
-    entries = entries if isinstance(entries, list) else []
-    counted = "epoch" if strategy == "bilevel" else "trial"
-    kept = [entry for entry in entries[:_MAX_EPOCHS] if _is_entry(entry, counted)]
-    return [entry for entry in kept if _form(entry) == _form(kept[0])]
+    entries = entries[:_MAX_EPOCHS] if isinstance(entries, list) else []
+    counted = next((name for name in ("epoch", "trial") if name in _first(entries)), "epoch")
+    drawn = [entry for entry in entries if _is_entry(entry, counted)]
+    return [entry for entry in drawn if _form(entry) == _form(drawn[0])]
+
+
+def _first(entries: list[Any]) -> Mapping[str, Any]:
+    return next((entry for entry in entries if isinstance(entry, dict)), {})
 
 
 def _is_entry(entry: Any, counted: str) -> bool:
@@ -277,20 +283,20 @@ def features_of(folder: RunFolder) -> dict[str, int]:
 
 
 def logit_labels(
-    channels: Mapping[str, int], config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    folder: RunFolder, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[str, ...]]:
-    """What each entry of each logit vector stands for, of those that are known."""
+    """Return what each entry of each logit vector stands for, of those that are known."""
+    file = folder / "labels.json"
     logits = history[0].get("logits", {}) if history else {}
-    if len(channels) < 2 or not logits:
+    if not logits or not file.exists():
         return {}
-    fusion = typed(FusionConfig, config["recipe"]["fusion"], "recipe.fusion")
-    if fusion.cells * (1 + 2 * fusion.steps) > _MAX_LOGITS:
-        return {}
-    space = FusionSpace(channels, fusion)
+    noted = typed(Mapping[str, tuple[str, ...]], read_json(file), str(file))
     return {
         name: texts
-        for name, texts in space.labels().items()
-        if name in logits and len(texts) == _size(logits[name])
+        for name, texts in noted.items()
+        if name in logits
+        and len(texts) == _size(logits[name])
+        and all(text.isprintable() and len(text) < 60 and "$" not in text for text in texts)
     }
 
 
@@ -310,28 +316,21 @@ def stage_of(
         return "pretrained"
     if (folder / "genotype.json").exists():
         return "searched"
-    if history and config["strategy"] != "bilevel":
-        total = _of(config, str(config["strategy"]), "trials")
-        if total == "?":  # the surrogate's depend on the space
-            return f"searching: {len(history)} trial{'s' if len(history) > 1 else ''}"
-        return f"searching: {len(history)} of {total} trials"
     if history:
-        more = "" if _of(config, "search", "min_steps") in (0, "?") else "at least "
-        epochs = _of(config, "search", "epochs")
-        return f"searching: {history[-1]['epoch']} of {more}{epochs} epochs"
+        strategy, last = config["strategy"], history[-1]
+        counted = "epochs" if "epoch" in last else "trials"
+        done = last["epoch"] if "epoch" in last else len(history)
+        total = f" of {strategy[counted]}" if counted in strategy else ""
+        if strategy.get("min_steps"):
+            total = total.replace(" of ", " of at least ")
+        return f"searching: {done}{total} {counted if total or done > 1 else counted[:-1]}"
     return "prepared" if (folder / "prepared.json").exists() else "begun"
-
-
-def _of(config: Mapping[str, Any], stage: str, count: str) -> Any:
-    return config["recipe"].get(stage, {}).get(count, "?")
 
 
 def _method_order(features: Iterable[str], cells: Sequence[Mapping[str, Any]]) -> list[str]:
     modalities = dict.fromkeys(modality_of(name) for name in features)
     names = sorted(cell["method"] for cell in cells)
-    if not modalities:  # not noted in runs of an older version
-        modalities = dict.fromkeys(n.removesuffix(" only") for n in names if n.endswith(" only"))
-    return list(dict.fromkeys((*methods_of(modalities), *names)))
+    return list(dict.fromkeys((*map(str, methods_of(modalities)), *names)))
 
 
 def _size(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""What decides a run's results: sizes, optimisers and schedules, by name."""
+"""What decides a run's results: the three axes, sizes, optimisers and schedules."""
 
 from __future__ import annotations
 
@@ -10,63 +10,86 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.typed import typed
+from ssnas_core.common.parts import Parts
+from ssnas_core.common.typed import plain, typed
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.features.augment import ImageAugment, JointAugment
 from ssnas_core.features.prepare import PrepareConfig
+from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.search import STRATEGIES
 from ssnas_core.search.bilevel import BilevelConfig
-from ssnas_core.search.evolution import EvolutionConfig
-from ssnas_core.search.random import RandomConfig
-from ssnas_core.search.surrogate import SurrogateConfig
-from ssnas_core.search.tpe import TPEConfig
-from ssnas_core.spaces.fusion.networks import FusionConfig
+from ssnas_core.spaces import SPACES
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.layers import LayersConfig
 from ssnas_core.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All sizes, optimisers and schedules of a run.
+    """Sizes, optimisers and schedules that fit each other, under one name.
 
-    `fusion` and `layers` are the spaces; `search` is the bilevel search, and the other
-    strategies go by their names. The dropout of a space is that of the search, and of
-    pretraining unless there is a `pretrain_dropout`; fine-tuning on few labels takes
-    `finetune_dropout`. The layer space, which has it after every layer, keeps its own.
-    `hybrid_weight` is the supervised share of a hybrid search.
+    Args:
+        prepare: backbones, views and stored features.
+        parts: configurations of spaces, objectives and strategies that differ from their
+            defaults; what a name means under this recipe.
+        contrastive: the loss of pretraining, and of a contrastive search.
+        pretrain, finetune: schedules.
+        finetune_dropout: of fine-tuning on few labels. A space has its dropout in the search.
+        pretrain_dropout: of pretraining; the search's by default.
     """
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    layers: LayersConfig = field(default_factory=LayersConfig)
+    parts: tuple[Any, ...] = ()
     contrastive: Contrastive = field(default_factory=Contrastive)
-    search: BilevelConfig = field(default_factory=BilevelConfig)
-    random: RandomConfig = field(default_factory=RandomConfig)
-    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
-    tpe: TPEConfig = field(default_factory=TPEConfig)
-    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     finetune_dropout: float = 0.1
     pretrain_dropout: float | None = None
-    hybrid_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.hybrid_weight <= 1:  # told before anything is prepared
-            raise InputError(
-                f"the weight of the labels must be in [0, 1], got {self.hybrid_weight}."
-            )
         for name in ("finetune_dropout", "pretrain_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+
+    def space(self, name: str) -> Any:
+        """Return the configuration of the space `name`, as "fusion"."""
+        return self._part(SPACES, name)
+
+    def objective(self, name: str) -> Any:
+        """Return the configuration of the objective `name`, as "hybrid"."""
+        return self._part(OBJECTIVES, name)
+
+    def strategy(self, name: str) -> Any:
+        """Return the configuration of the strategy `name`, as "bilevel"."""
+        return self._part(STRATEGIES, name)
+
+    def _part(self, kind: Parts, name: str) -> Any:
+        made = kind.find(name)
+        if not isinstance(made, type):
+            return made  # an object that a module holds
+        parts = (*self.parts, self.contrastive)
+        chosen = next((part for part in parts if type(part) is made), None)
+        if chosen is not None:
+            return chosen
+        shared = {"contrastive": self.contrastive} if "contrastive" in _fields(made) else {}
+        return made(**shared)
+
+
+def _fields(made: type) -> set[str]:
+    return (
+        {one.name for one in dataclasses.fields(made)} if dataclasses.is_dataclass(made) else set()
+    )
 
 
 # Chosen on dev parts of the generated sample and of real posters and plots.
 _TWO_CORE = Recipe(
     prepare=PrepareConfig(),
-    fusion=FusionConfig(channels=128, length=4, dropout=0.1),
-    layers=LayersConfig(channels=128),
-    search=BilevelConfig(arch_learning_rate=1e-2),
+    parts=(
+        FusionConfig(channels=128, length=4, dropout=0.1),
+        LayersConfig(channels=128),
+        BilevelConfig(arch_learning_rate=1e-2),
+    ),
     pretrain=TrainConfig(epochs=20, batch_size=128),
     finetune=TrainConfig(
         epochs=20, min_steps=300, batch_size=64, learning_rate=3e-3, weight_decay=0.3
@@ -81,9 +104,11 @@ _CLASSROOM = Recipe(
         views=4,
         image_training=TrainConfig(epochs=16, batch_size=128),
     ),
-    fusion=FusionConfig(channels=64, length=4, dropout=0.1),
-    layers=LayersConfig(channels=128),
-    search=BilevelConfig(arch_learning_rate=1e-2),
+    parts=(
+        FusionConfig(channels=64, length=4, dropout=0.1),
+        LayersConfig(channels=128),
+        BilevelConfig(arch_learning_rate=1e-2),
+    ),
     pretrain=TrainConfig(epochs=10, batch_size=128),
     finetune=TrainConfig(
         epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
@@ -130,23 +155,41 @@ RECIPES: dict[str, Recipe] = {
 """Named recipes; `dataclasses.replace` varies one."""
 
 
-LATER = {"precision": "float32", "space": "fusion"}
-"""Settings that runs of older versions do not tell, with what was so then."""
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of that name, or the one that "package.module:NAME" holds.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    recipe = Parts("recipe", dict.fromkeys(RECIPES, "")).find(name)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"expected a Recipe at {name!r}, got {type(recipe).__name__}.")
+    return recipe
+
 
 _IN_MEMORY = "dataset:"  # how the name of data begins that no path leads to
+_AXES = {"space": SPACES, "objective": OBJECTIVES, "strategy": STRATEGIES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run: what is searched, how, and what is then compared.
+    """One run: the three axes, the data, and the schedules of all that is then compared.
+
+    A part of an axis is given as its configuration, or by a name, which stands for the
+    recipe's: `RunConfig(data=path, space="layers", strategy=RandomConfig(trials=40))`.
 
     Args:
         data: what `open_dataset` reads, or a dataset.
         seed: decides the search, the labelled parts and every initial weight;
             the stored features have a seed of their own in the recipe.
         label_ratio: the ratios r of labels, in train and dev.
-        space, objective, strategy: the three axes; a bilevel search needs the fusion space,
-            a surrogate or a search by trials takes both.
+        space: what may be chosen: "fusion", "layers", or a configuration.
+        objective: what makes a choice good: "contrastive", "supervised", "hybrid", or a
+            configuration, or an objective that needs no labels.
+        strategy: how it is found: "bilevel", "random", "evolution", "tpe", "surrogate", or a
+            configuration.
         views: those stored, or views made anew for each step of the search and of
             pretraining, by running the frozen backbones every time.
         backbones: trained without labels on all of train and kept frozen behind the
@@ -161,9 +204,9 @@ class RunConfig:
     data: Path | Dataset
     seed: int = 0
     label_ratio: tuple[float, ...] = (0.1, 1.0)
-    space: Literal["fusion", "layers"] = "fusion"
-    objective: Literal["contrastive", "supervised", "hybrid"] = "contrastive"
-    strategy: Literal["bilevel", "random", "evolution", "tpe", "surrogate"] = "bilevel"
+    space: Any = "fusion"
+    objective: Any = "contrastive"
+    strategy: Any = "bilevel"
     views: Literal["stored", "live"] = "stored"
     backbones: Literal["frozen", "trained", "supervised"] = "frozen"
     inherit: bool = False
@@ -171,6 +214,9 @@ class RunConfig:
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
 
     def __post_init__(self) -> None:
+        for axis in _AXES:
+            if isinstance(part := getattr(self, axis), str):
+                object.__setattr__(self, axis, getattr(self.recipe, axis)(part))
         if not self.label_ratio or len(set(self.label_ratio)) < len(self.label_ratio):
             raise InputError(
                 f"expected label ratios, each once, got {list(self.label_ratio)}; as 0.1 1.0."
@@ -185,55 +231,101 @@ class RunConfig:
             raise InputError(f"a label ratio must be in (0, 1], got {bad[0]}; as 0.1.")
         if self.seed < 0:
             raise InputError(f"a seed must be a whole number >= 0, got {self.seed}.")
+        self._check_axes()
+
+    def _check_axes(self) -> None:
+        """Refuse parts that are none, or that do not go together."""
+        for part, method, remedy in (
+            (self.space, "open", "a space's configuration has open(channels)"),
+            (self.objective, "open" if self._reads_labels else "loss", "an objective has loss()"),
+            (self.strategy, "search", "a strategy's configuration has search(...)"),
+        ):
+            if not callable(getattr(part, method, None)):
+                raise InputError(f"expected a part with {method}(), got {part!r:.80}; {remedy}.")
         if self.uses_labels and len(self.label_ratio) > 1:
-            what = "search" if self.objective != "contrastive" else "training of backbones"
+            what = "search" if self._reads_labels else "supervised training of backbones"
             raise InputError(
-                f"a {self.objective if what == 'search' else 'supervised'} {what} uses labels, so "
-                "every label ratio needs a search of its own, got "
+                f"a {what} uses labels, so every label ratio needs a search of its own, got "
                 f"{len(self.label_ratio)} ratios; give one --label-ratio per run."
             )
-        if self.space == "layers" and self.strategy == "bilevel":
+        lacking = set(getattr(self.strategy, "needs", ())) & set(getattr(self.space, "lacks", ()))
+        if lacking:
             raise InputError(
-                "the layer space has no supernet to search by gradient; give another --strategy, "
-                "as surrogate (MFAS), or --space fusion."
+                f"the space {self.name_of('space')!r} has no {lacking.pop()} for the strategy "
+                f"{self.name_of('strategy')!r}; give another --strategy, as random, or another "
+                "--space."
             )
-        if self.inherit and self.strategy != "bilevel":
+        if self.inherit and "supernet" not in getattr(self.strategy, "needs", ()):
             raise InputError("only a bilevel search has weights to inherit; drop --inherit.")
+
+    def name_of(self, axis: Literal["space", "objective", "strategy"]) -> str:
+        """Return the name of the part of an axis, as "fusion" or "package.module:Name"."""
+        return _AXES[axis].name_of(getattr(self, axis))
+
+    @property
+    def _reads_labels(self) -> bool:
+        return bool(getattr(self.objective, "uses_labels", False))
 
     @property
     def uses_labels(self) -> bool:
         """Whether labels decide anything before fine-tuning, so that one ratio is all there is."""
-        return self.objective != "contrastive" or self.backbones == "supervised"
+        return self._reads_labels or self.backbones == "supervised"
+
+    @property
+    def sizes(self) -> FusionConfig:
+        """Sizes of the networks without architecture: the fusion space's."""
+        own = isinstance(self.space, FusionConfig)
+        return self.space if own else self.recipe.space("fusion")
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as JSON values; data as an absolute path, a dataset as a hash."""
+        """Return the configuration as JSON values: data as a path or a hash, parts by name."""
         data = self.data
         if isinstance(data, Dataset):
             labels = hashlib.sha256(repr(data.classes).encode() + data.labels().tobytes())
             named = f"{_IN_MEMORY}{data.name}:{data.fingerprint()}:{labels.hexdigest()[:16]}"
         else:
             named = str(data) if is_in_memory(data) else str(Path(data).resolve())
-        return {**dataclasses.asdict(dataclasses.replace(self, data=Path())), "data": named}
+        recipe = {
+            **plain(replace(self.recipe, prepare=PrepareConfig(), parts=())),
+            "prepare": self.recipe.prepare.plain(),
+            "parts": [SPACES.plain(self.sizes)],
+        }
+        rest = ("seed", "label_ratio", "views", "backbones", "inherit", "precision")
+        return {
+            "data": named,
+            **{axis: kind.plain(getattr(self, axis)) for axis, kind in _AXES.items()},
+            **{name: plain(getattr(self, name)) for name in rest},
+            "recipe": recipe,
+        }
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The configuration that `plain` gave, e.g. read from a run's config.json.
+        """Return the configuration that `plain` gave, e.g. read from a run's config.json.
 
         Raises:
-            InputError: fields missing, unknown or of another type.
+            InputError: fields missing, unknown or of another type, or a part whose module
+                is not imported.
         """
         try:
             hints = get_type_hints(cls)
             data = typed(str, values.get("data"), "data")
-            hints.pop("data")
             if not data.isprintable():
                 raise InputError(f"data: expected a path, got {data[:60]!a}.")
-            told = {**LATER, **values}
-            given = {name: typed(hint, told.get(name), name) for name, hint in hints.items()}
-            return cls(data=Path(data), **given)
+            given = {axis: kind.from_plain(values.get(axis), axis) for axis, kind in _AXES.items()}
+            for name in hints.keys() - given.keys() - {"data", "recipe"}:
+                given[name] = typed(hints[name], values.get(name), name)
+            return cls(data=Path(data), recipe=_recipe_from(values.get("recipe")), **given)
         except InputError as error:
             reason = str(error).rstrip(".").removesuffix("; restore the file")
             raise InputError(f"not a run configuration ({reason}); make the run anew.") from error
+
+
+def _recipe_from(values: Any) -> Recipe:
+    recipe = dict(typed(Mapping[str, Any], values, "recipe"))
+    prepare = PrepareConfig.from_plain(recipe.pop("prepare", None), "recipe.prepare")
+    sizes = typed(tuple[Any, ...], recipe.pop("parts", None), "recipe.parts")
+    parts = tuple(SPACES.from_plain(part, "recipe.parts") for part in sizes)
+    return replace(typed(Recipe, recipe, "recipe"), prepare=prepare, parts=parts)
 
 
 def is_in_memory(data: Path | Dataset) -> bool:

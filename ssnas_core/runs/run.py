@@ -7,9 +7,11 @@ cell (method x label ratio x seed) leaves its own files, which are its result.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +24,30 @@ from ssnas_core.common.files import (
     read_fields,
     save_tensors,
     write_json,
+    write_text,
 )
 from ssnas_core.common.random import seeded
+from ssnas_core.datasets.open import form_of
+from ssnas_core.datasets.splits import LabelledPart
+from ssnas_core.features.prepare import Prepared
 from ssnas_core.objectives.base import Objective
-from ssnas_core.runs.methods import check_method
-from ssnas_core.runs.reading import FACTS, cell_folder, read_result, read_tested, read_trained
-from ssnas_core.runs.search import RunSearch
-from ssnas_core.spaces.fusion.space import FusionSpace
-from ssnas_core.spaces.genotype import Genotype
+from ssnas_core.runs.data import RunData
+from ssnas_core.runs.folder import RunFolder, pick_device
+from ssnas_core.runs.methods import Method, all_methods, baseline_of, methods_of
+from ssnas_core.runs.reading import FACTS, cell_folder, read_result, read_tested, read_trained, slug
+from ssnas_core.runs.recipes import Recipe, RunConfig, is_in_memory
+from ssnas_core.search.context import SearchContext
+from ssnas_core.show.curves import draw_genotype
+from ssnas_core.show.style import save as save_figure
+from ssnas_core.spaces.base import features_of, labels_of, validate
+from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import restore
+from ssnas_core.training.logs import csv_log, tensorboard_log
 from ssnas_core.training.loop import fit, predict
+from ssnas_core.training.metrics import Scoring
 
 
-class Run(RunSearch):
+class Run:
     """The stages of one run; each is skipped where its result is already there.
 
     Where torch.distributed has a process group, all its processes are to make the
@@ -55,62 +68,161 @@ class Run(RunSearch):
         InputError: `out` holds another run, or no GPU for "cuda".
     """
 
-    def pretrain(self, method: str = "found") -> dict[str, Tensor]:
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        *,
+        store: Path | None = None,
+        device: str = "auto",
+        log: Literal["csv", "tensorboard"] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.config, self.log, self.progress = config, log, progress
+        self.device = pick_device(device)
+        begun = (Path(out) / "config.json").exists()  # it may need its data no more
+        if isinstance(config.data, Path) and not is_in_memory(config.data) and not begun:
+            form_of(config.data)  # a mistaken path is refused before the folder is taken
+        self.folder = RunFolder(out, config.plain())
+        self.data = RunData(config, self.folder, store=store, device=self.device, progress=progress)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Sizes and schedules."""
+        return self.config.recipe
+
+    @property
+    def prepared(self) -> Prepared:
+        """Features of the data; computed at the first use, ever."""
+        return self.data.prepared
+
+    @property
+    def space(self) -> Any:
+        """The space over the stored features that is searched."""
+        return self.data.space()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that the run compares, weakest claim first."""
+        return tuple(map(str, methods_of(self.prepared.dataset.kinds)))
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the data set is scored."""
+        return self.data.scoring
+
+    def part(self, ratio: float) -> LabelledPart:
+        """Return the samples whose labels may be used at `ratio`, as `RunData.part`."""
+        return self.data.part(ratio)
+
+    def search(self) -> Genotype:
+        """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
+        file = self.folder / "genotype.json"
+        if on_rank_zero(file.exists):
+            genotype = Genotype.load(file)
+            validate(self.space, genotype)
+            return genotype
+        config, space = self.config, self.space
+        lacking = [n for n in getattr(config.strategy, "needs", ()) if not hasattr(space, n)]
+        if lacking:
+            raise InputError(
+                f"the strategy {config.name_of('strategy')!r} needs {lacking[0]}() of a space, "
+                f"which {config.name_of('space')!r} lacks; give another --strategy or --space."
+            )
+        objective, train, dev = self.data.objective()
+        context = SearchContext(
+            train=train,
+            dev=dev,
+            seed=config.seed,
+            device=self.device,
+            checkpoint=self.folder / "checkpoint" / "search.pt",
+            on_epoch=self._logger("search"),
+            progress="search" if self.progress else None,
+            precision=config.precision,
+        )
+        source = self.data.views()
+        with self.folder.working():
+            on_rank_zero(lambda: write_json(self.folder / "labels.json", labels_of(space)))
+            with self.folder.stage("search"):
+                result = config.strategy.search(space, source, objective, context)
+            on_rank_zero(lambda: self._keep_search(space, result))
+        return result.genotype
+
+    def _keep_search(self, space: Any, result: SearchResult) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
+        write_text(self.folder / "history.jsonl", lines)
+        if result.state:
+            save_tensors(self.folder / "checkpoint" / "supernet.safetensors", result.state)
+        drawing = draw_genotype(result.genotype, features_of(space, result.genotype))
+        save_figure(drawing, self.folder / "genotype.png")
+        result.genotype.save(self.folder / "genotype.json")  # last: the search is done
+
+    def genotype_of(self, method: str | Method) -> Genotype | None:
+        """Return the architecture of a method; None for those without one."""
+        method = self._method(method)
+        if method.searched:
+            return self.search()
+        if method.has_genotype:
+            with seeded(self.config.seed, 30) as generator:
+                return self.space.sample(generator)
+        return None
+
+    def pretrain(self, method: str | Method = "found") -> dict[str, Tensor]:
         """Contrastive pretraining of a method's network on all of train, without labels.
 
         Args:
-            method: "found", "random" or "late concat".
+            method: its network is pretrained: "found", "random", "late concat", ...
         """
-        name = "" if method == "found" else f"-{method.replace(' ', '-')}"
+        network = self._method(method).network
+        name = "" if network == "found" else f"-{slug(network)}"
         file = self.folder / "checkpoint" / f"pretrained{name}.safetensors"
         note = self.folder / f"pretrain{name}.json"
         checkpoint = self.folder / "checkpoint" / f"pretrain{name}.pt"
-        genotype, seed = self.genotype_of(method), self.config.seed
+        genotype, seed = self.genotype_of(network), self.config.seed
         if on_rank_zero(file.exists):
             trained = read_fields(note, "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
             _drop(checkpoint)
             return load_tensors(file)
-        with self.folder.stage("pretrain", of=method), seeded(seed, 10):
-            network = self._network(method, genotype, self.recipe.pretrain_dropout)
-            if self.config.inherit and method == "found":
-                assert genotype is not None and isinstance(self.space, FusionSpace)
+        with self.folder.stage("pretrain", of=network), seeded(seed, 10):
+            embedder = self._network(network, genotype, self.recipe.pretrain_dropout)
+            if self.config.inherit and network == "found":
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
-                network = self.space.inherit(genotype, supernet)
-            encoder = self.encoder(network)
-            head = self.recipe.contrastive.head(network.width)
-            model = nn.Sequential(encoder, head).to(self.device)
+                embedder = self.space.inherit(genotype, supernet)
+            encoder = self.data.encoder(embedder)
+            head = self.recipe.contrastive.head(embedder.width)
+            trained_along = self.config.backbones == "trained"
             history = fit(
-                model,
-                self.source() if self.config.backbones == "trained" else self.views(),
+                nn.Sequential(encoder, head).to(self.device),
+                self.data.source() if trained_along else self.data.views(),
                 self.recipe.contrastive,
                 self.prepared.indices("train"),
                 self.recipe.pretrain,
                 seed=seed,
                 checkpoint=checkpoint,
                 on_epoch=self._logger(f"pretrain{name}"),
-                progress=f"pretrain {method}" if self.progress else None,
+                progress=f"pretrain {network}" if self.progress else None,
                 precision=self.config.precision,
             )
             state = {name: value.cpu() for name, value in encoder.state_dict().items()}
 
             def keep() -> None:
-                told = None if genotype is None else str(genotype)
-                write_json(note, {"genotype": told, "history": history})
+                write_json(note, {"genotype": _text_of(genotype), "history": history})
                 save_tensors(file, state)
                 _drop(checkpoint)
 
             on_rank_zero(keep)
         return state
 
-    def train(self, method: str, ratio: float) -> Path:
+    def train(self, method: str | Method, ratio: float) -> Path:
         """Fine-tune one method on the labelled part, and choose its threshold there.
 
         Returns:
             The folder of the cell: model.safetensors, and train.json with the
             threshold chosen on the labelled dev part.
         """
-        cell = self._cell(method, ratio)
+        method = self._method(method)
+        cell = cell_folder(self.folder.path, str(method), ratio)
         checkpoint = self.folder / "checkpoint" / f"{cell.name}.pt"
         part = self.part(ratio)
         genotype = self.genotype_of(method)
@@ -119,12 +231,10 @@ class Run(RunSearch):
             _same_genotype(trained["genotype"], genotype, cell)
             _drop(checkpoint)
             return cell
-        recipe, seed = self.recipe, self.config.seed
-        kind, pretraining, _ = method.partition(", pretrained")
-        pretrained = self.pretrain(kind) if pretraining else None
-        objective, scoring = self.supervised(), self.scoring
+        seed, objective, scoring = self.config.seed, self.data.supervised(), self.scoring
+        pretrained = self.pretrain(method) if method.pretrained else None
         labels = self.prepared.dataset.labels()
-        source = self.source()
+        source = self.data.source()
         with self.folder.stage("train", of=cell.name), seeded(seed, 20, self._number(method)):
             model = self._model(method, genotype, objective)
             if pretrained is not None:
@@ -135,7 +245,7 @@ class Run(RunSearch):
                 source,
                 objective,
                 torch.from_numpy(part.train),
-                recipe.finetune,
+                self.recipe.finetune,
                 seed=seed,
                 checkpoint=checkpoint,
                 on_epoch=self._logger(cell.name),
@@ -151,10 +261,10 @@ class Run(RunSearch):
                 write_json(
                     cell / "train.json",
                     {
-                        "method": method,
+                        "method": str(method),
                         "label_ratio": ratio,
                         "seed": seed,
-                        "genotype": None if genotype is None else str(genotype),
+                        "genotype": _text_of(genotype),
                         "parameters": sum(p.numel() for p in model.parameters()),
                         "labelled": {"train": len(part.train), "dev": len(part.dev)},
                         "threshold": threshold,
@@ -167,34 +277,36 @@ class Run(RunSearch):
             on_rank_zero(keep)
         return cell
 
-    def is_trained(self, method: str, ratio: float) -> bool:
-        """Whether `train` has nothing left to do."""
-        return on_rank_zero((self._cell(method, ratio) / "train.json").exists)
+    def is_trained(self, method: str | Method, ratio: float) -> bool:
+        """Return whether `train` has nothing left to do."""
+        cell = cell_folder(self.folder.path, str(self._method(method)), ratio)
+        return on_rank_zero((cell / "train.json").exists)
 
-    def evaluate(self, method: str, ratio: float) -> dict[str, Any]:
-        """Scores of one trained cell on the test part.
+    def evaluate(self, method: str | Method, ratio: float) -> dict[str, Any]:
+        """Return the scores of one trained cell on the test part.
 
         This is the one place that reads test labels. Each reading is recorded
         in test_reads.jsonl, and its result is kept: asked again, it is not
         read again.
         """
+        method = self._method(method)
         cell = self.train(method, ratio)
         return on_rank_zero(lambda: self._tested(method, cell))
 
-    def _tested(self, method: str, cell: Path) -> dict[str, Any]:
+    def _tested(self, method: Method, cell: Path) -> dict[str, Any]:
         file = cell / "test.json"
         if file.exists():
             return read_tested(file, self.scoring.primary)
         trained = read_trained(cell / "train.json", self.scoring.primary)
-        prepared, scoring = self.prepared, self.scoring
+        scoring, dataset = self.scoring, self.prepared.dataset
         with self.folder.stage("evaluate", of=cell.name):
-            model = self._trained(method, cell)
-            test = prepared.indices("test")
+            model = self.trained(method, cell)
+            test = self.prepared.indices("test")
             self.folder.append("test_reads.jsonl", {"cell": cell.name, "samples": len(test)})
-            logits = predict(model.to(self.device), self.source(), test)
-            labels = prepared.dataset.labels()[test.numpy()]
-            found = scoring.scores(scoring.probabilities(logits), labels, trained["threshold"])
-            result = {**{name: trained[name] for name in FACTS}, **found}
+            logits = predict(model.to(self.device), self.data.source(), test)
+            probs, labels = scoring.probabilities(logits), dataset.labels()[test.numpy()]
+            scores = scoring.scores(probs, labels, trained["threshold"])
+            result = {**{name: trained[name] for name in FACTS}, **scores}
             write_json(file, result)
         return result
 
@@ -227,19 +339,16 @@ class Run(RunSearch):
 
             return on_rank_zero(finish)
 
-    def _cell(self, method: str, ratio: float) -> Path:
-        check_method(method, self.prepared.dataset.kinds)
-        return cell_folder(self.folder.path, method, ratio)
+    def trained(self, method: str | Method, cell: Path) -> nn.Sequential:
+        """Return encoder and classifier of the trained cell in a folder, with its weights.
 
-    def _model(self, method: str, genotype: Genotype | None, head: Objective) -> nn.Sequential:
-        network = self._network(method, genotype, self.recipe.finetune_dropout)
-        return nn.Sequential(self.encoder(network), head.head(network.width))
-
-    def _trained(self, method: str, cell: Path) -> nn.Sequential:
-        """Encoder and classifier of a trained cell, with its weights."""
-        genotype, head = self.genotype_of(method), self.supervised()
+        Raises:
+            InputError: the weights are broken, or of another configuration.
+        """
+        method = self._method(method)
+        genotype, head = self.genotype_of(method), self.data.supervised()
         weights = load_tensors(cell / "model.safetensors")
-        try:  # what config.json asks for has memory taken for it below
+        try:  # memory for what config.json asks for is taken below
             check_shapes(lambda: self._model(method, genotype, head), weights)
         except InputError as error:
             raise InputError(f"{cell} is of another configuration ({error}); delete it.") from error
@@ -247,10 +356,42 @@ class Run(RunSearch):
         restore({"model": weights}, {"model": model}, str(cell))
         return model
 
+    def _method(self, method: str | Method) -> Method:
+        return Method.parse(method, self.prepared.dataset.kinds)
+
+    def _number(self, method: Method) -> int:
+        """Return the method's place among all: a part of its seed."""
+        return all_methods(self.prepared.dataset.kinds).index(method)
+
+    def _network(self, network: str, genotype: Genotype | None, dropout: float | None) -> Any:
+        """Return a method's network with fresh weights (torch's global seed)."""
+        if genotype is not None:
+            return self.data.space(dropout).build(genotype)
+        store, sizes = self.prepared.store, self.config.sizes
+        sizes = sizes if dropout is None else sizes.trained_with(dropout)
+        return baseline_of(network, store.channels, store.positions, sizes)
+
+    def _model(self, method: Method, genotype: Genotype | None, head: Objective) -> nn.Sequential:
+        network = self._network(method.network, genotype, self.recipe.finetune_dropout)
+        return nn.Sequential(self.data.encoder(network), head.head(network.width))
+
+    def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
+        """Return what is called with the history after each epoch of a stage."""
+        if self.log is None:
+            return None
+        labels, folder = labels_of(self.space), self.folder / "logs"
+        if self.log == "csv":
+            return csv_log(folder / f"{name}.csv", labels)
+        return tensorboard_log(folder / name, labels)
+
+
+def _text_of(genotype: Genotype | None) -> str | None:
+    return None if genotype is None else str(genotype)
+
 
 def _same_genotype(trained: str | None, genotype: Genotype | None, what: Path) -> None:
     """Refuse weights of another architecture than the run's present one."""
-    if trained != (None if genotype is None else str(genotype)):
+    if trained != _text_of(genotype):
         raise InputError(
             f"{what} was trained as {trained}, the run's genotype is now {genotype}; "
             "delete it, or restore genotype.json."

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssnas_core.runs.methods import kind_of
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.parts import Parts
+from ssnas_core.runs.methods import Method, all_methods
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyMethod:
-    """What to score, and in which run.
+    """A method of a run, and the run that it is scored in.
 
     Args:
-        cell: the method of the run, as `Run.evaluate` takes it.
-        space, objective, strategy, backbones: of the run, see `RunConfig`.
-        changes: settings of the recipe by dotted name, as "search.sampling".
+        cell: the method of the run.
+        space, objective, strategy, backbones: of the run, as `RunConfig` takes them.
+        changes: settings of the run by dotted name, as "strategy.sampling".
         tuned: the bilevel search has the settings that were tuned for the data, see `TUNED`.
+        name: in the study's table, of a method that `STUDY_METHODS` does not name.
     """
 
-    cell: str = "found"
-    space: Literal["fusion", "layers"] = "fusion"
-    objective: Literal["contrastive", "supervised", "hybrid"] = "contrastive"
-    strategy: Literal["bilevel", "random", "evolution", "tpe", "surrogate"] = "bilevel"
+    cell: Method = Method("found")
+    space: Any = "fusion"
+    objective: Any = "contrastive"
+    strategy: Any = "bilevel"
     backbones: Literal["frozen", "trained", "supervised"] = "frozen"
     changes: Mapping[str, Any] = field(default_factory=dict)
     tuned: bool = False
+    name: str = ""
 
-    @property
-    def searches(self) -> bool:
-        """Whether the run's search is needed."""
-        return kind_of(self.cell) == "found"
-
-    @property
-    def uses_labels(self) -> bool:
-        """Whether labels decide anything before fine-tuning: each ratio needs a run of its own."""
-        return self.backbones == "supervised" or (self.searches and self.objective != "contrastive")
+    def __str__(self) -> str:
+        """The three axes, the method, and the settings that differ."""
+        axes = (self.space, self.objective, self.strategy)
+        searched = " x ".join(map(str, axes)) if self.cell.searched else "no search"
+        more = [f"{name}={value}" for name, value in self.changes.items()]
+        more += [f"backbones {self.backbones}"] if self.backbones != "frozen" else []
+        return "; ".join([searched, str(self.cell), *more])
 
 
 def _supervised(**settings: Any) -> StudyMethod:
@@ -59,28 +61,30 @@ class Tuned:
 
 # A search on few labels can overfit, and then prefers what tells little: it ends with the features
 # of the shallowest layers. Pretraining keeps the dropout of the recipe.
-_REGULARISED = {"fusion.dropout": 0.5, "pretrain_dropout": 0.1}
+_REGULARISED = {"space.dropout": 0.5, "recipe.pretrain_dropout": 0.1}
 TUNED: dict[str, dict[str, Tuned]] = {
     "two-core": {
-        "supervised": Tuned(changes={**_REGULARISED, "search.weight_decay": 1e-2}, same_steps=True),
-        "contrastive": Tuned(changes={"search.arch_learning_rate": 3e-4}),
+        "supervised": Tuned(
+            changes={**_REGULARISED, "strategy.weight_decay": 1e-2}, same_steps=True
+        ),
+        "contrastive": Tuned(changes={"strategy.arch_learning_rate": 3e-4}),
     },
     "sentence-encoder": {
-        "contrastive": Tuned(changes={**_REGULARISED, "search.arch_learning_rate": 3e-4}),
+        "contrastive": Tuned(changes={**_REGULARISED, "strategy.arch_learning_rate": 3e-4}),
     },
     "av-mnist": {
-        "contrastive": Tuned(changes={**_REGULARISED, "search.weight_decay": 1e-2}),
+        "contrastive": Tuned(changes={**_REGULARISED, "strategy.weight_decay": 1e-2}),
     },
     "classroom": {
         "supervised": Tuned(changes=_REGULARISED, same_steps=True),
-        "contrastive": Tuned(changes={**_REGULARISED, "search.arch_learning_rate": 3e-4}),
+        "contrastive": Tuned(changes={**_REGULARISED, "strategy.arch_learning_rate": 3e-4}),
     },
 }
 """By recipe and objective: of 13 settings (`tests/benchmarks/search_tuning.py`) the best on dev, or
 one within 0.001 of it; what is not told is as the recipe has it."""
 
-_PRETRAINED = "found, pretrained"
-_RELEASED = {"fusion.relaxation": "released", "search.alternate": "epoch"}
+_PRETRAINED = Method("found", pretrained=True)
+_RELEASED = {"space.relaxation": "released", "strategy.alternate": "epoch"}
 
 STUDY_METHODS: dict[str, StudyMethod] = {
     "SSNAS": StudyMethod(cell=_PRETRAINED, tuned=True),
@@ -89,32 +93,32 @@ STUDY_METHODS: dict[str, StudyMethod] = {
     "BM-NAS, pretrained": _supervised(cell=_PRETRAINED, tuned=True),
     "BM-NAS, untuned": _supervised(),
     "BM-NAS, released": _supervised(tuned=True, changes=_RELEASED),
-    "SSNAS, last taps": StudyMethod(cell=_PRETRAINED, tuned=True, changes={"fusion.taps": 1}),
-    "BM-NAS, last taps": _supervised(tuned=True, changes={"fusion.taps": 1}),
+    "SSNAS, last taps": StudyMethod(cell=_PRETRAINED, tuned=True, changes={"space.taps": 1}),
+    "BM-NAS, last taps": _supervised(tuned=True, changes={"space.taps": 1}),
     "hybrid, not pretrained": StudyMethod(objective="hybrid"),
     "hybrid, pretrained": StudyMethod(cell=_PRETRAINED, objective="hybrid"),
     "MFAS": _supervised(space="layers", strategy="surrogate"),
     "MFAS, random control": _supervised(
-        space="layers", strategy="random", changes={"random.trials": 195}
+        space="layers", strategy="random", changes={"strategy.trials": 195}
     ),
     "MFAS without labels": StudyMethod(cell=_PRETRAINED, space="layers", strategy="surrogate"),
     "random search without labels": StudyMethod(
-        cell=_PRETRAINED, strategy="random", changes={"random.trials": 40}
+        cell=_PRETRAINED, strategy="random", changes={"strategy.trials": 40}
     ),
     "TPE without labels": StudyMethod(cell=_PRETRAINED, strategy="tpe"),
     "evolution without labels": StudyMethod(cell=_PRETRAINED, strategy="evolution"),
     "TPE with labels": _supervised(strategy="tpe"),
     "SSNAS, Gumbel": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"search.sampling": "gumbel"}
+        cell=_PRETRAINED, tuned=True, changes={"strategy.sampling": "gumbel"}
     ),
     "SSNAS, beta-decay": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"search.beta_decay": 50.0}
+        cell=_PRETRAINED, tuned=True, changes={"strategy.beta_decay": 50.0}
     ),
     "SSNAS, perturbation": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"search.select": "perturbation"}
+        cell=_PRETRAINED, tuned=True, changes={"strategy.select": "perturbation"}
     ),
     "SSNAS, early stop": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"search.stop": "eigenvalue"}
+        cell=_PRETRAINED, tuned=True, changes={"strategy.stop": "eigenvalue"}
     ),
     "SSNAS, supervised backbones": StudyMethod(
         cell=_PRETRAINED, tuned=True, backbones="supervised"
@@ -124,14 +128,16 @@ STUDY_METHODS: dict[str, StudyMethod] = {
     "BM-NAS, pretrained, supervised backbones": _supervised(
         cell=_PRETRAINED, tuned=True, backbones="supervised"
     ),
-    "random, supervised backbones": StudyMethod(cell="random", backbones="supervised"),
+    "random, supervised backbones": StudyMethod(cell=Method("random"), backbones="supervised"),
     "random, pretrained, supervised backbones": StudyMethod(
-        cell="random, pretrained", backbones="supervised"
+        cell=Method("random", pretrained=True), backbones="supervised"
     ),
     "SSNAS, backbones trained along": StudyMethod(
         cell=_PRETRAINED, tuned=True, backbones="trained"
     ),
-    "late concat, backbones trained along": StudyMethod(cell="late concat", backbones="trained"),
+    "late concat, backbones trained along": StudyMethod(
+        cell=Method("late concat"), backbones="trained"
+    ),
 }
 """By name; any other name is a method of a run that needs no search, as "late concat"."""
 
@@ -165,6 +171,53 @@ ACROSS: tuple[tuple[str, float, str, float], ...] = (("SSNAS", 0.1, "BM-NAS", 0.
 """What the method is for: as good with fewer labels."""
 
 
-def study_method(name: str) -> StudyMethod:
-    """The method of that name; one that is not in `STUDY_METHODS` is a run's own."""
-    return STUDY_METHODS.get(name) or StudyMethod(cell=name)
+_PARTS = Parts("study method", {})
+
+
+def study_method(name: str, modalities: Iterable[str] | None = None) -> StudyMethod:
+    """Return the method of that name: a study's, one of your own, or a run's without a search.
+
+    Args:
+        name: in `STUDY_METHODS`; "package.module:NAME" of a `StudyMethod`; or of a run's method.
+        modalities: of the data, to check a run's method against.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name in STUDY_METHODS:
+        return STUDY_METHODS[name]
+    if ":" in name and isinstance(method := _PARTS.find(name), StudyMethod):
+        return method
+    cell = Method.parse(name, modalities)
+    if cell.searched:
+        raise InputError(f"{name!r} does not say what searches; give a study's method, as SSNAS.")
+    return StudyMethod(cell=cell)
+
+
+def methods_in(
+    names: Iterable[str | StudyMethod], modalities: Iterable[str]
+) -> dict[str, StudyMethod]:
+    """Return the methods that `names` stand for, each once, by name.
+
+    Raises:
+        InputError: a name of neither a method nor a set of methods.
+    """
+    modalities = tuple(modalities)
+    runs_own = [method for method in all_methods(modalities) if not method.searched]
+    baselines = [str(one) for one in runs_own if not (one.has_genotype or one.pretrained)]
+    sets = {**METHOD_SETS, "baselines": tuple(baselines)}
+    methods: dict[str, StudyMethod] = {}
+    for name in names:
+        if isinstance(name, StudyMethod):
+            if not name.name:
+                raise InputError(f"a StudyMethod of your own needs a name, got {name!r:.80}.")
+            methods[name.name] = name
+            continue
+        try:
+            methods |= {one: study_method(one, modalities) for one in sets.get(name, (name,))}
+        except InputError as error:
+            raise InputError(
+                f"unknown method {name!r} of a study ({error}); expected a set "
+                f"({', '.join(sets)}) or one of {'; '.join((*STUDY_METHODS, *map(str, runs_own)))}."
+            ) from None
+    return methods

@@ -8,6 +8,7 @@ share a search, or that need none, share a run; runs are independent jobs.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -20,15 +21,11 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_name, write_text
 from ssnas_core.features.prepare import prepare
 from ssnas_core.runs.folder import RunFolder, pick_device
-from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.show.style import save
 from ssnas_core.study.figures import plot_study
-from ssnas_core.study.jobs import Job, StudyConfig, cell_row, jobs_of, methods_in
-from ssnas_core.study.methods import (
-    ACROSS,
-    PAIRS,
-)
+from ssnas_core.study.jobs import Job, StudyConfig, cell_row, jobs_of
+from ssnas_core.study.methods import ACROSS, PAIRS, methods_in
 from ssnas_core.study.report import study_report
 from ssnas_core.study.table import checked, score_name, study_csv
 
@@ -141,9 +138,9 @@ def _check_run(job: Job, features: str) -> None:
     """
     if not (job.folder / "config.json").exists():
         return
-    found = RunConfig.from_plain(RunFolder.config_of(job.folder))
-    if found.plain() != job.config.plain():
-        Run(job.config, job.folder)  # tells what differs
+    saved, wanted = RunFolder.config_of(job.folder), json.loads(json.dumps(job.config.plain()))
+    if any(saved.get(name) != value for name, value in wanted.items()):
+        RunFolder(job.folder, wanted)  # raises: it says what differs
     note = job.folder / "prepared.json"
     if not note.exists() or job.config.backbones == "supervised":
         return
@@ -173,7 +170,7 @@ def study_rows(jobs: Iterable[Job], counts: Mapping[str, int]) -> list[dict[str,
         missing = job.missing()
         for cell in job.cells:
             if cell not in missing:
-                rows.append(cell_row(cell.name, cell.method, cell.ratio, job, counts))
+                rows.append(cell_row(cell, job, counts))
     return rows
 
 
