@@ -198,14 +198,16 @@ def tiny_recipe() -> Any:
         prepare=PrepareConfig(
             views=2, length=4, image_training=whole, text_training=whole, contrastive=simclr
         ),
-        fusion=FusionConfig(channels=8, length=4),
-        layers=LayersConfig(layers=2, channels=8),
+        parts=(
+            FusionConfig(channels=8, length=4),
+            LayersConfig(layers=2, channels=8),
+            BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
+            RandomConfig(trials=2, train=once),
+            EvolutionConfig(population=2, sample=2, trials=3, train=once),
+            TPEConfig(trials=3, startup=2, train=once),
+            SurrogateConfig(iterations=1, samples=2, hidden=4, epochs=2, train=once),
+        ),
         contrastive=simclr,
-        search=BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
-        random=RandomConfig(trials=2, train=once),
-        evolution=EvolutionConfig(population=2, sample=2, trials=3, train=once),
-        tpe=TPEConfig(trials=3, startup=2, train=once),
-        surrogate=SurrogateConfig(iterations=1, samples=2, hidden=4, epochs=2, train=once),
         pretrain=twice,
         finetune=twice,
     )
