@@ -22,7 +22,7 @@ from PIL import Image
 from targets import Target
 
 from ssnas_core.backbones.text import Word2VecMLP
-from ssnas_core.datasets import download as downloads
+from ssnas_core.datasets import download as mirrors
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import Dataset, load_dataset
 from ssnas_core.features.inputs import decode_images
@@ -76,12 +76,12 @@ def fetch(path: Path) -> str:
     """Download from a mirror, and look whether what came is kept as the data."""
     told = json.loads(path.read_text())
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    downloads._TIMEOUT, downloads._MOST = 2.0, 50 * 10**6
+    mirrors._TIMEOUT, mirrors._MOST = 2.0, 50 * 10**6
     folder = path.parent / "data"
     if told["there"]:
         folder.mkdir()
         (folder / "multimodal_imdb.hdf5").write_bytes(b"an older file")
-    made = downloads.download("mmimdb-hdf5", folder, urls=[told["url"]])
+    made = mirrors.download("mmimdb-hdf5", folder, urls=[told["url"]])
     assert made.read_bytes()[:4] == b"\x89HDF" or False, "no HDF5 file was kept as one"
     return f"{made.stat().st_size} bytes"
 
