@@ -88,12 +88,3 @@ class ConcatFC(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.linear(torch.cat((x, y), -1)).relu()
-
-
-OPERATORS: dict[str, type[nn.Module]] = {
-    "Sum": Sum,
-    "Attention": Attention,
-    "LinearGLU": LinearGLU,
-    "ConcatFC": ConcatFC,
-}
-"""What a derived network builds, by primitive name; each takes `channels`."""

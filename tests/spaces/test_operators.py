@@ -1,6 +1,9 @@
-"""A primitive from outside the package: searched, derived, written, inherited like the others."""
+"""The primitive operators against loops; one from outside is searched and built like the others."""
 
 from __future__ import annotations
+
+import json
+import math
 
 import pytest
 import torch
@@ -9,11 +12,110 @@ from torch import Tensor, nn
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig, random_search
+from ssnas_core.spaces import OPERATORS, SPACES
 from ssnas_core.spaces.fusion.networks import ordered_pairs
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
-from ssnas_core.spaces.operators import PRIMITIVES
+from ssnas_core.spaces.operators import (
+    ORDERED,
+    PRIMITIVES,
+    ConcatFC,
+    LinearGLU,
+    attention,
+    glu,
+)
+
+N, L, C = 2, 3, 4
+
+
+def two_inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, N, L, C, generator=generator, dtype=torch.float64)
+    return x, y
+
+
+def operator(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    return OPERATORS.find(name)(C).double()
+
+
+def test_attention_is_a_softmax_over_positions_of_y_written_as_loops():
+    x, y = two_inputs()
+    result = attention(x, y)
+    for n in range(N):
+        for i in range(L):
+            scores = [sum(float(x[n, i, c] * y[n, j, c]) for c in range(C)) for j in range(L)]
+            exps = [math.exp(score / math.sqrt(C)) for score in scores]
+            for c in range(C):
+                read = sum(e / sum(exps) * float(y[n, j, c]) for j, e in enumerate(exps))
+                assert float(result[n, i, c]) == pytest.approx(read, rel=1e-12)
+
+
+def test_attention_to_equal_positions_returns_them():
+    x, y = two_inputs()
+    same = y[:, :1].expand(-1, L, -1)
+    torch.testing.assert_close(attention(x, same), same)
+
+
+def test_glu_gates_its_first_half_by_its_second():
+    gated = torch.cat(two_inputs(), -1)
+    result = glu(gated)
+    assert result.shape == (N, L, C)
+    for index in range(N * L):
+        row = gated.flatten(0, 1)[index].tolist()
+        for c in range(C):
+            wanted = row[c] / (1 + math.exp(-row[C + c]))
+            assert float(result.flatten(0, 1)[index, c]) == pytest.approx(wanted, rel=1e-12)
+
+
+def product(linear: nn.Linear, row: int, x: Tensor, y: Tensor) -> float:
+    """Row `row` of W [x; y] + b, for one position."""
+    weight = linear.weight[row].tolist()
+    both = [*x.tolist(), *y.tolist()]
+    return sum(w * v for w, v in zip(weight, both, strict=True)) + linear.bias[row].item()
+
+
+def test_linear_glu_and_concat_fc_are_their_formulas_written_as_loops():
+    x, y = two_inputs()
+    gated, dense = operator("LinearGLU"), operator("ConcatFC")
+    assert isinstance(gated, LinearGLU) and isinstance(dense, ConcatFC)
+    result = gated(x, y).detach(), dense(x, y).detach()
+    for n in range(N):
+        for i in range(L):
+            for c in range(C):
+                gate = product(gated.linear, C + c, x[n, i], y[n, i])
+                value = product(gated.linear, c, x[n, i], y[n, i]) / (1 + math.exp(-gate))
+                assert float(result[0][n, i, c]) == pytest.approx(value, rel=1e-12)
+                value = max(0.0, product(dense.linear, c, x[n, i], y[n, i]))
+                assert float(result[1][n, i, c]) == pytest.approx(value, rel=1e-12)
+
+
+def test_sum_adds():
+    x, y = two_inputs()
+    assert torch.equal(operator("Sum")(x, y), x + y)
+
+
+def test_zero_comes_first_and_is_the_one_primitive_that_is_never_built():
+    assert ("Zero", *OPERATORS.table) == PRIMITIVES
+
+
+@pytest.mark.parametrize("name", OPERATORS.table)
+def test_ordered_are_exactly_the_primitives_that_no_exchange_of_columns_makes_symmetric(name):
+    x, y = two_inputs()
+    module = operator(name)
+    straight = module(x, y)
+    assert straight.shape == (N, L, C)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 2:  # W = [A B] becomes [B A]
+                parameter.copy_(torch.cat((parameter[:, C:], parameter[:, :C]), 1))
+    symmetric = torch.allclose(straight, module(y, x), rtol=1e-12)
+    assert symmetric == (name not in ORDERED)
+
+
+# --- operators of one's own
 
 FEATURES = ("image_0", "image_1", "text_0")
 
@@ -168,6 +270,53 @@ def test_genotype_survives_its_file_and_is_known_to_spaces_with_the_operator_alo
         fusion(1).validate(wrong)
 
 
+def named(*names: str, **sizes) -> FusionConfig:
+    return FusionConfig(channels=3, length=2, cells=1, operators=names, **sizes)
+
+
+def test_configuration_names_an_operator_as_its_genotypes_do_by_the_short_name():
+    config = named(f"{__name__}:Gated")
+    assert SPACES.from_plain(SPACES.plain(config), "file") == config
+    space, given = config.open(dict.fromkeys(FEATURES, 4)), fusion(operators={"Gated": Gated})
+    assert space.operators == given.operators == {"Gated": Gated}
+    assert list(space.genotypes()) == list(given.genotypes())
+    assert config.trained_with(0.7).open(space.channels).config == named(
+        *config.operators, dropout=0.7
+    )
+    both = FusionSpace(space.channels, config, {"Maximum": Maximum})
+    assert both.first(1).primitives == (*PRIMITIVES, "Gated", "Maximum")
+    genotype = Genotype("fusion", (Node("cell_0", "Gated", ("text_0", "image_0")),))
+    genotype = Genotype.from_json(json.loads(genotype.to_json()))
+    space.validate(genotype)
+    supernet = random_supernet(space)
+    set_logits(supernet, space.one_hot(genotype))
+    network = space.inherit(genotype, supernet.state_dict())
+    assert isinstance(network.cells[0].steps[0].operator, Gated)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Median", "unknown operator 'Median'; expected Sum, Attention, LinearGLU, ConcatFC"),
+        ("a.b:Own", "'a.b:Own' is not of this library; import a.b first"),
+        (f"{__name__}:Other", "cannot import the operator"),
+        ("os:abort", "operator 'os:abort' must be a class of nn.Module"),
+        ("Sum", "operator 'Sum' has a name in use"),
+    ],
+)
+def test_operator_that_a_configuration_cannot_name_is_refused_at_once(name, message):
+    with pytest.raises(InputError, match=message):
+        named(name)
+
+
+def test_two_operators_of_one_name_are_refused():
+    name = f"{__name__}:Gated"
+    with pytest.raises(InputError, match="operator 'Gated' has a name in use"):
+        named(name, name)
+    with pytest.raises(InputError, match="operator 'Gated' has a name in use"):
+        FusionSpace(dict.fromkeys(FEATURES, 4), named(name), {"Gated": Maximum})
+
+
 def test_a_space_without_further_operators_is_the_one_that_it_was():
     states = []
     for operators in (None, {}):
@@ -188,14 +337,14 @@ def test_both_strategies_search_it(memory_source):
     config = FusionConfig(channels=4, length=2, cells=1, dropout=0.0)
     space = FusionSpace(dict.fromkeys(FEATURES, 4), config, OWN)
     objective = Contrastive(hidden=8, out=4)
-    parts = {"train": torch.arange(32), "dev": torch.arange(32, 64), "seed": 0}
+    context = SearchContext(train=torch.arange(32), dev=torch.arange(32, 64))
     short = BilevelConfig(epochs=2, batch_size=16, arch_learning_rate=0.1)
-    result = bilevel(space, source, objective, config=short, **parts)
+    result = bilevel(space, source, objective, context, short)
     space.validate(result.genotype)
     start, end = (result.history[n]["logits"]["gamma_0_0"] for n in (0, -1))
     assert all(abs(end[own] - start[own]) > 0.01 for own in (5, 6))
     assert space.inherit(result.genotype, result.state).width == space.width
-    drawn = random_search(space, source, objective, config=RandomConfig(trials=1), **parts)
+    drawn = random_search(space, source, objective, context, RandomConfig(trials=1))
     space.validate(drawn.genotype)
 
 

@@ -7,9 +7,10 @@ otherwise. `fusion.py` says what may be chosen and how it is derived.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import drop_modality
+from ssnas_core.spaces import OPERATORS
+from ssnas_core.spaces.fusion.choices import Cell, Pair, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import ReluDropout, mix
 from ssnas_core.spaces.operators import (
-    OPERATORS,
     PRIMITIVES,
     ConcatFC,
     Factory,
@@ -31,9 +33,6 @@ from ssnas_core.spaces.operators import (
 if TYPE_CHECKING:  # only its sizes are used here
     from ssnas_core.spaces.fusion.space import FusionConfig
 
-Pair = tuple[int, int]
-Step = tuple[str, Pair]  # a primitive and two states of the cell
-Cell = tuple[Pair, tuple[Step, ...]]  # two predecessors and the steps
 Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
 softmax: Relax = partial(torch.softmax, dim=-1)
 
@@ -106,10 +105,10 @@ def pair_labels(
     """What each entry of each of `FusionSupernet`'s logit vectors stands for."""
     names: dict[str, tuple[str, ...]] = {}
     for cell in range(config.cells):
-        names[f"alpha_{cell}"] = (*(f"cell_{earlier}" for earlier in range(cell)), *features)
+        names[f"alpha_{cell}"] = predecessors(cell, features)
         for step in range(config.steps):
-            states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
-            slots = tuple(f"{state} {slot}" for slot in ("first", "second") for state in states)
+            edges = itertools.product(("first", "second"), states(step))
+            slots = tuple(f"{state} {slot}" for slot, state in edges)
             names |= {f"beta_{cell}_{step}": slots, f"gamma_{cell}_{step}": tuple(primitives)}
     return names
 
@@ -194,8 +193,8 @@ class _RelaxedStep(nn.Module):
         self.LinearGLU = LinearGLU(config.channels)
         self.ConcatFC = ConcatFC(config.channels)
         self._further = tuple(operators)
-        for name in operators:
-            self.add_module(name, _made(name, operators, config.channels))
+        for name, factory in operators.items():
+            self.add_module(name, _made(name, factory, config.channels))
 
     def forward(self, states: Sequence[Tensor], ordered: Tensor, weights: Tensor) -> Tensor:
         length = states[0].shape[1]
@@ -220,9 +219,9 @@ class _RelaxedStep(nn.Module):
         return mix(weights[None, 1:], results, length)[0]
 
 
-def _made(name: str, operators: Mapping[str, Factory], channels: int) -> nn.Module:
-    """A fresh operator."""
-    operator = operators[name](channels)
+def _made(name: str, factory: Factory, channels: int) -> nn.Module:
+    """Return a fresh operator."""
+    operator = factory(channels)
     if not isinstance(operator, nn.Module):
         raise InputError(
             f"operator {name} must be made as an nn.Module, got {type(operator).__name__}; "
@@ -302,7 +301,8 @@ class _DerivedStep(nn.Module):
     def __init__(self, step: Step, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.name, (self.first, self.second) = step
-        self.operator = _made(self.name, {**OPERATORS, **operators}, config.channels)
+        factory = operators.get(self.name) or OPERATORS.find(self.name)
+        self.operator = _made(self.name, factory, config.channels)
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         return _applied(self.operator, self.name, states[self.first], states[self.second])
@@ -321,11 +321,3 @@ class _DerivedCell(nn.Module):
         for step in self.steps:
             states.append(step(states))
         return self.output(states[2:], x, y)
-
-
-def __getattr__(name: str) -> Any:  # until every module takes it from its new place
-    if name == "FusionConfig":
-        from ssnas_core.spaces.fusion.space import FusionConfig
-
-        return FusionConfig
-    raise AttributeError(name)

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.spaces.fusion.choices import Cell, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import mix
-from ssnas_core.spaces.fusion.networks import Cell, CellOutput, FusionStems, Step
+from ssnas_core.spaces.fusion.networks import CellOutput, FusionStems
 from ssnas_core.spaces.operators import PRIMITIVES, ConcatFC, LinearGLU, attention, glu
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def released_labels(config: FusionConfig, features: Sequence[str]) -> dict[str, 
         return tuple(f"{name} {kind}" for name in of for kind in ("Identity", "Zero"))
 
     for cell in range(config.cells):
-        names[f"alpha_{cell}"] = edges([*(f"cell_{c}" for c in range(cell)), *features])
+        names[f"alpha_{cell}"] = edges(predecessors(cell, features))
         for step in range(config.steps):
-            states = ("x", "y", *(f"step_{earlier}" for earlier in range(step)))
-            names |= {f"beta_{cell}_{step}": edges(states), f"gamma_{cell}_{step}": OPERATORS}
+            names[f"beta_{cell}_{step}"] = edges(states(step))
+            names[f"gamma_{cell}_{step}"] = OPERATORS
     return names
