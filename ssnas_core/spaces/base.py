@@ -1,4 +1,48 @@
-"""Search spaces: what a strategy asks of one."""
+"""Search spaces: the protocols that strategies ask for, and how to write a space of one's own.
+
+A space says which architectures there are (genotypes) and builds their networks. Random
+search and a run need `width`, `build` and `sample` alone; a space with the methods of a
+further protocol can be searched by further strategies. A run opens it by its
+configuration, a frozen dataclass with `open`:
+
+    class OneFeature:  # which feature alone embeds the samples best?
+        def __init__(self, channels, width):
+            self.channels, self.width = channels, width
+
+        def sample(self, generator):
+            number = torch.randint(len(self.channels), (), generator=generator)
+            return Genotype("one", (Node("out", "Linear", (list(self.channels)[number],)),))
+
+        def build(self, genotype):
+            return Mean(genotype.features[0], self.channels, self.width)
+
+    class Mean(nn.Linear):
+        def __init__(self, name, channels, width):
+            super().__init__(channels[name], width)
+            self.name = name
+
+        def forward(self, features):  # name -> (N, P, C)
+            return super().forward(features[self.name].mean(1))  # (N, width)
+
+    @dataclass(frozen=True)
+    class OneFeatureConfig:
+        width: int = 16
+
+        def open(self, channels):  # feature name -> C
+            return OneFeature(channels, self.width)
+
+`RunConfig(space=OneFeatureConfig(), ...)` searches it. Where the module is importable, files
+name it as "package.module:OneFeatureConfig" and so does the command line; an entry point of
+the group "ssnas.space" gives it a short name. A configuration may have besides
+
+- `trained_with(dropout)`: the configuration to train the best network with, of the same
+  architectures;
+- `lacks`: names of the protocols' methods that its space does not have, so that a run
+  refuses a strategy that needs one before any work;
+
+and a space `labels()`, `validate(genotype)` and `features`; the functions of these names
+below do without.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +52,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.genotype import Genotype
 
 
@@ -85,6 +130,39 @@ class GrowingSpace(Space, Protocol):
     def validate(self, genotype: Genotype) -> None:
         """Raise `InputError` for a genotype that is not of the space, or not full grown."""
         ...
+
+
+def labels_of(space: Space) -> dict[str, tuple[str, ...]]:
+    """Return the meaning of each entry of each logit vector of a space; {} where it has none."""
+    labels = getattr(space, "labels", None)
+    return {} if labels is None else labels()
+
+
+def validate(space: Space, genotype: Genotype) -> None:
+    """Raise unless `genotype` is of `space`; a space without `validate` has to build it.
+
+    Raises:
+        InputError: it is not.
+    """
+    check = getattr(space, "validate", None)
+    if check is not None:
+        check(genotype)
+        return
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh weights that nobody sees
+            space.build(genotype)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a space of one's own does with a foreign genotype
+        raise InputError(
+            f"{genotype!s:.300} is not a genotype of {type(space).__name__}, which cannot build "
+            f"it ({type(error).__name__}: {error!s:.100}); use the space that it was found in."
+        ) from error
+
+
+def features_of(space: Space, genotype: Genotype) -> tuple[str, ...]:
+    """Return the names of the features of a space, in order; those of `genotype` if it has none."""
+    return tuple(getattr(space, "features", genotype.features))
 
 
 # Until the strategies have switched to the names above.
