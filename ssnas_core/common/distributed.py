@@ -5,8 +5,10 @@ gradients, into the whole batch, and every process computes the same loss of it.
 The mean of the gradients over processes is then that of the whole batch, also
 for losses that do not divide into shares, as NT-Xent with all its negatives.
 
-What is here uses torch.distributed's default group, as whoever launched the
-processes made it, and does nothing where there is none.
+Everything here uses torch.distributed's default group, as whoever launched the
+processes made it, and does nothing where there is none. Two things that torch
+offers do not fit: the gathering functions of `torch.distributed.nn` are
+deprecated, and `torch.nn.SyncBatchNorm` refuses tensors of the CPU.
 """
 
 from __future__ import annotations
@@ -36,50 +38,43 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """The number of this process among them, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def on_rank_zero(do: Callable[[], _T]) -> _T:
-    """What `do` returns in the first process, which does it alone while the others wait.
+    """Return the result of `do`, which the first process calls alone while the others wait.
 
     It is for writing, and for decisions that files take part in. Inside, that
-    process works as one without others. What is returned is pickled.
+    process works as one without others. The result is pickled.
 
     Raises:
         InputError: where `do` raised anything, in the others.
     """
     if world_size() == 1:
         return do()
-    if rank():
-        result, failed = _tell(None, None)
-        if failed is not None:
-            raise InputError(failed)
-        return result
-    alone = _ALONE.set(True)
-    try:
-        result = do()
-    except Exception as error:
-        _ALONE.reset(alone)
-        with suppress(InputError):  # what went wrong here is what is told
-            _tell(None, str(error) or type(error).__name__)
-        raise
-    except BaseException:  # Ctrl-C, of which the others learn by this one's end
-        _ALONE.reset(alone)
-        raise
-    _ALONE.reset(alone)
-    return _tell(result, None)[0]
-
-
-def _tell(result: Any, failed: str | None) -> list[Any]:
-    """The first process's arguments, in all processes."""
-    told = [result, failed]
-    _exchange(dist.broadcast_object_list, told, src=0)
-    return told
+    outcome: list[Any] = [None, None]  # the result, or the message of a failure
+    if rank() == 0:
+        token = _ALONE.set(True)
+        failure = None
+        try:
+            outcome[0] = do()
+        except Exception as error:  # not Ctrl-C, of which the others learn by this one's end
+            failure, outcome[1] = error, str(error) or type(error).__name__
+        finally:
+            _ALONE.reset(token)
+        if failure is not None:
+            with suppress(InputError):  # the failure itself says more
+                _exchange(dist.broadcast_object_list, outcome, src=0)
+            raise failure
+    _exchange(dist.broadcast_object_list, outcome, src=0)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
 
 
 def share(total: int) -> slice:
-    """Which of a batch's `total` rows this process reads; shares differ by at most one row.
+    """The part of a batch's `total` rows that this process reads; parts differ by one row at most.
 
     Raises:
         InputError: fewer rows than processes.
@@ -116,33 +111,29 @@ def all_gather(outputs: Tensor, total: int, views: int = 1) -> Tensor:
     if world_size() == 1:
         return outputs
     sizes = _sizes(total)
-    mine = outputs.float().unflatten(0, (views, -1)).transpose(0, 1)  # (n, views, ...)
-    short = sizes[0] - len(mine)
+    rows = outputs.float().unflatten(0, (views, -1)).transpose(0, 1)  # (n, views, ...)
+    short = sizes[0] - len(rows)
     if short:
-        mine = torch.cat((mine, mine.new_zeros(short, *mine.shape[1:])))
-    parts = everyone(mine)
+        rows = torch.cat((rows, rows.new_zeros(short, *rows.shape[1:])))
+    parts = _Gather.apply(rows)
     whole = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
     return whole.transpose(0, 1).flatten(0, 1)
 
 
-def everyone(mine: Tensor) -> Tensor:
+class _Gather(torch.autograd.Function):
     """Tensors of one shape from all W processes, (W, ...), through which gradients flow."""
-    return _Everyone.apply(mine)  # type: ignore[return-value]
-
-
-class _Everyone(torch.autograd.Function):
-    """Backward is the gradient of the sum of all processes' losses."""
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor) -> Tensor:
-        mine = mine.contiguous()
-        parts = [torch.empty_like(mine) for _ in range(world_size())]
-        _exchange(dist.all_gather, parts, mine)
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        _exchange(dist.all_gather, parts, tensor)
         return torch.stack(parts)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        total = slopes[0].clone()
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """The gradient of the sum of all processes' losses."""
+        total = gradients[0].clone()
         _exchange(dist.all_reduce, total)
         return total[rank()]
 
@@ -152,43 +143,42 @@ def batch_mean(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows.mean(0, keepdim=True)
     count = rows.new_full((1,), len(rows))
-    sums = everyone(torch.cat((rows.sum(0).flatten(), count))).sum(0)
+    sums = _Gather.apply(torch.cat((rows.sum(0).flatten(), count))).sum(0)
     return (sums[:-1] / sums[-1]).view(1, *rows.shape[1:])
 
 
 def all_mean(tensors: Iterable[Tensor | None]) -> None:
     """Replace tensors (as: gradients) by their means over processes, in one exchange."""
-    held = [one for one in tensors if one is not None]
-    if world_size() == 1 or not held:
+    present = [one for one in tensors if one is not None]
+    if world_size() == 1 or not present:
         return
-    flat = torch.cat([one.flatten() for one in held])
+    flat = torch.cat([one.flatten() for one in present])
     _exchange(dist.all_reduce, flat)
     flat /= world_size()
-    for one, mean in zip(held, flat.split([one.numel() for one in held]), strict=True):
+    for one, mean in zip(present, flat.split([one.numel() for one in present]), strict=True):
         one.copy_(mean.view_as(one))
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Give every process the gradients of the whole batch, after `backward`."""
-    if world_size() > 1:
-        all_mean([one.grad for one in parameters])
+    all_mean(one.grad for one in parameters)
 
 
 def broadcast_parameters(model: nn.Module) -> None:
     """Give every process the first one's weights and buffers."""
     if world_size() > 1:
-        for held in (*model.parameters(), *model.buffers()):
-            _exchange(dist.broadcast, held.detach(), src=0)
+        for tensor in (*model.parameters(), *model.buffers()):
+            _exchange(dist.broadcast, tensor.detach(), src=0)
 
 
-def _exchange(collective: Callable[..., Any], *args: Any, **more: Any) -> None:
+def _exchange(collective: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Do a collective operation.
 
     Raises:
-        InputError: another process is there no more.
+        InputError: another process has ended.
     """
     try:
-        collective(*args, **more)
+        collective(*args, **options)
     except RuntimeError as error:  # of torch, gloo or NCCL
         reason = " ".join(str(error).split())[:160]
         raise InputError(
@@ -205,9 +195,9 @@ def destroy() -> None:
 
 
 def says_why() -> bool:
-    """Whether this process should tell why it ends: as the first does, and one that ends alone.
+    """Whether this process should say why it ends: the first does, and one that ends alone.
 
-    A mistake that all processes meet is so told once.
+    So a mistake that all processes meet is said once.
     """
     if world_size() == 1:
         return True
@@ -226,14 +216,14 @@ def says_why() -> bool:
     return True  # the first goes on, or was killed
 
 
-# Batch normalisation over the batch of all processes, on any device.
-
-
 class JoinedBatchNorm(_BatchNorm):
-    """Statistics of the joined batch while training; a plain batch norm in all else."""
+    """A batch norm whose statistics, while training, are of the batch of all processes.
+
+    It works on any device; in all else it is a plain batch norm.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Inputs are (N, C, ...), of any number of dimensions."""
+        """Accept inputs (N, C, ...) of any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, ...) -> the same; N may differ between processes."""
@@ -242,14 +232,14 @@ class JoinedBatchNorm(_BatchNorm):
             return super().forward(input)
         rows = input.float()
         dims = [0, *range(2, rows.ndim)]
-        variance, mean = torch.var_mean(rows, dims, correction=0)
+        variance, mean = torch.var_mean(rows, dims, correction=0)  # (C,) each
         count = torch.full_like(mean, rows.numel() / rows.shape[1])
-        means, variances, counts = everyone(torch.stack((mean, variance, count))).unbind(1)
+        means, variances, counts = _Gather.apply(torch.stack((mean, variance, count))).unbind(1)
         total = counts.sum(0)
         mean = (counts * means).sum(0) / total
         variance = (counts * (variances + (means - mean).square())).sum(0) / total
         if self.training and self.running_mean is not None:
-            self._remember(mean.detach(), (variance * total / (total - 1)).detach())
+            self._update(mean.detach(), (variance * total / (total - 1)).detach())
         shape = (1, -1, *[1] * (rows.ndim - 2))
         scale = (variance + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
@@ -257,30 +247,24 @@ class JoinedBatchNorm(_BatchNorm):
         normed = normed if self.bias is None else normed + self.bias.view(shape)
         return normed.to(input.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of a batch, as batch norms do."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
-        if momentum is None:
+        if momentum is None:  # a cumulative average
             momentum = 1 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
 def join_norms(model: nn.Module) -> None:
-    """Let the batch norms inside `model` see the batches of all processes; names stay."""
-    if world_size() == 1:
-        return
-    for parent in list(model.modules()):
-        for name, norm in parent.named_children():
+    """Let the batch norms of `model` see the batches of all processes.
+
+    They stay the same objects, with their names, parameters and buffers.
+    """
+    if world_size() > 1:
+        for norm in model.modules():
             if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-                setattr(parent, name, _joined(norm))
-
-
-def _joined(norm: nn.Module) -> JoinedBatchNorm:
-    """The same norm, with the same parameters and buffers, over all processes."""
-    joined = JoinedBatchNorm.__new__(JoinedBatchNorm)
-    joined.__dict__.update(norm.__dict__)
-    return joined
+                norm.__class__ = JoinedBatchNorm

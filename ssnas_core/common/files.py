@@ -1,4 +1,8 @@
-"""Files that are either whole or absent: atomic writes and checked JSON."""
+"""Files: read within bounds, whoever made them, and written so that they are whole or absent.
+
+A reader returns what its docstring says, or refuses the file in one line that names it.
+A writer leaves the older file as it was until the new one is whole on the disk.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,25 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError, one_line
 
-# Files from anywhere, read within bounds: each reader returns, or refuses the file in one line.
-
+if TYPE_CHECKING:  # JSON is read without waiting for torch
+    from torch import Tensor, nn
 
 MAX_JSON = 32 * 2**20
 """Bytes of a JSON document, unless its reader knows better; full-size runs stay below 5 MB."""
 
+MAX_HEADER = 2**22
+"""Bytes of the names and shapes in a safetensors file; VGG-19's take 4,000."""
+
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, perhaps without the other
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PART = ".part"  # how the names of temporary files end; they begin with a dot
+
+# --- reading
 
 
 def file_size(path: Path) -> int:
@@ -36,18 +45,18 @@ def file_size(path: Path) -> int:
         InputError: there is none, or it is a folder, a pipe or a device.
     """
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {path}: {reason}.") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "Is a directory" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "Is a directory" if stat.S_ISDIR(status.st_mode) else "it is no ordinary file"
         raise InputError(f"cannot read {path}: {kind}.")
-    return found.st_size
+    return status.st_size
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """What is in the file `path` of at most `limit` bytes.
+    """The content of the file `path`, of at most `limit` bytes.
 
     Raises:
         InputError: as `file_size`; or it is larger, or not to be read.
@@ -76,16 +85,65 @@ def parse_json(data: bytes) -> Any:
     if values > max(2_000_000, len(data) // 16):
         raise ValueError(f"{values:,} values, more than such a document has")
     try:
-        found = json.loads(data.decode())
+        document = json.loads(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _HALF.search(data):
-        json.dumps(found, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
-    return found
+        json.dumps(document, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return document
+
+
+def read_json(path: Path, limit: int = MAX_JSON) -> Any:
+    """The JSON document in `path`, of at most `limit` bytes.
+
+    Raises:
+        InputError: the file is missing, unreadable, too large, or not JSON.
+    """
+    data = read_bytes(path, limit)
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from error
+
+
+def read_fields(path: Path, *names: str) -> dict[str, Any]:
+    """The JSON object in `path`, which has these fields.
+
+    Raises:
+        InputError: as `read_json`; or it is something else.
+    """
+    value = read_json(path)
+    lacking = [name for name in names if not isinstance(value, dict) or name not in value]
+    if lacking:
+        raise InputError(
+            f"{path}: expected an object with {', '.join(names)}, got none with "
+            f"{lacking[0]}; restore it, or make the run anew."
+        )
+    return value
+
+
+def read_name(path: Path, field: str) -> str:
+    """The field of the JSON object in `path` that names an entry of a folder, and is no path.
+
+    Raises:
+        InputError: as `read_fields`; or it is something else.
+    """
+    return plain_name(read_fields(path, field)[field], f"{path}: {field}")
+
+
+def plain_name(name: Any, where: str) -> str:
+    """`name` if it is that of an entry of one folder, and not a path to somewhere else.
+
+    Raises:
+        InputError: it is none; the message begins with `where`.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.,-]{0,200}", name, re.ASCII):
+        raise InputError(f"{where}: expected a plain name, got {str(name)[:60]!r}; restore it.")
+    return name
 
 
 def load_states(path: Path, what: str = "checkpoint") -> Any:
-    """What `torch.save` wrote to `path`: tensors and plain values, on the CPU; nothing is run.
+    """The tensors and plain values that `torch.save` wrote to `path`, on the CPU; nothing is run.
 
     The file is a zip. Its checksums are compared, which torch does not do, so that
     a flipped bit does not become another weight; and what is packed in it could
@@ -105,11 +163,82 @@ def load_states(path: Path, what: str = "checkpoint") -> Any:
         if broken is not None:
             raise zipfile.BadZipFile(f"checksum of {broken}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about the file is told below
+            warnings.simplefilter("ignore")  # the file is judged below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         kind = type(error).__name__
         raise InputError(f"{path} is not a usable {what} ({kind}); delete it.") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors in the safetensors file `path`, on the CPU.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        size = file_size(path)
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > min(size, MAX_HEADER):  # it is parsed as a whole
+            raise ValueError(f"a header of {header:,} bytes")
+        return load_file(path)
+    except Exception as error:  # a header may also name types and sizes that torch refuses
+        reason = one_line(str(error) or type(error).__name__)
+        raise InputError(f"cannot read tensors from {path}: {reason}; make it anew.") from error
+
+
+def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> None:
+    """Raise unless the module that `build` makes fits `state`, before memory is taken for it.
+
+    A description of a few bytes may ask for any number of weights; those in `state`
+    are there already. So the module is built on torch's "meta" device, where tensors
+    have shapes only. Draws no random number.
+
+    Args:
+        build: makes the module.
+        state: what it is to be given by `load_state_dict`.
+
+    Raises:
+        InputError: a tensor of another shape, or far more tensors than `state` has.
+            Names that are missing are for `load_state_dict` to refuse.
+    """
+    import torch
+
+    most, made = 4 * len(state) + 1000, 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise InputError(f"expected about {len(state)} tensors, got a module of more")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            # backbones inside come with weights, which are not needed here
+            warnings.filterwarnings("ignore", "for .* to a meta parameter", UserWarning)
+            module = build()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+        return  # it computes with its numbers, which only a real one can
+    finally:
+        hook.remove()
+    grown = {  # whose first dimension is that of `state`
+        f"{place}.{name}".lstrip(".")
+        for place, part in module.named_modules()
+        for name in getattr(part, "_grown", ())
+    }
+    for name, value in module.state_dict().items():
+        start = 1 if name in grown else 0
+        shape = state[name].shape if name in state else value.shape
+        if len(shape) != value.ndim or shape[start:] != value.shape[start:]:
+            raise InputError(
+                f"size mismatch for {name}: expected {tuple(value.shape)}, got {tuple(shape)}"
+            )
 
 
 def map_array(path: Path, mode: str = "r") -> Any:
@@ -136,31 +265,15 @@ def map_array(path: Path, mode: str = "r") -> Any:
     return array
 
 
-def plain_name(name: Any, where: str) -> str:
-    """`name` if it is that of an entry of one folder, and not a path to somewhere else.
-
-    Raises:
-        InputError: it is none; the message begins with `where`.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.,-]{0,200}", name, re.ASCII):
-        raise InputError(f"{where}: expected a plain name, got {str(name)[:60]!r}; restore it.")
-    return name
-
-
-MAX_HEADER = 2**22
-"""Bytes of the names and shapes in a safetensors file; VGG-19's take 4,000."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_PART = ".part"  # how the names of temporary files end; they begin with a dot
+# --- writing
 
 
 @contextmanager
 def told_where(path: Path) -> Iterator[None]:
-    """Tell a disk that is full or read-only in one line that names `path`.
+    """Name `path` in the one-line error of a block that meets a full or read-only disk.
 
     Raises:
-        InputError: instead of what the block raises in such a case.
+        InputError: instead of the block's error in such a case.
         KeyboardInterrupt: one that came in the block, whatever was raised over it.
     """
     try:
@@ -182,14 +295,14 @@ def told_where(path: Path) -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it hides: torch raises one of its own over any other."""
+    """An error and those that it hides: torch raises one of its own over any other."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _errno_of(error: BaseException, folder: Path) -> int:
-    """The system's number for what went wrong in `folder`, or 0."""
+    """The system's number of an error in `folder`, or 0."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno:
             named = Path(os.fsdecode(cause.filename)) if cause.filename else folder
@@ -215,26 +328,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    with told_where(path), _beside(path) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with told_where(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
@@ -254,7 +362,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Claim the disk's blocks for a file that will be written through a map.
+    """Claim the disk's blocks for a file that is to be written through a map.
 
     A full disk is then an error now, and not a fatal signal (SIGBUS) later.
 
@@ -277,44 +385,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> Any:
-    """The JSON document in `path`, of at most `limit` bytes.
-
-    Raises:
-        InputError: the file is missing, unreadable, too large, or not JSON.
-    """
-    data = read_bytes(path, limit)
-    try:
-        return parse_json(data)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from error
-
-
-def read_fields(path: Path, *names: str) -> dict[str, Any]:
-    """The JSON object in `path`, which has these fields.
-
-    Raises:
-        InputError: as `read_json`; or it is something else.
-    """
-    told = read_json(path)
-    lacking = [name for name in names if not isinstance(told, dict) or name not in told]
-    if lacking:
-        raise InputError(
-            f"{path}: expected an object with {', '.join(names)}, got none with "
-            f"{lacking[0]}; restore it, or make the run anew."
-        )
-    return told
-
-
-def read_name(path: Path, field: str) -> str:
-    """The field of the JSON object in `path` that names an entry of a folder, and is no path.
-
-    Raises:
-        InputError: as `read_fields`; or it is something else.
-    """
-    return plain_name(read_fields(path, field)[field], f"{path}: {field}")
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write named tensors to `path` as safetensors, atomically."""
     from safetensors.torch import save_file
@@ -322,74 +392,3 @@ def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary:
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(plain, temporary)
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The named tensors in the safetensors file `path`, on the CPU.
-
-    Raises:
-        InputError: the file is missing or broken.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        size = file_size(path)
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > min(size, MAX_HEADER):  # it is parsed as a whole
-            raise ValueError(f"a header of {header:,} bytes")
-        return load_file(path)
-    except Exception as error:  # a header may also name types and sizes that torch refuses
-        reason = one_line(str(error) or type(error).__name__)
-        raise InputError(f"cannot read tensors from {path}: {reason}; make it anew.") from error
-
-
-# Whether a module would fit a state dict, found out before any memory is taken for it.
-
-
-def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> None:
-    """Build the module on torch's "meta" device, where tensors have shapes only, and compare.
-
-    A description of a few bytes may ask for any number of weights; those in `state`
-    are there already. Draws no random number.
-
-    Args:
-        build: makes the module.
-        state: what it is to be given by `load_state_dict`.
-
-    Raises:
-        InputError: a tensor of another shape, or far more tensors than `state` has.
-            Names that are missing are for `load_state_dict` to tell.
-    """
-    most, made = 4 * len(state) + 1000, 0
-
-    def count(*_: Any) -> None:
-        nonlocal made
-        made += 1
-        if made > most:
-            raise InputError(f"expected about {len(state)} tensors, got a module of more")
-
-    hook = nn.modules.module.register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            # backbones inside come with weights, which are not needed here
-            warnings.filterwarnings("ignore", "for .* to a meta parameter", UserWarning)
-            module = build()
-    except (NotImplementedError, RuntimeError) as error:
-        if "meta" not in str(error):
-            raise
-        return  # it computes with its numbers, which only a real one can
-    finally:
-        hook.remove()
-    grown = {  # whose first dimension is that of `state`
-        f"{place}.{name}".lstrip(".")
-        for place, part in module.named_modules()
-        for name in getattr(part, "_grown", ())
-    }
-    for name, value in module.state_dict().items():
-        start = 1 if name in grown else 0
-        found = state[name].shape if name in state else value.shape
-        if len(found) != value.ndim or found[start:] != value.shape[start:]:
-            raise InputError(
-                f"size mismatch for {name}: expected {tuple(value.shape)}, got {tuple(found)}"
-            )

@@ -9,44 +9,32 @@ scores 0 (`zero_division=0`). A label is predicted where probability > threshold
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Scoring:
-    """From logits to scores: F1 at a threshold, or accuracy where there is one label a sample."""
-
-    single_label: bool = False
-
-    @property
-    def primary(self) -> str:
-        """Name of the score that methods are compared by."""
-        return "accuracy" if self.single_label else "weighted_f1"
-
-    def probabilities(self, logits: Tensor) -> np.ndarray:
-        """Logits (N, K) as probabilities: softmax for single labels, else a sigmoid each."""
-        return (logits.softmax(1) if self.single_label else logits.sigmoid()).numpy()
-
-    def threshold(self, probs: np.ndarray, labels: np.ndarray) -> float | None:
-        """The threshold that is best on `labels` (N, K); None for single labels."""
-        return None if self.single_label else choose_threshold(probs, labels)
-
-    def scores(
-        self, probs: np.ndarray, labels: np.ndarray, threshold: float | None
-    ) -> dict[str, float]:
-        """All scores of probabilities (N, K) against 0/1 labels (N, K)."""
-        if threshold is None:
-            return single_label_scores(probs, labels.argmax(1))
-        return scores(probs, labels, threshold)
-
-
 _TIE = 1e-9
 """Weighted F1 values closer than this are one plateau; rounding stays far below it."""
+
+
+def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Probabilities as float64 and labels as bool, both (N, K)."""
+    probs, labels = np.asarray(probs, dtype=float), np.asarray(labels)
+    if probs.ndim != 2 or not probs.size or probs.shape != labels.shape:
+        raise ValueError(
+            f"expected probabilities and labels of one shape (N, K) with N, K >= 1, "
+            f"got {probs.shape} and {labels.shape}."
+        )
+    if not ((probs >= 0) & (probs <= 1)).all():
+        raise ValueError("expected probabilities in [0, 1], got others or NaN; apply a sigmoid.")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("expected labels of 0 and 1, got other values.")
+    return probs, labels.astype(bool)
 
 
 def f1_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
@@ -68,15 +56,16 @@ def f1_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str
     """
     probs, truth = _checked(probs, labels)
     predicted = probs > threshold
-    hits = truth & predicted
-    per_class = _f1(hits.sum(0), predicted.sum(0), truth.sum(0))
-    per_sample = _f1(hits.sum(1), predicted.sum(1), truth.sum(1))
-    return {
-        "weighted": _weighted(per_class, truth.sum(0)),
-        "micro": float(_f1(hits.sum(), predicted.sum(), truth.sum())),
-        "macro": float(per_class.mean()),
-        "samples": float(per_sample.mean()),
-    }
+    if truth.shape[1] == 1:  # which scikit-learn takes for two classes; twice it has equal averages
+        truth, predicted = truth.repeat(2, axis=1), predicted.repeat(2, axis=1)
+    return {name: _f1(truth, predicted, name) for name in ("weighted", "micro", "macro", "samples")}
+
+
+def _f1(truth: ArrayLike, predicted: ArrayLike, average: str, **options: Any) -> float:
+    from sklearn.metrics import f1_score
+
+    options["zero_division"] = 0
+    return float(f1_score(truth, predicted, average=average, **options))
 
 
 def choose_threshold(probs: ArrayLike, labels: ArrayLike) -> float:
@@ -111,6 +100,27 @@ def choose_threshold(probs: ArrayLike, labels: ArrayLike) -> float:
     return float(middle if middle < high else low)  # neighbouring floats have no middle
 
 
+def _weighted_f1_steps(probs: NDArray, truth: NDArray) -> tuple[NDArray, NDArray]:
+    """Weighted F1 as a step function of the threshold: steps (S,), edges (S + 1,), ascending.
+
+    Lowering the threshold past one probability adds one prediction to one class, so the score
+    is a running sum of the gains of single predictions.
+    """
+    positives = truth.sum(0)
+    order = np.argsort(-probs, axis=0, kind="stable")
+    hits = np.take_along_axis(truth, order, axis=0).cumsum(0)
+    ranks = np.arange(1, len(probs) + 1)[:, None]
+    f1 = 2 * hits / (ranks + positives)  # (N, K), with the n most probable predicted in row n
+    weighted = f1 * positives / max(positives.sum(), 1)
+    gains = np.diff(weighted, axis=0, prepend=0).ravel()
+    added = np.take_along_axis(probs, order, axis=0).ravel()
+    by_probability = np.argsort(-added, kind="stable")
+    steps = np.append(0.0, gains[by_probability].cumsum())[::-1]
+    edges = np.concatenate(([1.0], added[by_probability], [0.0]))[::-1]
+    wide = np.diff(edges) > 0  # equal probabilities, and those of 0 or 1, leave empty steps
+    return steps[wide], np.append(edges[:-1][wide], 1.0)
+
+
 def weighted_average_precision(probs: ArrayLike, labels: ArrayLike) -> float:
     """Average precision per class, averaged with the positives as weights.
 
@@ -128,21 +138,16 @@ def weighted_average_precision(probs: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: as `f1_scores`.
     """
+    from sklearn.metrics import average_precision_score
+
     probs, truth = _checked(probs, labels)
-    order = np.argsort(-probs, axis=0, kind="stable")
-    probs = np.take_along_axis(probs, order, axis=0)
-    truth = np.take_along_axis(truth, order, axis=0)
-    count = len(probs)
-    last_of_tie = np.vstack((probs[:-1] != probs[1:], np.ones_like(probs[:1], dtype=bool)))
-    rows = np.where(last_of_tie, np.arange(count)[:, None], count)
-    retrieved = np.minimum.accumulate(rows[::-1], axis=0)[::-1]  # last row of each one's tie
-    precision = np.take_along_axis(truth.cumsum(0), retrieved, axis=0) / (retrieved + 1)
-    positives = truth.sum(0)
-    return _weighted((precision * truth).sum(0) / np.maximum(positives, 1), positives)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No positive class found")  # it has no weight
+        return float(average_precision_score(truth, probs, average="weighted"))
 
 
-def scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
-    """All scores that a run reports.
+def multi_label_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
+    """All scores that a run reports on data of any number of labels a sample.
 
     Args:
         probs: probabilities in [0, 1], (N, K).
@@ -156,13 +161,13 @@ def scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, f
     Raises:
         ValueError: as `f1_scores`.
     """
-    chosen = {f"{name}_f1": value for name, value in f1_scores(probs, labels, threshold).items()}
-    fixed = {
-        f"weighted_f1_at_{value}": f1_scores(probs, labels, value)["weighted"]
-        for value in (0.3, 0.5)
+    return {
+        **{f"{name}_f1": value for name, value in f1_scores(probs, labels, threshold).items()},
+        "weighted_f1_at_0.3": f1_scores(probs, labels, 0.3)["weighted"],
+        "weighted_f1_at_0.5": f1_scores(probs, labels, 0.5)["weighted"],
+        "weighted_ap": weighted_average_precision(probs, labels),
+        "threshold": float(threshold),
     }
-    ranking = {"weighted_ap": weighted_average_precision(probs, labels)}
-    return {**chosen, **fixed, **ranking, "threshold": float(threshold)}
 
 
 def accuracy(logits: ArrayLike, classes: ArrayLike) -> float:
@@ -200,10 +205,40 @@ def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float
         ValueError: as `accuracy`.
     """
     share = accuracy(probs, classes)
-    width = np.asarray(probs).shape[1]
-    predicted, truth = (np.eye(width)[np.asarray(c)] for c in (np.argmax(probs, 1), classes))
-    found = f1_scores(predicted, truth, 0.5)
-    return {"accuracy": share, "weighted_f1": found["weighted"], "macro_f1": found["macro"]}
+    predicted, every = np.argmax(probs, axis=1), range(np.shape(probs)[1])
+    return {
+        "accuracy": share,
+        "weighted_f1": _f1(classes, predicted, "weighted", labels=every),
+        "macro_f1": _f1(classes, predicted, "macro", labels=every),
+    }
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """From logits to scores: F1 at a threshold, or accuracy where there is one label a sample."""
+
+    single_label: bool = False
+
+    @property
+    def primary(self) -> str:
+        """Name of the score that methods are compared by."""
+        return "accuracy" if self.single_label else "weighted_f1"
+
+    def probabilities(self, logits: Tensor) -> np.ndarray:
+        """Logits (N, K) as probabilities: softmax for single labels, else a sigmoid each."""
+        return (logits.softmax(1) if self.single_label else logits.sigmoid()).numpy()
+
+    def threshold(self, probs: np.ndarray, labels: np.ndarray) -> float | None:
+        """The threshold that is best on `labels` (N, K); None for single labels."""
+        return None if self.single_label else choose_threshold(probs, labels)
+
+    def scores(
+        self, probs: np.ndarray, labels: np.ndarray, threshold: float | None
+    ) -> dict[str, float]:
+        """All scores of probabilities (N, K) against 0/1 labels (N, K)."""
+        if threshold is None:
+            return single_label_scores(probs, labels.argmax(1))
+        return multi_label_scores(probs, labels, threshold)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -229,73 +264,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     mean = float(array.mean())
     if len(array) == 1:
         return mean, math.nan, math.nan
-    half = _t_quantile(level, len(array) - 1) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    from scipy.special import stdtrit  # the quantile of Student's t
+
+    quantile = float(stdtrit(len(array) - 1, (1 + level) / 2))
+    half = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
     return mean, mean - half, mean + half
-
-
-def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Probabilities as float64 and labels as bool, both (N, K)."""
-    probs, labels = np.asarray(probs, dtype=float), np.asarray(labels)
-    if probs.ndim != 2 or not probs.size or probs.shape != labels.shape:
-        raise ValueError(
-            f"expected probabilities and labels of one shape (N, K) with N, K >= 1, "
-            f"got {probs.shape} and {labels.shape}."
-        )
-    if not ((probs >= 0) & (probs <= 1)).all():
-        raise ValueError("expected probabilities in [0, 1], got others or NaN; apply a sigmoid.")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("expected labels of 0 and 1, got other values.")
-    return probs, labels.astype(bool)
-
-
-def _f1(hits: NDArray, predicted: NDArray, positives: NDArray) -> NDArray:
-    """2 TP / (TP + FP + TP + FN), and 0 where nothing is predicted or to be found."""
-    return 2 * hits / np.maximum(predicted + positives, 1)
-
-
-def _weighted(per_class: NDArray, positives: NDArray) -> float:
-    return float((per_class * positives).sum() / max(positives.sum(), 1))
-
-
-def _weighted_f1_steps(probs: NDArray, truth: NDArray) -> tuple[NDArray, NDArray]:
-    """Weighted F1 as a step function of the threshold: steps (S,), edges (S + 1,), ascending.
-
-    Lowering the threshold past one probability adds one prediction to one class, so the score
-    is a running sum of the gains of single predictions.
-    """
-    positives = truth.sum(0)
-    order = np.argsort(-probs, axis=0, kind="stable")
-    hits = np.take_along_axis(truth, order, axis=0).cumsum(0)
-    ranks = np.arange(1, len(probs) + 1)[:, None]
-    weighted = _f1(hits, ranks, positives) * positives / max(positives.sum(), 1)
-    gains = np.diff(weighted, axis=0, prepend=0).ravel()
-    added = np.take_along_axis(probs, order, axis=0).ravel()
-    by_probability = np.argsort(-added, kind="stable")
-    steps = np.append(0.0, gains[by_probability].cumsum())[::-1]
-    edges = np.concatenate(([1.0], added[by_probability], [0.0]))[::-1]
-    wide = np.diff(edges) > 0  # equal probabilities, and those of 0 or 1, leave empty steps
-    return steps[wide], np.append(edges[:-1][wide], 1.0)
-
-
-def _t_quantile(level: float, freedom: int) -> float:
-    """t with P(|T| <= t) = level, by bisection.
-
-    The probability is the finite sum for whole degrees of freedom of Abramowitz
-    and Stegun (1964), 26.7.3 and 26.7.4, in theta = arctan(t / sqrt(freedom)).
-    """
-
-    def probability(theta: float) -> float:
-        odd = freedom % 2
-        term = math.cos(theta) if odd else 1.0
-        total = 0.0
-        for power in range(odd, freedom - 1, 2):
-            total += term
-            term *= (power + 1) / (power + 2) * math.cos(theta) ** 2
-        total *= math.sin(theta)
-        return 2 / math.pi * (theta + total) if odd else total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)

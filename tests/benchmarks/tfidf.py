@@ -23,7 +23,7 @@ from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.features.prepare import prepare
 from ssnas_core.runs.recipes import RECIPES
 from ssnas_core.study.jobs import LABEL_RATIOS
-from ssnas_core.training.metrics import choose_threshold, mean_interval, scores
+from ssnas_core.training.metrics import choose_threshold, mean_interval, multi_label_scores
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse, of L2; chosen on the labelled dev part
 
@@ -66,11 +66,11 @@ def weighted_f1(dataset: Dataset, rows: Any, ratio: float, seed: int) -> float:
             model.fit(rows[part.train], truth[:, genre])
             probs[:, genre] = model.predict_proba(rows)[:, 1]
         threshold = choose_threshold(probs[part.dev], labels[part.dev])
-        dev = scores(probs[part.dev], labels[part.dev], threshold)["weighted_f1"]
+        dev = multi_label_scores(probs[part.dev], labels[part.dev], threshold)["weighted_f1"]
         if best is None or dev > best[0]:
             best = (dev, threshold, probs)
     assert best is not None
-    return scores(best[2][test], labels[test], best[1])["weighted_f1"]
+    return multi_label_scores(best[2][test], labels[test], best[1])["weighted_f1"]
 
 
 def main(options: Options) -> None:

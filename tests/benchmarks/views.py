@@ -44,7 +44,7 @@ from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.bilevel import bilevel
 from ssnas_core.spaces.fusion.space import FusionSpace
 from ssnas_core.training.loop import fit, predict
-from ssnas_core.training.metrics import choose_threshold, mean_interval, scores
+from ssnas_core.training.metrics import choose_threshold, mean_interval, multi_label_scores
 
 LIVE = "live"
 COLUMNS = ("views", "seed", "label_ratio", "weighted_f1", "micro_f1", "macro_f1", "threshold",
@@ -164,7 +164,9 @@ def work(job: tuple[Options, str, int]) -> None:
         probs = predict(network, stored, torch.from_numpy(part.dev)).sigmoid().numpy()
         threshold = choose_threshold(probs, labels[part.dev].numpy())
         probs = predict(network, stored, test).sigmoid().numpy()
-        rows.append({"label_ratio": ratio, **scores(probs, labels[test].numpy(), threshold)})
+        rows.append(
+            {"label_ratio": ratio, **multi_label_scores(probs, labels[test].numpy(), threshold)}
+        )
     seconds["finetune"] = time.perf_counter() - start - sum(seconds.values())
     write_json(
         file,

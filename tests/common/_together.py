@@ -1,4 +1,4 @@
-"""What `test_processes.py` does in one process and in two, and a process that is told to do it.
+"""The work of `test_distributed.py`, for one process and for two, and a process that takes orders.
 
 As a program: `python _together.py PLACE COUNT FILE` joins COUNT processes through FILE, then
 reads pickled (function, arguments) from standard input and writes pickled results.
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common import distributed as _processes
+from ssnas_core.common import distributed
 from ssnas_core.common.distributed import join_norms
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import drop_modality
@@ -26,19 +26,21 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.search.evolution import EvolutionConfig, evolution
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.search.stable import curvature
 from ssnas_core.search.surrogate import SurrogateConfig, surrogate
 from ssnas_core.search.tpe import TPEConfig, tpe
-from ssnas_core.spaces.fusion.networks import FusionConfig, FusionSupernet
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.spaces.fusion.networks import FusionSupernet
+from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.layers import LayersConfig, LayerSpace
 from ssnas_core.training.checkpoints import load_checkpoint
 from ssnas_core.training.loop import TrainConfig, fit, loss_of
 
 SAMPLES, CLASSES = 40, 3
 FEATURES = ("image_0", "image_1", "text_0")
+PARTS = {"train": torch.arange(20), "dev": torch.arange(20, SAMPLES)}
 
 
 class Drawn:
@@ -121,7 +123,7 @@ def network(name: str, dropout: float = 0.0) -> tuple[nn.Module, int, Drawn]:
         return Conv(), 6, Drawn({"image": images * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1) + 2})
 
 
-# --- what is done in one process and in two
+# --- the work
 
 
 def step(net: str, kind: str, rows: int = 7) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def step(net: str, kind: str, rows: int = 7) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(5)
     loss = loss_of(model, goal, "float32")(source, torch.arange(rows), generator)
     loss.backward()
-    _processes.average_gradients(model.parameters())
+    distributed.average_gradients(model.parameters())
     return {
         "loss": loss.detach(),
         "gradients": {n: p.grad for n, p in model.named_parameters() if p.grad is not None},
@@ -150,10 +152,8 @@ def search(kind: str, order: int, alternate: str, **more: Any) -> dict[str, Any]
         **more.pop("variant", {}),
     )  # fmt: skip
     dropout = more.pop("dropout", 0.0)
-    parts = {"train": torch.arange(20), "dev": torch.arange(20, SAMPLES)}
-    result = bilevel(
-        space(dropout), features(), objective(kind), **parts, config=config, seed=1, **more
-    )
+    context = SearchContext(**PARTS, seed=1, **more)
+    result = bilevel(space(dropout), features(), objective(kind), context, config)
     return {
         "genotype": str(result.genotype),
         "history": result.history,
@@ -196,31 +196,32 @@ def trying(strategy: str, **more: Any) -> dict[str, Any]:
     over = space()
     if strategy == "surrogate":  # with weights that networks share
         over = LayerSpace(over.channels, LayersConfig(layers=2, channels=4))
-    parts = {"train": torch.arange(20), "dev": torch.arange(20, SAMPLES)}
     goal = objective("contrastive")
-    result = search(over, features(), goal, **parts, config=config, **more)
+    result = search(over, features(), goal, SearchContext(**PARTS, **more), config)
     return {"genotype": str(result.genotype), "history": result.history}
 
 
 def chance() -> dict[str, Tensor]:
     """Numbers of torch's global generator and of the one passed on."""
-    told = {}
+    drawn = {}
     for name, apart in (("together", False), ("apart", True)):
         with seeded(6, apart=apart) as generator:
-            told[name] = torch.rand(3)
-            told[f"{name}, passed"] = torch.rand(3, generator=generator)
-    return told
+            drawn[name] = torch.rand(3)
+            drawn[f"{name}, passed"] = torch.rand(3, generator=generator)
+    return drawn
 
 
 def writing(folder: Path) -> dict[str, Any]:
-    """How often each process tells of an epoch, with which checkpoint, in two goes."""
-    told: list[int] = []
-    own = folder / "kept.pt"
+    """How often each process reports an epoch, with which checkpoint, in two goes."""
+    calls: list[int] = []
+    path = folder / "kept.pt"
     for _ in range(2):  # the second only reads
-        result = training("conv", "contrastive", checkpoint=own, on_epoch=lambda h: told.append(1))
-    kept = load_checkpoint(own)
-    assert kept is not None
-    return {"told": len(told), "saved": kept["told"], **result}
+        result = training(
+            "conv", "contrastive", checkpoint=path, on_epoch=lambda h: calls.append(1)
+        )
+    saved = load_checkpoint(path)
+    assert saved is not None
+    return {"calls": len(calls), "settings": saved["told"], **result}
 
 
 def going_on(checkpoint: Path) -> str:
@@ -228,11 +229,11 @@ def going_on(checkpoint: Path) -> str:
 
 
 def first_alone(folder: Path) -> dict[str, Any]:
-    """What the first process does alone, with a fit inside, and what the others get."""
+    """The first process works alone, with a fit inside; the others get its result."""
     done: list[int] = []
 
     def do() -> int:
-        done.append(_processes.world_size())
+        done.append(distributed.world_size())
         training("conv", "contrastive")
         return 7
 
@@ -240,31 +241,31 @@ def first_alone(folder: Path) -> dict[str, Any]:
         raise InputError("no room on the disk")
 
     return {
-        "result": _processes.on_rank_zero(do),
+        "result": distributed.on_rank_zero(do),
         "done": done,
-        "refused": refused(lambda: _processes.on_rank_zero(fail)),
-        "processes": _processes.world_size(),
-        "place": _processes.rank(),
+        "refused": refused(lambda: distributed.on_rank_zero(fail)),
+        "processes": distributed.world_size(),
+        "place": distributed.rank(),
     }
 
 
 def lost_modality(rows: int = 7) -> dict[str, Any]:
     """What a lost modality's features become, and the gradient of their sum for each row."""
     numbers = torch.randn(rows, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    mine = numbers[_processes.share(rows)]
+    part = numbers[distributed.share(rows)]
     names = ["image_0", "text_0"]
-    dropped = drop_modality({"image_0": mine, "text_0": mine}, names, 1.0)
+    dropped = drop_modality({"image_0": part, "text_0": part}, names, 1.0)
     # one of the two is lost in each row, and is the batch's mean there
-    changed = dropped["image_0"] + dropped["text_0"] - mine
-    sums = _processes.all_gather(changed.square(), rows).sum()
+    changed = dropped["image_0"] + dropped["text_0"] - part
+    sums = distributed.all_gather(changed.square(), rows).sum()
     sums.backward()
-    _processes.all_mean([numbers.grad])
+    distributed.all_mean([numbers.grad])
     return {"mean": changed.detach(), "gradient": numbers.grad}
 
 
 def different_starts() -> dict[str, Tensor]:
     """Weights after a training whose processes began with different ones."""
-    torch.manual_seed(_processes.rank())
+    torch.manual_seed(distributed.rank())
     model = nn.Sequential(Conv(), nn.Linear(6, 4))
     _, _, source = network("conv")
     fit(model, source, objective("contrastive"), torch.arange(14), TrainConfig(epochs=1), seed=0)
@@ -272,7 +273,7 @@ def different_starts() -> dict[str, Tensor]:
 
 
 def small_batch() -> str:
-    return refused(lambda: step("conv", "contrastive", 2 if _processes.world_size() == 3 else 1))
+    return refused(lambda: step("conv", "contrastive", 2 if distributed.world_size() == 3 else 1))
 
 
 def refused(do: Any) -> str:
@@ -284,13 +285,13 @@ def refused(do: Any) -> str:
 
 
 def lost(leave: bool) -> str:
-    """What the first process is told when the second one ends in the middle."""
-    if leave and _processes.rank() == 1:
+    """The first process's error when the second one ends in the middle."""
+    if leave and distributed.rank() == 1:
         os._exit(1)
     return refused(lambda: search("contrastive", 1, "step"))
 
 
-# --- a process that is told what to do
+# --- a process that takes orders
 
 
 def main() -> None:

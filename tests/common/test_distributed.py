@@ -42,7 +42,7 @@ class Pair:
         ]
 
     def __call__(self, name: str, *args: Any, seconds: float = 60, **more: Any) -> list[Any]:
-        """What each process returns; all are killed if they take longer."""
+        """The results of both processes; all are killed if they take longer."""
         for process in self.processes:
             assert process.stdin is not None
             pickle.dump((name, args, more), process.stdin)
@@ -76,8 +76,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     made.end()
 
 
-def close(found: Any, wanted: Any, tolerance: float) -> None:
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+def close(actual: Any, wanted: Any, tolerance: float) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=tolerance)
 
 
 def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -109,11 +109,11 @@ def test_two_processes_give_loss_gradients_and_statistics_of_the_joined_batch(
     alone = together.step(net, kind, rows)
     assert len(alone["gradients"]) > 3
     first, second = pair("step", net, kind, rows)
-    for told in (first, second):
-        assert told["names"] == alone["names"]
-        assert torch.equal(told["chance"], alone["chance"])
+    for result in (first, second):
+        assert result["names"] == alone["names"]
+        assert torch.equal(result["chance"], alone["chance"])
         for part in ("loss", "gradients", "buffers"):
-            close(told[part], alone[part], 1e-5)
+            close(result[part], alone[part], 1e-5)
     assert equal(first["gradients"], second["gradients"])
 
 
@@ -127,9 +127,9 @@ def test_dropout_differs_between_processes_and_what_is_drawn_for_all_does_not(pa
 def test_lost_modality_becomes_the_mean_of_the_joined_batch(pair):
     alone, (first, second) = together.lost_modality(), pair("lost_modality")
     assert (len(first["mean"]), len(second["mean"])) == (4, 3)
-    for told in (first, second):
-        close(told["mean"], alone["mean"][: len(told["mean"])], 1e-6)
-        close(told["gradient"], alone["gradient"], 1e-5)
+    for result in (first, second):
+        close(result["mean"], alone["mean"][: len(result["mean"])], 1e-6)
+        close(result["gradient"], alone["gradient"], 1e-5)
 
 
 # --- whole searches and trainings
@@ -201,7 +201,7 @@ def test_two_processes_try_and_rank_what_one_does(pair, strategy, tmp_path):
     first, second = pair("trying", strategy, checkpoint=tmp_path / "search.json")
     assert first == second
     assert first["genotype"] == alone["genotype"]
-    tried = [[one["genotype"] for one in told["history"]] for told in (first, alone)]
+    tried = [[one["genotype"] for one in result["history"]] for result in (first, alone)]
     assert tried[0] == tried[1]
     close(without_figures(first["history"]), without_figures(alone["history"]), 1e-4)
     again = pair("trying", strategy, checkpoint=tmp_path / "search.json")
@@ -218,8 +218,8 @@ def test_processes_that_begin_with_other_weights_go_on_with_those_of_the_first(p
 
 def test_first_process_alone_writes_and_all_go_on_from_it(pair, tmp_path):
     first, second = pair("writing", tmp_path)
-    assert (first["told"], second["told"]) == (2 + 1, 0)  # two epochs, and what was there
-    assert first["saved"].endswith("'2 processes')")
+    assert (first["calls"], second["calls"]) == (2 + 1, 0)  # two epochs, and what was there
+    assert first["settings"].endswith("'2 processes')")
     assert first["history"] == second["history"] and len(first["history"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["kept.pt"]
 
@@ -237,10 +237,10 @@ def test_checkpoint_of_another_number_of_processes_is_refused(pair, tmp_path):
 def test_what_the_first_process_does_alone_reaches_the_others(pair, tmp_path):
     first, second = pair("first_alone", tmp_path)
     assert first["done"] == [1] and second["done"] == []
-    for place, told in enumerate((first, second)):
-        assert told["result"] == 7
-        assert told["refused"] == "no room on the disk"
-        assert (told["processes"], told["place"]) == (2, place)
+    for place, one in enumerate((first, second)):
+        assert one["result"] == 7
+        assert one["refused"] == "no room on the disk"
+        assert (one["processes"], one["place"]) == (2, place)
 
 
 # --- faults
@@ -255,9 +255,10 @@ def test_batch_smaller_than_the_processes_is_refused(pair):
 def test_end_of_one_process_ends_the_other_with_one_line(tmp_path):
     pair = Pair(tmp_path)
     try:
-        told, nothing = pair("lost", True, seconds=30)
+        message, nothing = pair("lost", True)
         assert nothing is None
-        assert told.startswith("another process ended or did not answer (") and "\n" not in told
-        assert told.endswith("the same command goes on from the last whole epoch.")
+        assert message.startswith("another process ended or did not answer (")
+        assert message.endswith("the same command goes on from the last whole epoch.")
+        assert "\n" not in message
     finally:
         pair.end()

@@ -1,4 +1,4 @@
-"""Scores agree with scikit-learn and SciPy, and with the definitions written as loops."""
+"""Scores agree with their definitions written as loops; intervals with SciPy's."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from ssnas_core.training.metrics import (
     choose_threshold,
     f1_scores,
     mean_interval,
-    scores,
+    multi_label_scores,
     single_label_scores,
     weighted_average_precision,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:No positive class found")  # scikit-learn's
-AVERAGES = ("weighted", "micro", "macro", "samples")
+pytestmark = pytest.mark.filterwarnings("error")  # scikit-learn's, of classes without positives
 
 
 def problem(seed: int, samples: int = 40, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -34,19 +33,48 @@ def problem(seed: int, samples: int = 40, classes: int = 7) -> tuple[np.ndarray,
     return probs, labels
 
 
-def reference_f1(probs, labels, threshold, average) -> float:
-    from sklearn.metrics import f1_score
+def f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN) of all decisions given; 0 where it is 0 / 0."""
+    pairs = list(zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True))
+    hits = sum(bool(t and p) for t, p in pairs)
+    wrong = sum(bool(t) != bool(p) for t, p in pairs)
+    return 2 * hits / (2 * hits + wrong) if hits else 0.0
 
-    return float(f1_score(labels, probs > threshold, average=average, zero_division=0))
+
+def f1_by_definition(probs, labels, threshold) -> dict[str, float]:
+    predicted = probs > threshold
+    classes = [f1(t, p) for t, p in zip(labels.T, predicted.T, strict=True)]
+    samples = [f1(t, p) for t, p in zip(labels, predicted, strict=True)]
+    positives = labels.sum(0).tolist()
+    weighted = sum(score * count for score, count in zip(classes, positives, strict=True))
+    return {
+        "weighted": weighted / max(1, sum(positives)),
+        "micro": f1(labels, predicted),
+        "macro": sum(classes) / len(classes),
+        "samples": sum(samples) / len(samples),
+    }
+
+
+def precision_by_definition(probs, labels) -> float:
+    """Of each positive, the precision among all samples scored at least as high; the mean."""
+    precisions = [
+        float(truth[column >= probability].mean())
+        for column, truth in zip(probs.T, labels.T, strict=True)
+        for probability in column[truth == 1]
+    ]
+    return sum(precisions) / max(1, len(precisions))
+
+
+def exactly(value):
+    return pytest.approx(value, rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("average", AVERAGES)
-def test_f1_equals_scikit_learn(average, threshold):
+def test_f1_is_the_four_averages_of_its_definition(threshold):
     for seed in range(5):
         probs, labels = problem(seed)
-        expected = reference_f1(probs, labels, threshold, average)
-        assert f1_scores(probs, labels, threshold)[average] == pytest.approx(expected)
+        wanted = f1_by_definition(probs, labels, threshold)
+        assert f1_scores(probs, labels, threshold) == exactly(wanted)
 
 
 def edge_cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -71,29 +99,19 @@ def edge_cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("case", edge_cases())
-def test_edge_cases_equal_scikit_learn(case):
-    from sklearn.metrics import average_precision_score, f1_score
-
+def test_scores_of_edge_cases_are_those_of_the_definitions(case):
     probs, labels = edge_cases()[case]
-    ours = f1_scores(probs, labels, 0.4)
-    if case == "one class":  # scikit-learn would take a single column for a binary task
-        expected = f1_score(labels[:, 0], probs[:, 0] > 0.4)
-        assert ours["weighted"] == ours["macro"] == ours["micro"] == pytest.approx(expected)
-    else:
-        for average in AVERAGES:
-            assert ours[average] == pytest.approx(reference_f1(probs, labels, 0.4, average))
-    expected = average_precision_score(labels, probs, average="weighted")
-    assert weighted_average_precision(probs, labels) == pytest.approx(float(expected))
+    assert f1_scores(probs, labels, 0.4) == exactly(f1_by_definition(probs, labels, 0.4))
+    wanted = precision_by_definition(probs, labels)
+    assert weighted_average_precision(probs, labels) == exactly(wanted)
 
 
-def test_weighted_average_precision_equals_scikit_learn_with_ties():
-    from sklearn.metrics import average_precision_score
-
+def test_weighted_average_precision_is_its_definition_with_ties():
     for seed in range(10):
         probs, labels = problem(seed)
         for given_probs in (probs, probs.round(1)):
-            expected = average_precision_score(labels, given_probs, average="weighted")
-            assert weighted_average_precision(given_probs, labels) == pytest.approx(expected)
+            wanted = precision_by_definition(given_probs, labels)
+            assert weighted_average_precision(given_probs, labels) == exactly(wanted)
 
 
 def chosen_by_hand(probs: np.ndarray, labels: np.ndarray) -> float:
@@ -103,9 +121,9 @@ def chosen_by_hand(probs: np.ndarray, labels: np.ndarray) -> float:
         total = Fraction(0)
         for column, truth in zip(probs.T, labels.T, strict=True):
             hits = sum(1 for p, t in zip(column, truth, strict=True) if t and p > threshold)
-            found, positives = sum(1 for p in column if p > threshold), int(truth.sum())
+            predicted, positives = sum(1 for p in column if p > threshold), int(truth.sum())
             if positives:
-                total += positives * Fraction(2 * hits, found + positives)
+                total += positives * Fraction(2 * hits, predicted + positives)
         return total / max(1, int(labels.sum()))
 
     edges = sorted({0.0, 1.0, *probs.ravel().tolist()})
@@ -147,10 +165,10 @@ def test_chosen_threshold_is_not_beaten_by_any_other(data):
     labels = data.draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 1)))
     chosen = choose_threshold(probs, labels)
     assert 0 <= chosen <= 1
-    best = f1_scores(probs, labels, chosen)["weighted"]
+    best = f1_by_definition(probs, labels, chosen)["weighted"]
     # between two neighbouring probabilities nothing changes, so these are all the thresholds
     for other in {0.0, *probs.ravel().tolist()}:
-        assert best >= f1_scores(probs, labels, other)["weighted"] - 1e-9
+        assert best >= f1_by_definition(probs, labels, other)["weighted"] - 1e-9
 
 
 def test_threshold_between_neighbouring_floats_still_parts_them():
@@ -197,17 +215,18 @@ def test_threshold_does_not_depend_on_the_order_of_samples():
 
 def test_scores_hold_every_reported_number():
     probs, labels = problem(2)
-    threshold = 0.35
-    found = scores(probs, labels, threshold)
-    expected = {
-        **{f"{name}_f1": reference_f1(probs, labels, threshold, name) for name in AVERAGES},
-        "weighted_f1_at_0.3": reference_f1(probs, labels, 0.3, "weighted"),
-        "weighted_f1_at_0.5": reference_f1(probs, labels, 0.5, "weighted"),
-        "weighted_ap": weighted_average_precision(probs, labels),
-        "threshold": threshold,
-    }
-    assert found == pytest.approx(expected)
-    assert all(type(value) is float for value in found.values())
+    scores = multi_label_scores(probs, labels, 0.35)
+    f1_at = {value: f1_by_definition(probs, labels, value) for value in (0.3, 0.35, 0.5)}
+    assert scores == exactly(
+        {
+            **{f"{name}_f1": value for name, value in f1_at[0.35].items()},
+            "weighted_f1_at_0.3": f1_at[0.3]["weighted"],
+            "weighted_f1_at_0.5": f1_at[0.5]["weighted"],
+            "weighted_ap": precision_by_definition(probs, labels),
+            "threshold": 0.35,
+        }
+    )
+    assert all(type(value) is float for value in scores.values())
 
 
 def test_accuracy_counts_the_largest_logit():
@@ -223,7 +242,11 @@ def test_interval_equals_the_t_distribution_of_scipy(count, level):
     mean, low, high = mean_interval(sample.tolist(), level)
     expected = stats.t.interval(level, count - 1, loc=sample.mean(), scale=stats.sem(sample))
     assert mean == pytest.approx(sample.mean())
-    assert (low, high) == pytest.approx(expected)
+    assert (low, high) == exactly(expected)
+
+
+def test_interval_of_equal_runs_has_no_width():
+    assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
 def test_interval_of_one_run_is_unknown():
@@ -259,15 +282,19 @@ def test_unusable_logits_and_values_are_refused():
         mean_interval([1.0, 2.0], level=95)
 
 
-def test_single_label_scores_equal_scikit_learn():
-    from sklearn.metrics import f1_score
-
+def test_single_label_scores_are_those_of_the_definitions():
     rng = np.random.default_rng(0)
-    classes, probs = rng.integers(5, size=60), rng.random((60, 5))
-    probs[:, 4] = 0  # a class that is never predicted
-    found, predicted = single_label_scores(probs, classes), probs.argmax(1)
-    assert found == {
-        "accuracy": pytest.approx((predicted == classes).mean()),
-        "weighted_f1": pytest.approx(f1_score(classes, predicted, average="weighted")),
-        "macro_f1": pytest.approx(f1_score(classes, predicted, average="macro")),
-    }
+    classes, probs = rng.integers(5, size=60), rng.random((60, 6))
+    probs[:, 4] = 0  # a class that is never predicted; and one of neither samples nor predictions
+    probs[:, 5] = 0
+    predicted = probs.argmax(1)
+    wanted = f1_by_definition(np.eye(6)[predicted], np.eye(6)[classes], 0.5)
+    scores = single_label_scores(probs, classes)
+    assert scores == exactly(
+        {
+            "accuracy": (predicted == classes).mean(),
+            "weighted_f1": wanted["weighted"],
+            "macro_f1": wanted["macro"],
+        }
+    )
+    assert all(type(value) is float for value in scores.values())
