@@ -1,8 +1,13 @@
-"""Where a batch's inputs come from, and how views of it are drawn.
+"""Objectives: what makes a choice good, and where the inputs of a batch come from.
 
-A source is a feature store, live inputs, or anything that has its two methods. Where
-several processes work together (`_processes`), each draws the chance of the whole
-batch and reads its own share of the samples.
+An objective is a loss and the head that it needs; a source draws the inputs of samples, as
+a feature store or live inputs do. An objective of one's own is any class with `head`, `loss`
+and `report`; as a frozen dataclass, a run can name it in its files. One that needs labels is
+given to a run as a configuration (`ObjectiveConfig`), which holds none and opens the
+objective over those of the data set.
+
+Where several processes work together (`common.distributed`), each draws the chance of the
+whole batch and reads its own share of the samples.
 """
 
 from __future__ import annotations
@@ -15,45 +20,52 @@ from torch import Tensor, nn
 
 from ssnas_core.common.distributed import share
 
-Features = Mapping[str, Tensor]
+Features = Mapping[str, Tensor]  # inputs of N samples by name, (N, ...) each
 
 
 class Objective(Protocol):
     """A loss and the head that it needs."""
 
     def head(self, width: int) -> nn.Module:
-        """A fresh head for embeddings of `width` numbers."""
+        """Return a fresh head for embeddings (N, width)."""
         ...
 
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean loss of `model` (encoder and head) on the samples `indices`, a scalar."""
+        """Return the mean loss on some samples, a scalar.
+
+        Args:
+            model: the encoder and the head.
+            source: of the samples' inputs.
+            indices: (N,) sample numbers.
+            generator: of the views.
+        """
         ...
 
     def report(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
-        """What else to log of `model` on some samples, without gradients."""
+        """Return further numbers to log, of the same arguments as `loss`, without gradients."""
         ...
 
 
 class ObjectiveConfig(Protocol):
-    """An objective that needs labels, as a run's configuration names it: without them.
+    """An objective that needs labels, without them: what a run's configuration has.
 
     Attributes:
         uses_labels: True.
-        labelled_only: the search is given labelled samples alone; all samples otherwise.
+        labelled_only: whether a search is given labelled samples alone, not all.
     """
 
     uses_labels: ClassVar[bool]
     labelled_only: ClassVar[bool]
 
     def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Objective:
-        """Return the objective.
+        """Return the objective over the labels of a data set.
 
         Args:
-            labels: of the whole data set, (N, K) 0/1 or (N,) class numbers.
+            labels: of all samples, (N, K) 0/1 or (N,) class numbers.
             classes: K.
             labelled: (n,) numbers of the samples whose labels may be read.
         """
@@ -64,7 +76,7 @@ class Source(Protocol):
     """Where a batch's inputs come from: a feature store, or live inputs."""
 
     def clean(self, indices: Tensor) -> dict[str, Tensor]:
-        """Unaugmented inputs of the samples `indices` (n,), by name, each (n, ...)."""
+        """Return the inputs of the samples `indices` (n,) by name, (n, ...) each, unaugmented."""
         ...
 
     def augmented(
@@ -75,10 +87,10 @@ class Source(Protocol):
         *,
         part: slice = slice(None),
     ) -> Sequence[dict[str, Tensor]]:
-        """`count` jointly augmented views of the samples, each like `clean`'s dict.
+        """Return `count` jointly augmented views of the samples, each as `clean` returns them.
 
         Chance is drawn for all samples; then only those in `part` are read. A source
-        for one process alone can do without `part`: it is given where there are several.
+        for one process alone needs no `part`: it is given where there are several.
         """
         ...
 
@@ -87,12 +99,12 @@ class OnDevice:
     """A source whose inputs are moved to a device as they are drawn."""
 
     def __init__(self, source: Source, device: torch.device | str) -> None:
-        place = getattr(source, "to", None)  # a feature store may keep all that it holds there
-        self.source: Source = source if place is None else place(device)
+        to = getattr(source, "to", None)  # a feature store may keep all of it there
+        self.source: Source = source if to is None else to(device)
         self.device = device
 
     def clean(self, indices: Tensor) -> dict[str, Tensor]:
-        """As `Source.clean`."""
+        """Return the inputs as `Source.clean`, on the device."""
         return self._move(self.source.clean(indices))
 
     def augmented(
@@ -103,7 +115,7 @@ class OnDevice:
         *,
         part: slice = slice(None),
     ) -> list[dict[str, Tensor]]:
-        """As `Source.augmented`."""
+        """Return the views as `Source.augmented`, on the device."""
         views = drawn(self.source, indices, generator, count, part)
         return [self._move(view) for view in views]
 
@@ -112,7 +124,7 @@ class OnDevice:
 
 
 def two_views(source: Source, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two views of each of N samples as 2N rows, all first views before all second ones.
+    """Return two views of N samples as 2N rows, all first views before all second ones.
 
     Of several processes each gets its share of the samples.
     """
@@ -123,14 +135,14 @@ def two_views(source: Source, indices: Tensor, generator: torch.Generator) -> di
 def drawn(
     source: Source, indices: Tensor, generator: torch.Generator, count: int, part: slice
 ) -> Sequence[dict[str, Tensor]]:
-    """Views of the samples in `part`, from the draws for all of them."""
+    """Return `count` views of the samples in `part`, from the draws for all of them."""
     if part == slice(None):
         return source.augmented(indices, generator, count)
     return source.augmented(indices, generator, count, part=part)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """The rows of both; not copied where they lie one behind the other, as from a store."""
+    """Return the rows of both; no copy where they lie one behind the other, as from a store."""
     behind = first.storage_offset() + first.numel()
     if (
         first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

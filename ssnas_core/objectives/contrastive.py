@@ -1,4 +1,4 @@
-"""The contrastive loss, and signs that an embedding collapses: maths on rows (N, D)."""
+"""The contrastive objective of SimCLR (arXiv:2002.05709), and signs that an embedding collapses."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Contrastive:
         temperature: tau of NT-Xent. The paper's value is unknown; 0.2 is our choice.
         hidden: width of the projection head's hidden layer.
         out: D, width of the projections.
+
+    Examples:
+        >>> objective = Contrastive(temperature=0.2)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
+        >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
+        >>> loss.backward()
     """
 
     uses_labels: ClassVar[bool] = False
@@ -35,7 +41,7 @@ class Contrastive:
     out: int = 128
 
     def head(self, width: int) -> nn.Module:
-        """The projection head g: an MLP with one hidden layer (SimCLR sec. 2.1)."""
+        """Return the projection head g, an MLP with one hidden layer (SimCLR sec. 2.1)."""
         return nn.Sequential(
             nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.out)
         )
@@ -43,19 +49,23 @@ class Contrastive:
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
+        """Return NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
         both = two_views(source, indices, generator)
-        return self._of(all_gather(model(both), len(indices), 2))
+        return self.loss_of_projections(all_gather(model(both), len(indices), 2))
 
-    def _of(self, projections: Tensor) -> Tensor:
-        """NT-Xent of rows (2N, D) whose first half are the first views."""
+    def loss_of_projections(self, projections: Tensor) -> Tensor:
+        """Return NT-Xent of rows (2N, D) whose first half are the first views."""
         return nt_xent(*projections.chunk(2), temperature=self.temperature)
 
     @torch.no_grad()
     def report(
-        self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
+        self,
+        model: Callable[[Features], Tensor],
+        source: Source,
+        indices: Tensor,
+        generator: torch.Generator,
     ) -> dict[str, float]:
-        """Signs of collapse, and of one modality doing the matching alone.
+        """Return signs of collapse, and of one modality doing the matching alone.
 
         Returns:
             `alignment`, `uniformity`, `effective_rank` of the projections;
@@ -64,17 +74,8 @@ class Contrastive:
             the second view another sample's <modality>. Near `match` it says
             that the others decide alone: the one-modality shortcut.
         """
-        return self._report(model, source, indices, generator)
-
-    def _report(
-        self,
-        project: Callable[[Features], Tensor],
-        source: Source,
-        indices: Tensor,
-        generator: torch.Generator,
-    ) -> dict[str, float]:
         first, second = source.augmented(indices, generator, 2)
-        z1, z2 = project(first).float(), project(second).float()
+        z1, z2 = model(first).float(), model(second).float()
         figures = {
             "alignment": alignment(z1, z2),
             "uniformity": uniformity(torch.cat((z1, z2))),
@@ -87,12 +88,12 @@ class Contrastive:
                 name: value.roll(1, 0) if modality_of(name) == modality else value
                 for name, value in second.items()
             }
-            figures[f"match_without_{modality}"] = match_rate(z1, project(swapped).float())
+            figures[f"match_without_{modality}"] = match_rate(z1, model(swapped).float())
         return {name: float(value) for name, value in figures.items()}
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Mean NT-Xent loss over paired views (SimCLR eq. 1, arXiv:2002.05709).
+    """Return the mean NT-Xent loss over paired views (SimCLR eq. 1, arXiv:2002.05709).
 
     Row i of `first` and of `second` are views of one sample; the other 2N - 2
     rows are its negatives. Rows are L2-normalised here, not by the caller.
@@ -124,7 +125,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of paired views on the unit sphere (arXiv:2005.10242, eq. 5).
+    """Return the mean squared distance of paired views on the sphere (arXiv:2005.10242, eq. 5).
 
     Args:
         first, second: (N, D); normalised here.
@@ -136,7 +137,7 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 
 
 def uniformity(rows: Tensor) -> Tensor:
-    """Log mean Gaussian potential of all pairs (arXiv:2005.10242, eq. 6, t = 2).
+    """Return the log mean Gaussian potential of all pairs (arXiv:2005.10242, eq. 6, t = 2).
 
     Args:
         rows: (N, D), N >= 2; normalised here.
@@ -151,7 +152,7 @@ def uniformity(rows: Tensor) -> Tensor:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """exp of the entropy of the centred rows' normalised singular values (Roy & Vetterli 2007).
+    """Return exp of the entropy of the centred rows' singular values (Roy & Vetterli 2007).
 
     Args:
         rows: (N, D).
@@ -169,6 +170,6 @@ def effective_rank(rows: Tensor) -> Tensor:
 
 
 def match_rate(first: Tensor, second: Tensor) -> Tensor:
-    """Share of rows of `first` (N, D) whose most similar row of `second` is their own view."""
+    """Return the share of rows of `first` (N, D) whose nearest one of `second` is their own view."""
     nearest = (F.normalize(first) @ F.normalize(second).T).argmax(1)
     return (nearest == torch.arange(len(first), device=first.device)).float().mean()

@@ -1,4 +1,4 @@
-"""Labels where there are any, contrast everywhere."""
+"""The hybrid objective: labels where there are any, contrast everywhere."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from ssnas_core.common.distributed import all_gather
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.base import Source, two_views
-from ssnas_core.objectives.contrastive import (
-    Contrastive,
-)
+from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 
 
-class _TwoHeads(nn.Module):
-    """Projections and logits of the same embeddings; a classifier to use is `classifier`."""
+class TwoHeads(nn.Module):
+    """Projections and logits of the same embeddings; `classifier` alone is what predicts."""
 
     def __init__(self, projection: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -26,7 +24,7 @@ class _TwoHeads(nn.Module):
         self.classifier = classifier
 
     def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, width) -> (N, D) and (N, K)."""
+        """Return projections (N, D) and logits (N, K) of embeddings (N, width)."""
         return self.projection(embeddings), self.classifier(embeddings)
 
 
@@ -39,11 +37,11 @@ class Hybrid:
     samples of the batch that are in `labelled`, and 0 in a batch without any.
     Labels of other samples are never read.
 
-    Its head returns projections and logits. To predict with what it trained,
+    Its head returns projections and logits. To predict with the trained model,
     take `nn.Sequential(model[0], model[1].classifier)`.
 
     Args:
-        supervised: the labels; with `augment=True`, as views are what it sees here.
+        supervised: the labels; with `augment=True`, as the loss sees views.
         labelled: (n,) sample numbers whose labels may be read, n >= 1.
         contrastive: the loss on all samples.
         weight: w in [0, 1]; at 0 it is `contrastive` exactly, at 1 the labelled
@@ -52,6 +50,13 @@ class Hybrid:
     Raises:
         InputError: a weight outside [0, 1], `labelled` that are no sample
             numbers of `supervised.labels`, or `supervised.augment=False`.
+
+    Examples:
+        >>> supervised = Supervised(labels=labels, classes=3)
+        >>> objective = Hybrid(supervised=supervised, labelled=torch.tensor([0, 2]), weight=0.5)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
+        >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
+        >>> loss.backward()
     """
 
     supervised: Supervised
@@ -60,7 +65,7 @@ class Hybrid:
     weight: float = 0.5
 
     def __post_init__(self) -> None:
-        check_weight(self.weight)
+        _check_weight(self.weight)
         if not self.supervised.augment:
             raise InputError(
                 "a hybrid loss reads the labels on augmented views, got augment=False; "
@@ -75,43 +80,40 @@ class Hybrid:
             )
 
     def head(self, width: int) -> nn.Module:
-        """Both heads, `projection` and `classifier`, on the same embedding."""
+        """Return both heads on the same embeddings (N, width)."""
         projection = self.contrastive.head(width)  # first, so that it starts as without labels
-        return _TwoHeads(projection, self.supervised.head(width))
+        return TwoHeads(projection, self.supervised.head(width))
 
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The weighted sum on two augmented views per sample, in one forward pass of 2N rows."""
+        """Return the weighted sum on two views per sample, in one forward pass of 2N rows."""
         both = model(two_views(source, indices, generator))
         projections, logits = (all_gather(part, len(indices), 2) for part in both)
         if self.weight == 0:
-            return self.contrastive._of(projections)
+            return self.contrastive.loss_of_projections(projections)
         known = torch.isin(indices, self.labelled.to(indices.device))
         rows = known.nonzero().flatten()
         if len(rows):
-            twice = torch.cat((rows, rows + len(indices))).to(logits.device)
-            supervised = self.supervised._of(logits[twice], indices[rows].repeat(2))
+            twice = torch.cat((rows, rows + len(indices))).to(logits.device)  # of both views
+            supervised = self.supervised.loss_of_logits(logits[twice], indices[rows].repeat(2))
         else:
             supervised = 0.0 * logits.sum()
         if self.weight == 1:
             return supervised
-        contrastive = self.contrastive._of(projections)
+        contrastive = self.contrastive.loss_of_projections(projections)
         return self.weight * supervised + (1 - self.weight) * contrastive
 
-    @torch.no_grad()
     def report(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
-        """As `Contrastive.report`, of the projections."""
-        return self.contrastive._report(
-            lambda features: model(features)[0], source, indices, generator
-        )
+        """Return `Contrastive.report` of the projections."""
+        return self.contrastive.report(lambda inputs: model(inputs)[0], source, indices, generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig:
-    """`Hybrid` without its labels, as a configuration of a run.
+    """Labels where there are any, contrast everywhere: one weighted sum.
 
     Args:
         weight: w of the labels, in [0, 1].
@@ -128,20 +130,19 @@ class HybridConfig:
     contrastive: Contrastive = Contrastive()
 
     def __post_init__(self) -> None:
-        check_weight(self.weight)
+        _check_weight(self.weight)
 
     def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Hybrid:
-        """Return the objective over a data set's labels, as `ObjectiveConfig.open`."""
-        supervised = Supervised(labels=labels, classes=classes)
+        """Return the objective over the labels of a data set, as `ObjectiveConfig.open`."""
         return Hybrid(
-            supervised=supervised,
+            supervised=Supervised(labels=labels, classes=classes),
             labelled=labelled,
             contrastive=self.contrastive,
             weight=self.weight,
         )
 
 
-def check_weight(weight: float) -> None:
+def _check_weight(weight: float) -> None:
     """Raise `InputError` unless the weight of the labels is in [0, 1]."""
     if not 0 <= weight <= 1:
         raise InputError(f"the weight of the labels must be in [0, 1], got {weight}.")

@@ -1,4 +1,4 @@
-"""Labels through a linear classifier."""
+"""The supervised objective: labels through a linear classifier."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ class Supervised:
         labels: (N, K) 0/1 for multi-label data, or (N,) class numbers.
         classes: K; taken from `labels` where these are (N, K).
         augment: train on augmented views; on clean ones otherwise.
+
+    Raises:
+        InputError: labels of another shape, or (N,) of fewer than two classes.
+
+    Examples:
+        >>> objective = Supervised(labels=labels, classes=3)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
+        >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
+        >>> loss.backward()
     """
 
     labels: Tensor
@@ -36,22 +45,25 @@ class Supervised:
             )
 
     def head(self, width: int) -> nn.Module:
-        """A linear classifier: width -> K logits."""
+        """Return a linear classifier: (N, width) -> logits (N, K)."""
         return nn.Linear(width, self.labels.shape[1] if self.labels.ndim == 2 else self.classes)
 
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean cross-entropy (binary, per class, for several labels) of the samples."""
+        """Return the mean cross-entropy on one view of each sample."""
         part = share(len(indices))
         if self.augment:
             (features,) = drawn(source, indices, generator, 1, part)
         else:
             features = source.clean(indices[part])
-        return self._of(all_gather(model(features), len(indices)), indices)
+        return self.loss_of_logits(all_gather(model(features), len(indices)), indices)
 
-    def _of(self, logits: Tensor, indices: Tensor) -> Tensor:
-        """Mean cross-entropy of logits (n, K) for the labels of the samples `indices` (n,)."""
+    def loss_of_logits(self, logits: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (n, K) for the labels of `indices` (n,).
+
+        It is binary, and the mean over classes too, where a sample has several labels.
+        """
         logits = logits.float()
         labels = self.labels[indices].to(logits.device)
         if self.labels.ndim == 2:
@@ -61,13 +73,13 @@ class Supervised:
     def report(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
-        """Nothing beyond the loss."""
+        """Return {}: there is nothing to log beyond the loss."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig:
-    """`Supervised` without its labels, as a configuration of a run.
+    """Labels through a linear classifier, of the labelled samples alone.
 
     Args:
         augment: train on augmented views; on clean ones otherwise.
@@ -79,5 +91,5 @@ class SupervisedConfig:
     augment: bool = True
 
     def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Supervised:
-        """Return the objective over a data set's labels, as `ObjectiveConfig.open`."""
+        """Return the objective over the labels of a data set, as `ObjectiveConfig.open`."""
         return Supervised(labels=labels, classes=classes, augment=self.augment)
