@@ -21,8 +21,11 @@ def recipe_of(command: commands.RecipeCommand) -> tuple[Any, dict[str, Any]]:
     """Return the named recipe with the settings that the options give, and those of its axes."""
     from ssnas_core.cli.options import given
     from ssnas_core.runs.recipes import recipe_named
+    from ssnas_core.spaces import OPERATORS
 
     recipe = recipe_named(command.recipe)
+    for name in getattr(getattr(command, "space", None), "operators", ()):
+        OPERATORS.find(name)  # who names it here trusts it; a configuration itself imports nothing
     configs = {
         key: given(getattr(command, key), config)
         for key, config in commands.defaults(type(command), commands.names_in(command)).items()
@@ -104,29 +107,6 @@ def _data(text: str) -> Any:
     return open_dataset(text) if ":" in text and not path.exists() else path
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Test scores as a table of methods by label ratio."""
-    columns = {
-        "accuracy": "accuracy",
-        "weighted_f1": "weighted F1",
-        "weighted_f1_at_0.3": "at 0.3",
-        "weighted_f1_at_0.5": "at 0.5",
-        "micro_f1": "micro",
-        "macro_f1": "macro",
-        "samples_f1": "samples",
-        "weighted_ap": "weighted AP",
-        "threshold": "threshold",
-    }
-    columns = {name: head for name, head in columns.items() if name in rows[0]}
-    width = max(len("method"), *(len(row["method"]) for row in rows)) + 2
-    heads = "".join(f"{head:>13}" for head in columns.values())
-    lines = [f"{'method':<{width}}{'r':>6}{heads}"]
-    for row in rows:
-        cells = "".join(f"{row[name]:>13.3f}" for name in columns)
-        lines.append(f"{row['method']:<{width}}{row['label_ratio']:>6g}{cells}")
-    return "\n".join(lines)
-
-
 def _open(path: Path, command: commands.TrainCommand | commands.ModelCommand) -> Run:
     """The run in a folder."""
     from ssnas_core.runs.folder import RunFolder
@@ -160,6 +140,8 @@ def _search(command: commands.SearchCommand) -> tuple[Any, str]:
 
 
 def _run(command: commands.RunCommand | commands.DemoCommand) -> tuple[Any, str]:
+    from ssnas_core.show.tables import scores_text
+
     run = start(command)
     result = run.run()
     minutes = sum(result["seconds"].values()) / 60
@@ -167,7 +149,7 @@ def _run(command: commands.RunCommand | commands.DemoCommand) -> tuple[Any, str]
         f"found: {result['genotype']}",
         f"drawn: {run.folder / 'genotype.png'}",
         "",
-        table(result["scores"]),
+        scores_text(result["scores"]),
         "",
         f"{minutes:.1f} minutes, peak anonymous memory {result['peak_anonymous_mb']:.0f} MB",
     ]
@@ -186,8 +168,10 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
 
 
 def _evaluate(command: commands.EvaluateCommand) -> tuple[Any, str]:
+    from ssnas_core.show.tables import scores_text
+
     result = _open(command.run, command).evaluate(command.method, command.label_ratio)
-    return result, table([result])
+    return result, scores_text([result])
 
 
 def _show(command: commands.ShowCommand) -> tuple[Any, str]:
@@ -200,14 +184,15 @@ def _show(command: commands.ShowCommand) -> tuple[Any, str]:
 
 def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
     from ssnas_core.common.files import write_text
-    from ssnas_core.runs import report as reports
+    from ssnas_core.runs import compare
+    from ssnas_core.show.style import save
 
-    rows = reports.compare_runs(command.runs)
+    rows = compare.compare_runs(command.runs)
     if command.csv is not None:
-        write_text(command.csv, reports.comparison_csv(rows))
+        write_text(command.csv, compare.comparison_csv(rows))
     if command.png is not None:
-        reports.draw_comparison(rows, command.png)
-    return rows, reports.comparison_table(rows)
+        save(compare.plot_comparison(rows), command.png)
+    return rows, compare.comparison_table(rows)
 
 
 def _study(command: commands.StudyCommand) -> tuple[Any, str]:
@@ -326,7 +311,7 @@ def _save(command: commands.SaveCommand) -> tuple[Any, str]:
 
 
 def _embed(command: commands.EmbedCommand) -> tuple[Any, str]:
-    from ssnas_core.models.classifier import export_embeddings
+    from ssnas_core.models.export import export_embeddings
 
     if command.run is None or command.model is not None:
         raise InputError("ssnas embed needs --run alone, whose data set is embedded; give that.")

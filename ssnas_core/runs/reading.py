@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,12 @@ def _method_order(features: Iterable[str], cells: Sequence[Mapping[str, Any]]) -
 
 def _size(value: Any) -> int:
     return sum(_size(part) for part in value) if isinstance(value, list) else 1
+
+
+@contextmanager
+def noted(notes: list[str]) -> Iterator[None]:
+    """Add an `InputError` to `notes`, so that the rest is shown without what is broken."""
+    try:
+        yield
+    except InputError as error:
+        notes.append(str(error))

@@ -235,13 +235,22 @@ class RunConfig:
 
     def _check_axes(self) -> None:
         """Refuse parts that are none, or that do not go together."""
-        for part, method, remedy in (
-            (self.space, "open", "a space's configuration has open(channels)"),
-            (self.objective, "open" if self._reads_labels else "loss", "an objective has loss()"),
-            (self.strategy, "search", "a strategy's configuration has search(...)"),
+        for axis, method in (
+            ("space", "open"),
+            ("objective", "open" if self._reads_labels else "loss"),
+            ("strategy", "search"),
         ):
+            part = getattr(self, axis)
+            if isinstance(part, type):
+                raise InputError(
+                    f"{axis}: expected an object, got the class {part.__name__}; give "
+                    f"{part.__name__}()."
+                )
             if not callable(getattr(part, method, None)):
-                raise InputError(f"expected a part with {method}(), got {part!r:.80}; {remedy}.")
+                raise InputError(
+                    f"{axis}: expected a name or a part with a method {method}, got "
+                    f"{str(part)[:60]!r}; give one of {', '.join(_AXES[axis].names())}."
+                )
         if self.uses_labels and len(self.label_ratio) > 1:
             what = "search" if self._reads_labels else "supervised training of backbones"
             raise InputError(

@@ -19,6 +19,7 @@ from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
 from ssnas_core.study.methods import TUNED, StudyMethod, Tuned, methods_in
 from ssnas_core.training.loop import steps_of
 
+_AXES = ("space", "objective", "strategy")
 LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 

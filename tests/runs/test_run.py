@@ -22,27 +22,28 @@ import torch
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import load_tensors, read_json
 from ssnas_core.datasets.splits import labelled_part
-from ssnas_core.features import train_backbones as _backbone_training
+from ssnas_core.features import train_backbones
 from ssnas_core.objectives.contrastive import Contrastive
-from ssnas_core.objectives.hybrid import Hybrid
+from ssnas_core.objectives.hybrid import Hybrid, HybridConfig
 from ssnas_core.objectives.supervised import Supervised
-from ssnas_core.runs import data as _run_data
-from ssnas_core.runs import run as studies
-from ssnas_core.runs import search as _run_search
+from ssnas_core.runs import data as run_data
+from ssnas_core.runs import run as runs
 from ssnas_core.runs.baselines import LateConcat
 from ssnas_core.runs.folder import RunFolder
-from ssnas_core.runs.methods import methods_of
+from ssnas_core.runs.methods import Method, methods_of
 from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.run import Run
+from ssnas_core.search.bilevel import BilevelConfig
+from ssnas_core.search.random import RandomConfig
 from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.training.loop import TrainConfig, predict
 from ssnas_core.training.metrics import choose_threshold
-from ssnas_core.training.metrics import scores as scored
+from ssnas_core.training.metrics import multi_label_scores as scored
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATIOS = (0.25, 1.0)
-METHODS = methods_of(("image", "text"))
+METHODS = tuple(map(str, methods_of(("image", "text"))))
 STAGES = ("prepare", "search", "pretrain", "train", "evaluate")
 # What two runs that did the same may still differ in.
 COST = ("seconds", "peak_anonymous_mb")
@@ -130,7 +131,7 @@ def trained(run: Run, method: str, ratio: float) -> tuple[dict[str, Any], torch.
         words = {"text only": ["text"], "image only": ["image"]}.get(method, ["image", "text"])
         store = run.prepared.store
         used = {name: c for name, c in store.channels.items() if name.split("_")[0] in words}
-        network = LateConcat(used, run.recipe.fusion, store.positions)
+        network = LateConcat(used, run.config.sizes, store.positions)
     else:
         (genotype,) = (g for g in run.space.genotypes() if str(g) == told["genotype"])
         network = run.space.build(genotype)
@@ -168,12 +169,12 @@ def test_baselines_read_what_their_names_say(finished):
 def test_fine_tuning_has_a_dropout_of_its_own(start, monkeypatch):
     seen = {}
 
-    def spied(model, *args, progress=None, fit=studies.fit, **options):
+    def spied(model, *args, progress=None, fit=runs.fit, **options):
         rates = {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)}
         seen["pretrain" if "pretrain" in str(options["checkpoint"]) else "finetune"] = rates
         return fit(model, *args, **options)
 
-    monkeypatch.setattr(studies, "fit", spied)
+    monkeypatch.setattr(runs, "fit", spied)
     run = start(recipe={"finetune_dropout": 0.375})
     run.pretrain()
     run.train("found", 1.0)
@@ -216,17 +217,18 @@ def idle(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(_run_data, "prepare", refuse)
-    for module, names in (
-        (_run_search, ("bilevel", "random_search")),
-        (studies, ("fit", "predict")),
+    monkeypatch.setattr(run_data, "prepare", refuse)
+    for owner, name in (
+        (BilevelConfig, "search"),
+        (RandomConfig, "search"),
+        (runs, "fit"),
+        (runs, "predict"),
     ):
-        for name in names:
-            monkeypatch.setattr(module, name, refuse)
+        monkeypatch.setattr(owner, name, refuse)
 
 
 def reopened(run: Run) -> Run:
-    return Run(run.config, run.folder.path, store=run.store, device="cpu")
+    return Run(run.config, run.folder.path, store=run.data.store, device="cpu")
 
 
 def test_same_command_again_gives_the_same_result_and_computes_nothing(
@@ -254,9 +256,7 @@ def test_lost_summary_is_made_again_from_the_cells_without_reading_test_labels(
 
 
 def test_second_run_on_a_store_does_not_prepare_again(finished, start, monkeypatch):
-    from ssnas_core.features import train_backbones as _backbone_training
-
-    monkeypatch.setattr(_backbone_training, "fit", None)
+    monkeypatch.setattr(train_backbones, "fit", None)
     second = start("second", seed=3)
     assert second.prepared.folder == finished.prepared.folder
     assert second.prepared.store.key == finished.prepared.store.key
@@ -325,13 +325,14 @@ def die_inside(stage: str, number: int, die: Callable[[], Any], patch: Any = set
     from contextlib import contextmanager
 
     from ssnas_core.features import extract
-    from ssnas_core.objectives import base as objectives
-    from ssnas_core.runs import folder as runs
-    from ssnas_core.training import metrics
+    from ssnas_core.objectives.contrastive import Contrastive
+    from ssnas_core.objectives.supervised import Supervised
+    from ssnas_core.runs.folder import RunFolder
+    from ssnas_core.training.metrics import Scoring
 
     inside: list[str] = []
     left = [number]
-    enter = runs.RunFolder.stage
+    enter = RunFolder.stage
 
     @contextmanager
     def watched(self, name, of=None):
@@ -349,12 +350,12 @@ def die_inside(stage: str, number: int, die: Callable[[], Any], patch: Any = set
 
         return call
 
-    patch(runs.RunFolder, "stage", watched)
+    patch(RunFolder, "stage", watched)
     for owner, name in (
         (extract._Extractor, "__call__"),
-        (objectives.Contrastive, "loss"),
-        (objectives.Supervised, "loss"),
-        (metrics, "scores"),
+        (Contrastive, "loss"),
+        (Supervised, "loss"),
+        (Scoring, "scores"),
     ):
         patch(owner, name, counted(getattr(owner, name)))
 
@@ -441,7 +442,7 @@ def test_run_killed_by_the_system_in_every_stage_resumes_to_the_same_bytes(
     out = tmp_path / "run"
     places = [f"{stage}={number}" for stage, number in PLACES.items()]
     command = [sys.executable, "-c", KILLED, json.dumps(finished.config.plain()), str(out)]
-    root = Path(studies.__file__).parents[2]
+    root = Path(runs.__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     told = subprocess.run(
         [*command, *places], env=environment, capture_output=True, text=True, timeout=590
@@ -513,7 +514,7 @@ def test_test_labels_are_read_once_for_each_cell_and_each_reading_is_recorded(st
 def same_part(finished, monkeypatch):
     """The labelled parts of the movies as they are: stratification knows all labels."""
     dataset = finished.prepared.dataset
-    for module in (_run_search, _backbone_training):
+    for module in (run_data, train_backbones):
         monkeypatch.setattr(
             module, "labelled_part", lambda _, ratio, seed: labelled_part(dataset, ratio, seed)
         )
@@ -616,12 +617,11 @@ def test_every_objective_goes_with_every_strategy(start, axes, monkeypatch):
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
 
 
-def test_hybrid_search_is_weighted_as_the_recipe_says(start):
+def test_hybrid_search_is_weighted_as_its_configuration_says(start, tiny_recipe):
     found = {}
     for weight in (0.0, 0.5):
-        run = start(
-            f"{weight}", label_ratio=(0.25,), objective="hybrid", recipe={"hybrid_weight": weight}
-        )
+        objective = HybridConfig(weight=weight, contrastive=tiny_recipe.contrastive)
+        run = start(f"{weight}", label_ratio=(0.25,), objective=objective)
         run.search()
         found[weight] = run.folder.lines("history.jsonl")[-1]["arch_loss"]
     contrastive = start("contrastive", label_ratio=(0.25,))
@@ -682,7 +682,7 @@ def test_backbones_learn_from_the_labels_of_the_run_where_they_learn_from_any(
         raise StoppedError
 
     told = []
-    monkeypatch.setattr(_run_data, "prepare", stop)
+    monkeypatch.setattr(run_data, "prepare", stop)
     for backbones in ("frozen", "trained", "supervised"):
         run = start(backbones, backbones=backbones, label_ratio=(0.25,), seed=seed)
         with pytest.raises(StoppedError):
@@ -764,7 +764,7 @@ def test_backbones_trained_along_change_in_the_run_and_not_in_the_store(
         assert any(moved) == (modality in modalities)
     found = tree(finished.prepared.folder)
     assert [name for name in stored if found[name] != stored[name]] == []
-    monkeypatch.setattr(studies, "fit", None)
+    monkeypatch.setattr(runs, "fit", None)
     assert reopened(run).evaluate("found, pretrained", 0.25) == result
 
 
@@ -781,7 +781,8 @@ def test_ratio_that_leaves_no_labels_is_refused_before_the_search(start):
 
 def test_modality_whose_name_begins_as_a_methods_has_no_architecture(start):
     run = start()
-    assert run.genotype_of("found_footage only") is run.genotype_of("random_noise only") is None
+    for name in ("found_footage only", "random_noise only"):
+        assert run.genotype_of(Method(name)) is None
     assert not (run.folder / "genotype.json").exists()  # nothing was searched for it
 
 
@@ -893,28 +894,20 @@ def test_run_folder_says_how_many_threads_computed_it(finished):
     assert RunFolder.config_of(finished.folder.path)["threads"] == torch.get_num_threads() == 1
 
 
-def test_run_without_the_settings_of_later_versions_goes_on(start):
-    run = start(label_ratio=(0.25,))
-    file = run.folder / "config.json"
-    told = json.loads(file.read_text())
-    assert told.pop("precision") == "float32" and told.pop("processes") == 1
-    assert told["recipe"]["fusion"].pop("modality_dropout") == 0
-    file.write_text(json.dumps(told))
-    start(label_ratio=(0.25,))  # the same run
-    with pytest.raises(InputError, match='a run with precision="float32", not "bfloat16"'):
-        start(label_ratio=(0.25,), precision="bfloat16")
-
-
 def test_bfloat16_is_of_every_stage_that_trains(start, monkeypatch):
     given = []
-    for module, name in ((_run_search, "bilevel"), (studies, "fit")):
-        real = getattr(module, name)
+    search, fit = BilevelConfig.search, runs.fit
 
-        def told(*args, precision, real=real, **options):
-            given.append(precision)
-            return real(*args, precision=precision, **options)
+    def searched(self, space, source, objective, context):
+        given.append(context.precision)
+        return search(self, space, source, objective, context)
 
-        monkeypatch.setattr(module, name, told)
+    def fitted(*args, precision, **options):
+        given.append(precision)
+        return fit(*args, precision=precision, **options)
+
+    monkeypatch.setattr(BilevelConfig, "search", searched)
+    monkeypatch.setattr(runs, "fit", fitted)
     run = start(label_ratio=(0.25,), precision="bfloat16")
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
     assert given == ["bfloat16"] * 3  # search, pretraining, fine-tuning
@@ -933,7 +926,7 @@ def test_run_remembers_a_store_elsewhere(start, tiny_store):
     run = start(label_ratio=(0.25,))
     run.search()
     again = Run(run.config, run.folder.path, device="cpu")
-    assert again.store == tiny_store.resolve()
+    assert again.data.store == tiny_store.resolve()
     assert 0 <= again.evaluate("text only", 0.25)["weighted_f1"] <= 1
 
 

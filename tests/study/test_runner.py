@@ -22,13 +22,21 @@ import pytest
 from ssnas_core.cli.main import main
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.splits import labelled_part
-from ssnas_core.runs import run as studies
+from ssnas_core.runs import run as runs
 from ssnas_core.runs.folder import RunFolder
-from ssnas_core.runs.methods import further_methods_of, methods_of
+from ssnas_core.runs.methods import all_methods
 from ssnas_core.runs.recipes import RECIPES
-from ssnas_core.study import runner as label_study
-from ssnas_core.study.jobs import LABEL_RATIOS, StudyConfig, jobs_of, methods_in
-from ssnas_core.study.methods import METHOD_SETS, PAIRS, STUDY_METHODS, TUNED, Tuned, study_method
+from ssnas_core.study import runner
+from ssnas_core.study.jobs import LABEL_RATIOS, StudyConfig, jobs_of
+from ssnas_core.study.methods import (
+    METHOD_SETS,
+    PAIRS,
+    STUDY_METHODS,
+    TUNED,
+    Tuned,
+    methods_in,
+    study_method,
+)
 from ssnas_core.study.runner import run_study, write_study
 from ssnas_core.study.table import read_study
 
@@ -65,7 +73,7 @@ def undisturbed(tiny_data, tiny_recipe, tiny_store, tmp_path_factory, one_thread
 
 
 def test_every_method_of_a_set_and_of_the_decisive_pairs_is_known():
-    known = {*STUDY_METHODS, *methods_of(KINDS), *further_methods_of(KINDS)}
+    known = {*STUDY_METHODS, *map(str, all_methods(KINDS))}
     assert {name for names in METHOD_SETS.values() for name in names} <= known
     assert {name for pair in PAIRS for name in pair} <= known
 
@@ -84,14 +92,14 @@ def test_methods_of_the_study_are_points_on_the_axes():
 def test_sets_stand_for_their_methods_each_once():
     found = methods_in(("baselines", "late concat", "core", "SSNAS"), KINDS)
     assert len(set(found)) == len(found)
-    assert set(METHOD_SETS["core"]) < set(found)
+    assert set(METHOD_SETS["core"]) < set(found) and found["SSNAS"] == STUDY_METHODS["SSNAS"]
     assert {"image only", "text only", "late concat"} < set(found)
     assert not [name for name in methods_in(("baselines",), KINDS) if "pretrained" in name]
 
 
 @pytest.mark.parametrize("name", ["SSNA", "found", "sound only"])
 def test_unknown_method_is_told_with_what_there_is(name):
-    told = rf"unknown method '{name}' of a study; expected a set \(core, .*one of SSNAS; "
+    told = rf"unknown method '{name}' of a study .*; expected a set \(core, .*one of SSNAS; "
     with pytest.raises(InputError, match=told):
         methods_in((name,), KINDS)
 
@@ -103,12 +111,12 @@ def jobs(**changes: Any):
 
 def test_label_free_cells_share_one_search_and_each_ratio_with_labels_has_its_own():
     found = jobs(seeds=2)
-    by_objective = Counter((job.config.objective, job.config.seed) for job in found)
+    by_objective = Counter((job.config.name_of("objective"), job.config.seed) for job in found)
     assert by_objective == {(o, s): n for s in (0, 1) for o, n in (("contrastive", 1),
                                                                    ("supervised", 2))}  # fmt: skip
     assert len({job.folder for job in found}) == len(found)
     for job in found:
-        if job.config.objective == "supervised":
+        if job.config.uses_labels:
             assert {cell.ratio for cell in job.cells} == set(job.config.label_ratio)
     cells = Counter((c.name, c.ratio, j.config.seed) for j in found for c in j.cells)
     assert cells == {(m, r, s): 1 for m in SMALL for r in (0.25, 1.0) for s in (0, 1)}
@@ -122,29 +130,30 @@ def test_every_setting_that_differs_has_a_folder_of_its_own():
 
 
 def test_search_has_the_settings_that_were_tuned_for_its_objective():
-    recipe = RECIPES["classroom"]
-    labels = Tuned(changes={"search.weight_decay": 0.25, "fusion.dropout": 0.75}, same_steps=True)
-    tuned = {"supervised": labels, "contrastive": Tuned(changes={"fusion.dropout": 0.25})}
+    fusion, bilevel = RECIPES["classroom"].space("fusion"), RECIPES["classroom"].strategy("bilevel")
+    changes = {"strategy.weight_decay": 0.25, "space.dropout": 0.75}
+    labels = Tuned(changes=changes, same_steps=True)
+    tuned = {"supervised": labels, "contrastive": Tuned(changes={"space.dropout": 0.25})}
     names = (*SMALL, "BM-NAS, untuned", "random", "SSNAS, Gumbel")
     found = {}
     for job in jobs(methods=names, tuned=tuned, label_ratio=(0.25,)):
-        found |= {cell.name: job.config.recipe for cell in job.cells}
-    dropouts = {name: one.fusion.dropout for name, one in found.items()}
-    untuned = dict.fromkeys(("BM-NAS, untuned", "random", "late concat"), recipe.fusion.dropout)
+        found |= {cell.name: job.config for cell in job.cells}
+    dropouts = {name: one.space.dropout for name, one in found.items()}
+    untuned = dict.fromkeys(("BM-NAS, untuned", "random", "late concat"), fusion.dropout)
     ours = dict.fromkeys(("SSNAS", "SSNAS, not pretrained", "SSNAS, Gumbel"), 0.25)
     assert dropouts == {**untuned, **ours, "BM-NAS": 0.75}
-    assert found["BM-NAS"].search.weight_decay == 0.25
-    assert found["SSNAS"].search.weight_decay == recipe.search.weight_decay
+    assert found["BM-NAS"].strategy.weight_decay == 0.25
+    assert found["SSNAS"].strategy.weight_decay == bilevel.weight_decay
     # as many steps as on all of the 1000 samples
-    steps = {name: one.search.min_steps for name, one in found.items()}
-    assert steps.pop("BM-NAS") == recipe.search.epochs * (1000 // recipe.search.batch_size)
+    steps = {name: one.strategy.min_steps for name, one in found.items()}
+    assert steps.pop("BM-NAS") == bilevel.epochs * (1000 // bilevel.batch_size)
     assert set(steps.values()) == {0}
 
 
 def test_trials_with_labels_take_as_many_steps_as_on_all_samples():
-    train = RECIPES["classroom"].surrogate.train
+    train = RECIPES["classroom"].strategy("surrogate").train
     both = jobs(methods=("MFAS", "MFAS without labels"), label_ratio=(0.25,))
-    found = {job.config.objective: job.config.recipe.surrogate.train for job in both}
+    found = {job.config.name_of("objective"): job.config.strategy.train for job in both}
     assert found["supervised"].min_steps == train.epochs * (1000 // train.batch_size) > 0
     assert found["contrastive"] == train
 
@@ -178,7 +187,7 @@ def test_seed_has_the_same_nested_labels_whatever_the_method(undisturbed, tiny_d
     counts = {(row["label_ratio"], row["labelled"]) for row in undisturbed}
     assert counts == {(0.25, 12), (1.0, 48)}
     config = dataclasses.replace(jobs()[0].config, data=tiny_data, recipe=tiny_recipe)
-    dataset = studies.Run(config, tmp_path, store=tiny_store, device="cpu").prepared.dataset
+    dataset = runs.Run(config, tmp_path, store=tiny_store, device="cpu").prepared.dataset
     parts = [set(labelled_part(dataset, r, 0).train) for r in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)]
     assert all(small < large for small, large in zip(parts, parts[1:], strict=False))
 
@@ -218,7 +227,7 @@ def test_finished_study_is_only_read(tiny_data, tiny_recipe, tiny_store, tmp_pat
     study = small(tiny_data, tiny_recipe)
     first, _ = run_study(study, tmp_path, store=tiny_store, workers=0)
     for name in ("fit", "predict"):
-        monkeypatch.setattr(studies, name, None)
+        monkeypatch.setattr(runs, name, None)
     again, problems = run_study(study, tmp_path, store=tiny_store, workers=0)
     assert (again, problems) == (first, [])
 
@@ -415,7 +424,7 @@ def test_killed_worker_loses_and_repeats_nothing(undisturbed, tiny_data, tiny_re
 def test_job_that_loses_all_its_workers_is_told_and_the_others_are_done(
     undisturbed, tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(label_study, "_MOST_LOST", 0)
+    monkeypatch.setattr(runner, "_MOST_LOST", 0)
     done = threading.Event()
 
     def reap() -> None:
@@ -505,9 +514,9 @@ def test_command_takes_other_backbones_than_the_recipe(tiny_data, tmp_path, monk
         asked.append(study)
         raise InputError("asked")
 
-    monkeypatch.setattr(label_study, "run_study", only_asked)
+    monkeypatch.setattr(runner, "run_study", only_asked)
     options = ["study", "--data", tiny_data, "--out", tmp_path, "--recipe", "classroom"]
-    options += ["--text-backbone", "transformers:encoder", "--views", "2"]
+    options += ["--prepare.text", "transformers:encoder", "--prepare.views", "2"]
     with pytest.raises(SystemExit):
         main([str(option) for option in options])
     recipe = RECIPES["classroom"]
@@ -519,7 +528,7 @@ def test_command_takes_other_backbones_than_the_recipe(tiny_data, tmp_path, monk
 COMMAND = """
 import pickle
 import sys
-from ssnas_core.cli import main
+from ssnas_core.cli.main import main
 from ssnas_core.runs.recipes import RECIPES
 
 if __name__ == "__main__":
