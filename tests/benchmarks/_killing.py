@@ -71,9 +71,11 @@ def become_small(epochs: int) -> None:
             text_training=whole,
             contrastive=simclr,
         ),
-        fusion=FusionConfig(channels=8, length=4, dropout=0.1),
+        parts=(
+            FusionConfig(channels=8, length=4, dropout=0.1),
+            BilevelConfig(epochs=epochs, batch_size=12, arch_learning_rate=0.1),
+        ),
         contrastive=simclr,
-        search=BilevelConfig(epochs=epochs, batch_size=12, arch_learning_rate=0.1),
         pretrain=whole,
         finetune=whole,
         finetune_dropout=0.3,

@@ -40,6 +40,7 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs.folder import PeakMemory
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
 CHANNELS = {**{f"image_{depth}": 512 for depth in range(4)}, "text_0": 64, "text_1": 128}
@@ -107,7 +108,8 @@ def searched(
     space = FusionSpace(store.channels, FusionConfig())
     start, busy = time.perf_counter(), time.process_time()
     with PeakMemory() as memory:
-        bilevel(space, store, objective, train=train, dev=dev, config=config, progress="search")
+        context = SearchContext(train=train, dev=dev, progress="search")
+        bilevel(space, store, objective, context, config)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     batch = options.batch_size
     taken = epochs * (len(train) // batch + len(dev) // batch) * batch

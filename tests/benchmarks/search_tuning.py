@@ -90,16 +90,16 @@ class Score:
 
 def of_setting(base: Recipe, dropout: float, decay: float, rate: float) -> Recipe:
     """The recipe with the settings that both searches have."""
-    search = replace(base.search, arch_learning_rate=rate, weight_decay=decay)
-    return replace(base, search=search, fusion=replace(base.fusion, dropout=dropout))
+    search = replace(base.strategy("bilevel"), arch_learning_rate=rate, weight_decay=decay)
+    return replace(base, parts=(replace(base.space("fusion"), dropout=dropout), search))
 
 
 def with_labels(base: Recipe, letter: str, samples: int) -> Recipe:
     """The recipe with one of the settings; `samples` are those of the train part."""
     dropout, decay, rate, same_steps = WITH_LABELS[letter]
     recipe = of_setting(base, dropout, decay, rate)
-    steps = recipe.search.epochs * (samples // recipe.search.batch_size)
-    return replace(recipe, search=replace(recipe.search, min_steps=steps if same_steps else 0))
+    fusion, search = recipe.parts
+    return replace(recipe, parts=(fusion, search.as_long_as(samples) if same_steps else search))
 
 
 def without_labels(base: Recipe, letter: str) -> Recipe:

@@ -42,6 +42,7 @@ from ssnas_core.objectives.base import Source
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.bilevel import bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.fusion.space import FusionSpace
 from ssnas_core.training.loop import fit, predict
 from ssnas_core.training.metrics import choose_threshold, mean_interval, multi_label_scores
@@ -79,7 +80,7 @@ def recipe_of(options: Options) -> Recipe:
     return replace(
         recipe,
         prepare=prepared,
-        search=replace(recipe.search, epochs=1),
+        parts=(recipe.space("fusion"), replace(recipe.strategy("bilevel"), epochs=1)),
         pretrain=replace(recipe.pretrain, epochs=1),
         finetune=replace(recipe.finetune, epochs=1, min_steps=0),
     )
@@ -138,11 +139,15 @@ def work(job: tuple[Options, str, int]) -> None:
     recipe, prepared = recipe_of(options), open_prepared(options)
     source, megabytes = open_source(options, prepared, kind)
     train, dev, test = (prepared.indices(split) for split in ("train", "dev", "test"))
-    simclr, space = recipe.contrastive, FusionSpace(prepared.store.channels, recipe.fusion)
+    simclr, space = recipe.contrastive, FusionSpace(prepared.store.channels, recipe.space("fusion"))
 
     start = time.perf_counter()
     found = bilevel(
-        space, source, simclr, train=train, dev=dev, config=recipe.search, seed=seed
+        space,
+        source,
+        simclr,
+        SearchContext(train=train, dev=dev, seed=seed),
+        recipe.strategy("bilevel"),
     ).genotype
     searched = time.perf_counter()
     with seeded(seed, 10):
@@ -153,7 +158,7 @@ def work(job: tuple[Options, str, int]) -> None:
 
     labels = torch.from_numpy(prepared.dataset.labels())
     objective = Supervised(labels=labels)
-    tuned = FusionSpace(space.channels, replace(recipe.fusion, dropout=recipe.finetune_dropout))
+    tuned = FusionSpace(space.channels, replace(space.config, dropout=recipe.finetune_dropout))
     rows = []
     for ratio in options.label_ratio:
         part = labelled_part(prepared.dataset, ratio, seed)

@@ -30,9 +30,11 @@ def tiny_recipe() -> Recipe:
         prepare=PrepareConfig(
             views=2, length=4, image_training=whole, text_training=whole, contrastive=simclr
         ),
-        fusion=FusionConfig(channels=8, length=4),
+        parts=(
+            FusionConfig(channels=8, length=4),
+            BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
+        ),
         contrastive=simclr,
-        search=BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
         pretrain=twice,
         finetune=twice,
     )

@@ -26,7 +26,7 @@ from ssnas_core.runs.recipes import RECIPES
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
-POSITIONAL = {("show", "what"), ("compare", "runs"), ("download", "name")}
+POSITIONAL = {("show", "what"), ("compare", "runs"), ("download", "name"), ("list", "kind")}
 RATIOS = ("--label-ratio", "0.25", "1.0")
 
 
@@ -97,7 +97,8 @@ def run(finished, tiny_store, tmp_path):
     _, _, out = finished
     mine = tmp_path / "mine"
     mine.mkdir()
-    for name in ("config.json", "prepared.json", "dataset.json", "genotype.json", "history.jsonl"):
+    stages = ("config", "prepared", "dataset", "genotype", "labels")
+    for name in (*(f"{stage}.json" for stage in stages), "history.jsonl"):
         shutil.copy(out / name, mine / name)
     return mine, ("--run", mine, "--store", tiny_store, "--device", "cpu", "--quiet")
 
@@ -123,7 +124,7 @@ def test_help_of_a_subcommand_explains_each_of_its_options(name, monkeypatch):
     for field in dataclasses.fields(cli.COMMANDS[name]):
         if (name, field.name) in POSITIONAL:
             continue
-        option = "--" + field.name.replace("_", "-")
+        option = "--" + field.name.removesuffix("_name").replace("_", "-")
         (place,) = (place for place, row in enumerate(rows) if row.split(" ")[0] == option)
         row = "  ".join(rows[place : place + 2])  # a long option's words are below it
         assert re.search(r"^\S+.*?  [A-Za-z][^()]{10,}.* \((default|required)", row), row
@@ -137,10 +138,10 @@ def test_run_prints_what_it_left_in_its_folder_and_the_same_again(finished, monk
     assert result == json.loads((out / "metrics.json").read_text())
     assert {"genotype", "scores", "seconds", "peak_anonymous_mb"} <= result.keys()
     assert [(row["method"], row["label_ratio"]) for row in result["scores"]] == [
-        (method, ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
+        (str(method), ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
     ]
-    for name in ("_run_data.prepare", "_run_search.bilevel", "studies.fit", "studies.predict"):
-        monkeypatch.setattr(f"ssnas_core.{name}", None)
+    for name in ("data.prepare", "run.draw_genotype", "run.fit", "run.predict"):
+        monkeypatch.setattr(f"ssnas_core.runs.{name}", None)
     assert document(call(*command)) == result
 
 
@@ -157,7 +158,7 @@ def test_run_without_json_prints_a_table_of_all_methods(finished):
 
 def test_stages_are_commands_whose_json_is_one_document(finished, run, tiny_store, tiny_data):
     whole, (mine, options) = finished[0], run
-    prepared = document(call("prepare", "--data", tiny_data, "--out", tiny_store, "--json"))
+    prepared = document(call("prepare", "--data", tiny_data, "--store", tiny_store, "--json"))
     assert prepared["train"] == 36 and Path(prepared["folder"]).parent == tiny_store
     found = document(call("search", "--out", mine, *finished[1][1:3], *finished[1][5:]))
     assert found["genotype"] == whole["genotype"]
@@ -205,7 +206,7 @@ def test_what_a_library_prints_does_not_get_between_the_json(tiny_data, tiny_sto
         return made(*args, **options)
 
     monkeypatch.setattr(preparation, "prepare", talking)
-    told = call("prepare", "--data", tiny_data, "--out", tiny_store, "--json")
+    told = call("prepare", "--data", tiny_data, "--store", tiny_store, "--json")
     document(told)
     assert "Downloading" in told.err
 
@@ -218,12 +219,12 @@ from ssnas_core.training.loop import TrainConfig
 tiny, once = recipes.RECIPES["two-core"], TrainConfig(epochs=1, batch_size=18)
 prepare = replace(tiny.prepare, views=2, image_training=once, text_training=once)
 recipes.RECIPES["two-core"] = replace(tiny, prepare=prepare)
-from ssnas_core.cli import main
+from ssnas_core.cli.main import main
 main()
 """
     files = {**movies.files, movies.json(3): b"{"}
     data = movies.archive(tmp_path / "data.tar.gz", files)
-    command = [sys.executable, "-c", program, "prepare", "--data", data, "--out", tmp_path / "s"]
+    command = [sys.executable, "-c", program, "prepare", "--data", data, "--store", tmp_path / "s"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(
         [*command, "--json"], env=environment, capture_output=True, text=True, timeout=300
@@ -233,7 +234,7 @@ main()
     assert "ssnas: MM-IMDB: left out 1 of 60 records: 1 x JSON unreadable" in told.stderr
     assert "ssnas: feature store" in told.stderr and "feature extraction takes about" in told.stderr
     assert "SimCLR of the image backbone" in told.stderr
-    command = [sys.executable, "-c", "from ssnas_core.cli import main; main()", "prepare"]
+    command = [sys.executable, "-c", "from ssnas_core.cli.main import main; main()", "prepare"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     refused(Told(told.returncode, told.stdout, told.stderr), "Missing from ssnas prepare: --data")
 
@@ -262,16 +263,26 @@ def test_show_prints_and_draws_a_genotype(finished, tmp_path):
     [
         ([], "missing subcommand: Expected one of {demo, run, prepare, search, train"),
         (["fly"], "Unrecognized options: fly; Available subcommands: demo, run, .*ssnas --help"),
-        (["run"], r"Missing from ssnas run: --data PATH --out PATH \(see ssnas run --help\)"),
+        (["run"], r"Missing from ssnas run: --data STR --out PATH \(see ssnas run --help\)"),
         (["demo"], r"Missing from ssnas demo: --out PATH"),
         (["train", "--run", "x"], "Missing from ssnas train: --label-ratio FLOAT"),
         (["show"], "Missing from ssnas show: PATH"),
         (["run", "--data", "x", "--out", "y", "--sed", "1"], "Unrecognized options: --sed, 1"),
         (["run", "--data", "x", "--out", "y", "--seed", "a"], "parsing --seed: invalid lit.*'a'"),
         (["run", "--data", "x", "--out", "y", "--label-ratio", "half"], "--label-ratio.*'half'"),
-        (["run", "--data", "x", "--out", "y", "--objective", "best"], "invalid choice 'best' for"),
-        (["run", "--data", "x", "--out", "y", "--strict", "yes"], "Unrecognized options: yes"),
-        (["run", "--data", "x", "--out", "y", "--recipe", "mine"], "invalid choice 'mine' for"),
+        (
+            ["run", "--data", "x", "--out", "y", "--objective", "best"],
+            "unknown objective 'best'",
+        ),
+        (["run", "--data", "x", "--out", "y", "--inherit", "yes"], "Unrecognized options: yes"),
+        (
+            ["run", "--data", "x", "--out", "y", "--strategy", "tpe", "--strategy.order", "2"],
+            "Unrecognized options: --strategy.order, 2",
+        ),
+        (
+            ["run", "--data", "x", "--out", "y", "--recipe", "mine"],
+            "unknown recipe 'mine'",
+        ),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # which tyro draws its frames in
@@ -290,22 +301,17 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
         (["--label-ratio", "0.1", "0.1"], "each once, got"),
         (["--label-ratio"], r"expected label ratios, each once, got \[\]"),
         (["--seed", "-1"], "a seed must be a whole number >= 0, got -1"),
-        (["--views", "0"], "views >= 1 beside the clean one, got 0"),
-        (["--objective", "hybrid"], "a hybrid search uses labels.*got 2 ratios"),
-        (["--modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
-        (["--order", "3"], "--order"),
-        (["--hybrid-weight", "0.2"], "--hybrid-weight is an option of --objective hybrid; give"),
-        (["--strategy", "random", "--order", "2"], "--order is an option of --strategy bilevel"),
+        (["--prepare.views", "0"], "views >= 1 beside the clean one, got 0"),
+        (["--objective", "hybrid"], "a search uses labels.*got 2 ratios"),
+        (["--space.modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
+        (["--strategy.order", "3"], "--strategy.order"),
+        (["--space", "layers"], "the space 'layers' has no supernet for the strategy 'bilevel'"),
+        (["--space.taps", "0"], "taps must be >= 1, got 0"),
         (
-            ["--space", "layers", "--strategy", "random", "--taps", "1"],
-            "--taps is an option of --space fusion; give that too",
-        ),
-        (["--taps", "0"], "taps must be >= 1, got 0"),
-        (
-            ["--objective", "hybrid", "--label-ratio", "1", "--hybrid-weight", "2"],
+            ["--objective", "hybrid", "--label-ratio", "1", "--objective.weight", "2"],
             r"weight of the labels must be in \[0, 1\], got 2\.0",
         ),
-        (["--search-epochs", "0"], "a search needs epochs >= 1"),
+        (["--strategy.epochs", "0"], "a search needs epochs >= 1"),
         (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
         (["--inherit", "--strategy", "random"], "drop --inherit"),
         (["--device", "abacus"], r"cannot use device 'abacus' .*; use cpu or auto"),
@@ -320,8 +326,8 @@ def test_values_that_make_no_sense_are_refused_before_anything_is_read(options, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image-backbone", "eye"], "expected an image backbone 'small', 'vgg19', .*'eye'"),
-        (["--text-backbone", "ear"], "expected a text backbone 'maxout', .*'ear'"),
+        (["--prepare.image", "eye"], "expected an image backbone 'small', 'vgg19', .*'eye'"),
+        (["--prepare.text", "ear"], "expected a text backbone 'maxout', .*'ear'"),
         (["--label-ratio", "0.01"], r"label ratio 0\.01 leaves none of the 36 train samples lab"),
     ],
 )
@@ -369,7 +375,8 @@ def test_data_that_cannot_be_read_are_refused(case, movies, tmp_path):
     path.parent.mkdir()
     make(movies, path)
     for command in ("run", "prepare", "search"):
-        told = call(command, "--data", path, "--out", tmp_path / command, "--quiet")
+        where = "--store" if command == "prepare" else "--out"
+        told = call(command, "--data", path, where, tmp_path / command, "--quiet")
         refused(told, message)
     assert not list(tmp_path.rglob("evil"))
 
@@ -410,7 +417,7 @@ def test_bad_records_are_skipped_counted_and_named(movies, tmp_path):
     for name, reason in wanted.items():
         assert reason in told["skipped_records"][name]
     prepared = document(
-        call("prepare", "--data", data, "--out", tmp_path / "store", "--quiet", "--json")
+        call("prepare", "--data", data, "--store", tmp_path / "store", "--quiet", "--json")
     )
     assert prepared["skipped_records"] == told["skipped_records"]
 
@@ -430,7 +437,7 @@ def test_strict_refuses_each_kind_of_bad_record(number, movies, tmp_path):
             else:
                 del files[file]
     data = movies.folder(tmp_path / "data", files)
-    told = call("run", "--data", data, "--out", tmp_path / "run", "--strict", "--quiet")
+    told = call("run", "--data", data, "--out", tmp_path / "run", "--prepare.strict", "--quiet")
     refused(told, re.escape(wanted[name]))
     assert name in told.err
 
@@ -442,7 +449,7 @@ def test_folder_of_another_configuration_is_refused(finished, tiny_data):
     _, command, out = finished
     refused(call(*command, "--seed", "1"), "holds a run with seed=0, not 1; give the same options")
     strict = r"holds a run with recipe\.prepare\.strict=false, not true"
-    refused(call(*command, "--strict"), strict)
+    refused(call(*command, "--prepare.strict"), strict)
     refused(call("run", "--data", ROOT, *command[3:]), "holds a run with data=")
 
 
@@ -452,7 +459,7 @@ def test_out_that_is_a_file_or_holds_other_things_is_refused(data, tmp_path):
     (tmp_path / "home" / "thesis").write_text("")
     for name in ("file", "home"):
         refused(call("run", *data, "--out", tmp_path / name), "exists and is not a run folder")
-    told = call("prepare", "--data", data[1], "--out", tmp_path / "file", "--quiet")
+    told = call("prepare", "--data", data[1], "--store", tmp_path / "file", "--quiet")
     refused(told, "(Not a directory|File exists): .*file")
     refused(call("run", *data, "--out", tmp_path / "file" / "run"), "Not a directory: .*file")
 
@@ -504,11 +511,11 @@ def test_training_with_a_mistake_is_refused(run):
         refused(told, r"expected a label ratio in \(0, 1\], got (0\.0|1\.5|nan)")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 2, "recipe": 3}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 3, "recipe": 3}'])
 def test_configuration_edited_by_hand_is_refused(run, text):
     mine, options = run
     (mine / "config.json").write_text(text)
-    message = "(expected a run of format 2, got|not valid JSON|not a run configuration)"
+    message = "(expected a run of format 3, got|not valid JSON|not a run configuration)"
     refused(call("train", *options, "--label-ratio", "1"), message)
 
 
@@ -644,7 +651,7 @@ def test_folder_that_cannot_be_written_is_refused(data, tmp_path, monkeypatch):
 
 def test_reader_that_stops_early_is_no_mistake(finished):
     _, _, out = finished
-    program = "from ssnas_core.cli import main; main()"
+    program = "from ssnas_core.cli.main import main; main()"
     words = [sys.executable, "-c", program, "show", str(out / "genotype.json"), "--quiet"]
     shown = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert shown.stdout is not None and shown.stderr is not None

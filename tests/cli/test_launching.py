@@ -129,7 +129,7 @@ def test_failure_of_another_process_alone_is_told_by_it_and_ends_all(data, tmp_p
 
 def test_ctrl_c_is_told_once_and_ends_all(data, tmp_path):
     command = ("search", *data, "--out", tmp_path / "run", "--devices", 2, "--quiet")
-    running = Launched(tmp_path / "pids", *command, "--search-epochs", 10000)
+    running = Launched(tmp_path / "pids", *command, "--strategy.epochs", 10000)
     deadline = time.monotonic() + 50
     while not (tmp_path / "run" / "checkpoint" / "search.pt").exists():
         assert running.process.poll() is None and time.monotonic() < deadline

@@ -18,6 +18,7 @@ from ssnas_core import (
     Genotype,
     Run,
     RunConfig,
+    SearchContext,
     SearchResult,
     Supervised,
     TrainConfig,
@@ -42,12 +43,14 @@ def movies_prepared(tiny_data, tiny_store, tiny_recipe):
 def axes(movies_prepared, tiny_recipe):
     """What every search is given beside its space, objective and strategy."""
     parts = {split: movies_prepared.indices(split) for split in ("train", "dev")}
-    return {"source": movies_prepared.store, "config": tiny_recipe.search, **parts}
+    config = tiny_recipe.strategy("bilevel")
+    context = SearchContext(**parts)
+    return {"source": movies_prepared.store, "config": config, "context": context, **parts}
 
 
 def searched(space, axes, **others):
     axes = {"objective": Contrastive(hidden=8, out=4), **axes, **others}
-    return bilevel(space, axes.pop("source"), axes.pop("objective"), **axes)
+    return bilevel(space, axes["source"], axes["objective"], axes["context"], axes["config"])
 
 
 # --- an operator
@@ -122,9 +125,9 @@ class OneFeature:
 @pytest.mark.parametrize("strategy", [bilevel, random_search])
 def test_a_space(axes, tiny_recipe, strategy, tmp_path):
     space = OneFeature(axes["source"].channels)
-    config = {"config": axes["config"] if strategy is bilevel else tiny_recipe.random}
-    shared = {"train": axes["train"], "dev": axes["dev"], **config}
-    result = strategy(space, axes["source"], Contrastive(hidden=8, out=4), **shared)
+    config = axes["config"] if strategy is bilevel else tiny_recipe.strategy("random")
+    objective = Contrastive(hidden=8, out=4)
+    result = strategy(space, axes["source"], objective, axes["context"], config)
     result.genotype.save(tmp_path / "genotype.json")
     assert Genotype.load(tmp_path / "genotype.json") == result.genotype
     assert space.build(result.genotype)(axes["source"].clean(torch.arange(2))).shape == (2, 8)

@@ -32,11 +32,14 @@ from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
 from ssnas_core.models.inputs import as_tensor
 from ssnas_core.models.spec import ClassifierSpec
 from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.runs import compare
 from ssnas_core.runs import report as reports
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.recipes import Recipe, RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
+from ssnas_core.show.style import save
+from ssnas_core.show.tables import scores_text
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig
@@ -60,9 +63,8 @@ def valid() -> Path:
             image_size=(24, 16), views=1, image_training=short, text_training=short,
             contrastive=simclr,
         ),
-        fusion=FusionConfig(channels=4, length=4),
+        parts=(FusionConfig(channels=4, length=4), BilevelConfig(epochs=2, batch_size=12)),
         contrastive=simclr,
-        search=BilevelConfig(epochs=2, batch_size=12),
         pretrain=short,
         finetune=short,
     )  # fmt: skip
@@ -155,11 +157,11 @@ def make(kind: str, patterns: tuple[str, ...], folder: Path, rng: random.Random)
 def look(path: Path) -> str:
     """What `ssnas show` and `ssnas compare` do."""
     told = reports.show_run(path, out=path.parent / "figures", formats=("png",))
-    rows = reports.compare_runs([path, path.parent / "none"])
-    reports.comparison_csv(rows)
-    reports.comparison_table(rows)
+    rows = compare.compare_runs([path, path.parent / "none"])
+    compare.comparison_csv(rows)
+    compare.comparison_table(rows)
     if any(row.get("method") for row in rows):
-        reports.draw_comparison(rows, path.parent / "figures" / "comparison.png")
+        save(compare.plot_comparison(rows), path.parent / "figures" / "comparison.png")
     assert told["text"].isprintable() or "\n" in told["text"]
     return f"{told['stage']}, {len(told['notes'])} notes"
 
@@ -173,9 +175,9 @@ def use(path: Path) -> str:
     """What `ssnas run`, `train`, `evaluate`, `predict` and `save` do with a run."""
     run = _opened(path)
     result = run.run()
-    _actions.table(result["scores"])
+    scores_text(result["scores"])
     cell = run.train(_METHOD, 1.0)
-    _actions.table([run.evaluate(_METHOD, 1.0)])
+    scores_text([run.evaluate(_METHOD, 1.0)])
     model = classifier_of(run, _METHOD)
     model.predict({"text": "a ship"})
     model.save_pretrained(path.parent / "saved")
