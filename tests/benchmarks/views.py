@@ -141,6 +141,7 @@ def work(job: tuple[Options, str, int]) -> None:
     train, dev, test = (prepared.indices(split) for split in ("train", "dev", "test"))
     simclr, space = recipe.contrastive, FusionSpace(prepared.store.channels, recipe.space("fusion"))
 
+    context = SearchContext(train=train, dev=dev, seed=seed)
     start = time.perf_counter()
     found = bilevel(
         space,

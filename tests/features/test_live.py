@@ -14,6 +14,7 @@ from ssnas_core.features.inputs import RawInputs
 from ssnas_core.features.live import LiveFeatures, LiveInputs
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
 SIZE = (16, 12)
@@ -121,11 +122,11 @@ def test_modes_are_restored_after_an_error(taps, live):
 def test_search_can_draw_from_them(taps, live):
     source = LiveFeatures(live, taps)
     config = FusionConfig(channels=4, length=4, cells=1)
-    halves = {"train": torch.arange(8), "dev": torch.arange(8, 12)}
+    context = SearchContext(train=torch.arange(8), dev=torch.arange(8, 12), seed=1)
     results = [
         bilevel(
-            FusionSpace(source.channels, config), source, Contrastive(hidden=8, out=4),
-            config=BilevelConfig(epochs=1, batch_size=4), seed=1, **halves,
+            FusionSpace(source.channels, config), source, Contrastive(hidden=8, out=4), context,
+            BilevelConfig(epochs=1, batch_size=4),
         )
         for _ in range(2)
     ]  # fmt: skip
