@@ -143,13 +143,7 @@ def work(job: tuple[Options, str, int]) -> None:
 
     context = SearchContext(train=train, dev=dev, seed=seed)
     start = time.perf_counter()
-    found = bilevel(
-        space,
-        source,
-        simclr,
-        SearchContext(train=train, dev=dev, seed=seed),
-        recipe.strategy("bilevel"),
-    ).genotype
+    found = bilevel(space, source, simclr, context, recipe.strategy("bilevel")).genotype
     searched = time.perf_counter()
     with seeded(seed, 10):
         model = nn.Sequential(space.build(found), simclr.head(space.width))
