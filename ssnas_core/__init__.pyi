@@ -22,7 +22,7 @@ from .features.prepare import prepare as prepare
 from .features.store import FeatureStore as FeatureStore
 from .models.classifier import MultimodalClassifier as MultimodalClassifier
 from .models.classifier import classifier_of as classifier_of
-from .models.classifier import export_embeddings as export_embeddings
+from .models.export import export_embeddings as export_embeddings
 from .objectives.contrastive import Contrastive as Contrastive
 from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid
@@ -63,7 +63,6 @@ from .study.figures import plot_ablation as plot_ablation
 from .study.figures import plot_costs as plot_costs
 from .study.figures import plot_differences as plot_differences
 from .study.figures import plot_ranking as plot_ranking
-from .study.figures import plot_study as plot_study
 from .study.jobs import StudyConfig as StudyConfig
 from .study.methods import STUDY_METHODS as STUDY_METHODS
 from .study.report import study_report as study_report

@@ -1,23 +1,35 @@
-"""Several runs as one table: what differs between them, and means over what does not."""
+"""Several runs as one table: in what their settings differ, and means over what does not."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_name
 from ssnas_core.runs.folder import RunFolder
-from ssnas_core.runs.reading import check_config, features_of, read_cells, search_history, stage_of
-from ssnas_core.runs.recipes import RunConfig
+from ssnas_core.runs.reading import (
+    check_config,
+    features_of,
+    noted,
+    read_cells,
+    search_history,
+    stage_of,
+)
 from ssnas_core.show.curves import plot_scores
-from ssnas_core.show.tables import align, heading, primary_score
+from ssnas_core.show.tables import (
+    align,
+    by_ratio,
+    methods_of,
+    primary_score,
+    score_name,
+    table_csv,
+    with_interval,
+)
 from ssnas_core.training.metrics import mean_interval
 
 if TYPE_CHECKING:
@@ -26,65 +38,64 @@ if TYPE_CHECKING:
 # Not what tells settings apart: a cell has its own ratio; threads change rounding only.
 _NO_SETTING = {"format", "seed", "label_ratio", "threads", "threads_changed_to"}
 _AXES = ("space", "objective", "strategy")
-_ABOUT = ("run", "stage", "seed", *_AXES, "setting", "differs")
-_CELL = ("method", "label_ratio", "on", "parameters")
-_ASIDE = {*_ABOUT, *_CELL, "genotype", "labelled", "repeats", "problem"}  # no scores
-_ABSENT = "(absent)"
 
 
 def compare_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The trained cells of several runs, and in what the runs' configurations differ.
+    """Return the trained cells of several runs, and in what the runs' configurations differ.
 
     Args:
         folders: run folders at any stage.
 
     Returns:
-        A row per cell (run x method x label ratio): `run`, `stage`, `seed`,
-        `space`, `objective`, `strategy`; `setting`, a letter that all runs share which differ
-        in nothing but the seed ("" if there is one setting); `differs`, its values
-        of all settings in which it differs from any other, by dotted name; the
-        cell's `method`, `label_ratio`, `on` ("test", or "dev" where test was not
-        read) and scores; `repeats`, the earlier run that has the same cell with the
-        same seed, which does not count again. A folder without trained cells, or
-        that is no run, is one row that says so in `problem`.
+        A row per cell (run x method x label ratio), as those of a study: `method`,
+        `label_ratio`, `seed`, `score`, all other scores, `labelled`, `parameters`, `genotype`;
+        beside them `run`, `stage`, `space`, `objective`, `strategy`; `on` ("test", or "dev"
+        where test was not read); `setting`, a letter that all runs share which differ in
+        nothing but the seed ("" if there is one setting); `differs`, the settings in which it
+        differs from any other, as "strategy.epochs=7"; `repeats`, the earlier run that has the
+        same cell with the same seed, which does not count again. A folder without trained
+        cells, or that is no run, is one row that says so in `problem`.
 
     Raises:
         InputError: none of the folders is a run.
     """
-    runs, rows = [], []
+    runs, strangers = [], []
     for folder in dict.fromkeys(Path(folder) for folder in folders):
         try:
-            runs.append(_Opened(folder))
+            runs.append(_opened(folder))
         except InputError as error:
-            rows.append({"run": str(folder), "problem": str(error)})
+            strangers.append({"run": str(folder), "problem": str(error)})
     if not runs:
-        told = " ".join(row["problem"] for row in rows) or "got none."
-        raise InputError(f"expected at least one run folder to compare; {told}")
+        reason = " ".join(row["problem"] for row in strangers) or "got none."
+        raise InputError(f"expected at least one run folder to compare; {reason}")
     settings = _settings([run for run in runs if run.cells])
+    primary = primary_score([cell for run in runs for cell in run.cells])
     counted: dict[tuple[Any, ...], str] = {}
-    found = []
+    rows = []
     for run in runs:
-        letter, differs = settings.get(run.key, ("", {}))
+        letter, differs = settings.get(run.key, ("", ""))
         about = {
-            "run": str(run.path),
+            "run": run.path,
             "stage": run.stage,
-            **{name: run.config.get(name) for name in ("seed", *_AXES)},
+            **{axis: run.settings[axis] for axis in _AXES},
             "setting": letter,
             "differs": differs,
         }
         for cell in run.cells:
-            same = (run.key, cell["method"], cell["label_ratio"], cell["on"], cell["seed"])
-            first = counted.setdefault(same, str(run.path))
-            repeats = None if first == str(run.path) else first
+            same = (run.key, *(cell[name] for name in ("method", "label_ratio", "on", "seed")))
+            first = counted.setdefault(same, run.path)
             known = {name: value for name, value in cell.items() if name != "history"}
-            found.append({**about, **known, "repeats": repeats, "problem": None})
+            known["score"] = cell.get(primary)
+            known["labelled"] = cell["labelled"]["train"] + cell["labelled"]["dev"]
+            repeats = first if first != run.path else None
+            rows.append({**about, **known, "repeats": repeats, "problem": None})
         problems = run.broken or ([] if run.cells else [f"no trained method yet ({run.stage})."])
-        found += [{**about, "problem": problem} for problem in problems]
-    return found + rows
+        rows += [{**about, "problem": problem} for problem in problems]
+    return rows + strangers
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str | None = None) -> str:
-    """What `compare_runs` returned as a text: means and 95 % intervals over the seeds.
+def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str = "score") -> str:
+    """Return the rows of `compare_runs` as a text: means and 95 % intervals over the seeds.
 
     Args:
         rows: of `compare_runs`.
@@ -94,180 +105,190 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str | None = Non
         A line per method, label ratio and setting, those of one method and ratio
         together; then what the settings are, and what is missing or left out.
     """
-    scored = _counted(rows)
-    metric = metric or primary_score(scored)
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in scored:
-        if metric in row:
-            key = (row["label_ratio"], row["method"], row["setting"], row["on"])
-            groups.setdefault(key, []).append(row)
-    methods = list(dict.fromkeys(row["method"] for row in scored))
-    ordered = sorted(groups, key=lambda key: (key[0], methods.index(key[1]), key[2], key[3]))
-    several = any(row["setting"] for row in scored)
-    body = []
-    for key in ordered:
-        ratio, method, setting, on = key
-        group = groups[key]
-        mean, low, high = mean_interval([row[metric] for row in group])
-        interval = f"{low:.3f} .. {high:.3f}" if len(group) > 1 else "-"
-        line = [method, f"{ratio:g}", *(group[0][axis] for axis in _AXES), on]
-        line += [setting] if several else []
-        body.append([*line, str(len(group)), f"{mean:.3f}", interval])
-    head = ["method", "r", *_AXES, "on", *(["setting"] if several else [])]
-    head += ["seeds", heading(metric), "95 % interval"]
-    lines = align([head, *body], left=(0, 2, 3, 4, 5, 6) if several else (0, 2, 3, 4, 5))
-    if not body:
-        lines = ["no trained method to compare"]
-    return "\n".join([*lines, *_remarks(rows)])
+    scored = _counted(rows, metric)
+    if not scored:
+        return "\n".join(["no trained method to compare", *_remarks(rows)])
+    columns = [*_AXES, "on", *(["setting"] if any(row["setting"] for row in scored) else [])]
+    order = {method: place for place, method in enumerate(methods_of(scored))}
+
+    def group(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return (row["method"], *(row[name] for name in columns))
+
+    lines = [
+        (ratio, order[method], about, scores)
+        for (method, *about), curve in by_ratio(scored, metric, group).items()
+        for ratio, scores in curve.items()
+    ]
+    lines.sort(key=lambda line: (*line[:2], line[2][4:], line[2][3]))
+    methods = list(order)
+    body = [
+        [methods[place], f"{ratio:g}", *about, str(len(scores))]
+        + [with_interval(mean_interval(scores))]
+        for ratio, place, about, scores in lines
+    ]
+    head = ["method", "r", *columns, "seeds", f"{score_name(scored, metric)} [95 %]"]
+    left = (0, *range(2, 2 + len(columns)), len(head) - 1)
+    return "\n".join([*align([head, *body], left), *_remarks(rows)])
 
 
 def comparison_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `compare_runs` returned as CSV, one line per row; what a row has not is empty."""
-    scores = dict.fromkeys(name for row in rows for name in row if name not in _ASIDE)
-    columns = [*_ABOUT, *_CELL, *scores, "repeats", "problem"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**row, "differs": _told(row.get("differs", {}))})
-    return buffer.getvalue()
+    """Return the rows of `compare_runs` as CSV; what a row lacks is empty."""
+    return table_csv(rows)
 
 
-def plot_comparison(rows: Sequence[Mapping[str, Any]], metric: str | None = None) -> Figure:
-    """What `compare_runs` returned as curves over the label ratio.
+def plot_comparison(rows: Sequence[Mapping[str, Any]], metric: str = "score") -> Figure:
+    """Draw the rows of `compare_runs` as curves over the label ratio, see `plot_scores`.
 
-    A method has one colour, a setting one dash; scores on dev are a setting of their own.
-
-    Args:
-        rows: of `compare_runs`.
-        metric: as in `comparison_table`.
+    Settings have their letters, which are explained below; scores on dev are a setting
+    of their own.
 
     Raises:
         InputError: no run has a trained method.
     """
-    scored = _counted(rows)
-    metric = metric or primary_score(scored)
-    scored = [row for row in scored if metric in row]
+    scored = _counted(rows, metric)
     if not scored:
-        raise InputError(f"none of the runs has a {heading(metric)} to draw; train them first.")
+        raise InputError("expected runs with a trained method, got none; train them first.")
     parts = {row["on"] for row in scored}
     drawn = []
     for row in scored:
-        told = _told(row["differs"])
-        if len(told) > 90:  # in full in the table
-            told = f"setting {row['setting']}"
         on = f"on {row['on']}" if len(parts) > 1 else ""
-        drawn.append({**row, "setting": ", ".join(filter(None, (told, on)))})
-    return plot_scores(drawn, metric, part=parts.pop() if len(parts) == 1 else "")
+        drawn.append({**row, "setting": " ".join(filter(None, (row["setting"], on)))})
+    notes = dict.fromkeys(f"{r['setting']}: {r['differs']}" for r in scored if r["setting"])
+    part = parts.pop() if len(parts) == 1 else ""
+    return plot_scores(drawn, metric=metric, part=part, notes=list(notes))
 
 
+@dataclass(frozen=True)
 class _Opened:
-    """One run's configuration, cells and stage."""
+    """One run as it is compared.
 
-    def __init__(self, path: Path) -> None:
-        folder = RunFolder.opened(path)
-        self.path = path
-        self.config = RunFolder.config_of(path)
-        check_config(self.config, path)
-        with suppress(InputError):  # what an older version did not tell is no difference
-            self.config |= RunConfig.from_plain(self.config).plain()
-        self.broken: list[str] = []
-        try:
-            features = features_of(folder)
-        except InputError as error:
-            features, self.broken = {}, [str(error)]
-        self.cells, broken = read_cells(folder, features)
-        self.broken += broken
-        try:
-            history = [] if self.cells else search_history(folder, str(self.config["strategy"]))
-            self.stage = stage_of(folder, self.config, history, self.cells)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a run configuration ({error!r}).") from error
-        except InputError as error:  # of the search's checkpoint
-            self.stage, self.broken = "broken", [*self.broken, str(error)]
-        data, note = None, folder / "prepared.json"
-        try:
-            data = read_name(note, "folder") if note.exists() else None
-        except InputError as error:
-            self.broken.append(str(error))
-        self.values = _flat({k: v for k, v in self.config.items() if k not in _NO_SETTING})
-        self.data = self.values.pop("data", None)
-        self.content = data or self.data  # the prepared folder's name is a hash of what is in it
-        self.key = json.dumps([self.values, self.content], sort_keys=True)
+    Args:
+        path: its folder.
+        stage: how far it is, in words.
+        cells: its trained cells, with their scores.
+        broken: what of it cannot be read.
+        settings: all that decides its results but the seed and the data, by dotted name.
+        data: where its data was read, and the prepared folder, whose name is a hash of the data.
+    """
+
+    path: str
+    stage: str
+    cells: list[dict[str, Any]]
+    broken: list[str]
+    settings: dict[str, Any]
+    data: tuple[str, str]
+
+    @property
+    def key(self) -> str:
+        """Equal for all runs of one setting."""
+        return json.dumps([self.settings, self.data[1]], sort_keys=True)
 
 
-def _settings(runs: Sequence[_Opened]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By key of a run: its setting's letter, and its values of what differs between settings."""
-    names = dict.fromkeys(name for run in runs for name in run.values)
-    differing = [n for n in names if len({json.dumps(r.values.get(n, _ABSENT)) for r in runs}) > 1]
-    contents: dict[tuple[Any, ...], set[Any]] = {}  # what was prepared alike from one path
+def _opened(path: Path) -> _Opened:
+    folder = RunFolder.opened(path)
+    config = RunFolder.config_of(path)
+    check_config(config, path)
+    broken: list[str] = []
+    features: Mapping[str, int] = {}
+    stage, prepared = "broken", None
+    with noted(broken):
+        features = features_of(folder)
+    cells, unread = read_cells(folder, features)
+    broken += unread
+    with noted(broken):
+        history = [] if cells else search_history(folder)
+        stage = stage_of(folder, config, history, cells)
+    with noted(broken):
+        note = folder / "prepared.json"
+        prepared = read_name(note, "folder") if note.exists() else None
+    parts = {axis: config[axis]["name"] for axis in _AXES}
+    settings = {**parts, **_flat({n: v for n, v in config.items() if n not in _NO_SETTING})}
+    if settings.get("recipe.parts") == [config["space"]]:  # sizes of all networks: said once
+        del settings["recipe.parts"]
+    settings.pop("data", None)
+    data = str(config["data"])
+    return _Opened(str(path), stage, cells, broken, settings, (data, prepared or data))
+
+
+def _settings(runs: Sequence[_Opened]) -> dict[str, tuple[str, str]]:
+    """Return by key of a run the letter of its setting, and in what it differs from others."""
+    if len({run.key for run in runs}) < 2:
+        return {}
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    differing = [name for name in names if _differs(name, runs)]
+    by_source: dict[str, set[str]] = {}  # what was prepared alike from one path
     for run in runs:
-        alike = {n: v for n, v in run.values.items() if n.startswith("recipe.prepare.")}
-        run_data = (run.data, json.dumps(alike, sort_keys=True))
-        contents.setdefault(run_data, set()).add(run.content)
-    changed = any(len(found) > 1 for found in contents.values())
-    other = len({run.content for run in runs}) > 1 and len({run.data for run in runs}) > 1
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+        prepare = {n: v for n, v in run.settings.items() if n.startswith("recipe.prepare.")}
+        source = json.dumps([run.data[0], prepare], sort_keys=True)
+        by_source.setdefault(source, set()).add(run.data[1])
+    changed = any(len(contents) > 1 for contents in by_source.values())
+    other = all(len({run.data[place] for run in runs}) > 1 for place in (0, 1))
+    settings: dict[str, tuple[str, str]] = {}
     for run in runs:
-        if run.key in found:
-            continue
-        differs = {name: run.values.get(name, _ABSENT) for name in differing}
+        values = {name: run.settings[name] for name in differing if name in run.settings}
         if changed or other:
-            differs["data"] = f"{run.data} ({run.content})" if changed else run.data
-        found[run.key] = (_letter(len(found)), differs)
-    if len(found) == 1:
-        return {key: ("", {}) for key in found}
-    return found
+            values["data"] = f"{run.data[0]} ({run.data[1]})" if changed else run.data[0]
+        text = ", ".join(f"{name}={_text(value)}" for name, value in values.items())
+        settings.setdefault(run.key, (_letter(len(settings)), text))
+    return settings
+
+
+def _differs(name: str, runs: Iterable[_Opened]) -> bool:
+    """Whether runs differ in a setting; one of a part, among runs that have the same part."""
+    values: dict[Any, set[str]] = {}
+    for run in runs:
+        axis = name.partition(".")[0]
+        part = run.settings.get(axis) if axis != name else None
+        if name in run.settings:
+            values.setdefault(part, set()).add(json.dumps(run.settings[name]))
+    return any(len(one) > 1 for one in values.values())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def _letter(number: int) -> str:
-    """A, B, ..., Z, AA, AB, ..."""
+    """Return A, B, ..., Z, AA, AB, ..."""
     letters = string.ascii_uppercase
     before = _letter(number // len(letters) - 1) if number >= len(letters) else ""
     return before + letters[number % len(letters)]
 
 
-def _counted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of trained cells, each seed of a setting once."""
-    return [row for row in rows if row.get("method") is not None and not row.get("repeats")]
+def _counted(rows: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """Return the rows that have the score, each seed of a setting once."""
+    return [row for row in rows if row.get(metric) is not None and not row["repeats"]]
 
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the settings are, which runs are not finished, and which rows were left out."""
-    settings: dict[str, tuple[dict[str, Any], dict[str, None]]] = {}
-    unfinished: dict[str, str] = {}
+    """Return what the settings are, which runs are not finished, and which rows were left out."""
+    settings: dict[str, dict[str, None]] = {}
+    unfinished: dict[str, list[str]] = {}
     repeated: dict[tuple[str, str], int] = {}
     for row in rows:
         if row.get("setting"):
-            settings.setdefault(row["setting"], (row["differs"], {}))[1][str(row["run"])] = None
-        if row.get("problem"):
-            told = unfinished.get(row["run"])
-            unfinished[row["run"]] = f"{told}; {row['problem']}" if told else row["problem"]
+            line = f"setting {row['setting']}: {row['differs']};"
+            settings.setdefault(line, {})[row["run"]] = None
+        if row["problem"]:
+            unfinished.setdefault(row["run"], []).append(row["problem"])
         elif row["stage"] != "finished":
-            unfinished[row["run"]] = f"not finished ({row['stage']})."
+            unfinished[row["run"]] = [f"not finished ({row['stage']})."]
         if row.get("repeats"):
             pair = (row["run"], row["repeats"])
             repeated[pair] = repeated.get(pair, 0) + 1
-    lines = []
-    for letter, (differs, runs) in sorted(settings.items(), key=lambda s: (len(s[0]), s[0])):
-        lines.append(f"setting {letter}: {_told(differs)}; {' '.join(runs)}")
-    for (run, first), count in repeated.items():
-        lines.append(f"{run}: {count} cells repeat {first} (same setting and seed), not counted")
-    lines += [f"{run}: {problem}" for run, problem in unfinished.items()]
+    lines = [f"{line} {' '.join(runs)}" for line, runs in settings.items()]
+    lines += [
+        f"{run}: {count} cells repeat {first} (same setting and seed), not counted"
+        for (run, first), count in repeated.items()
+    ]
+    lines += [f"{run}: {'; '.join(problems)}" for run, problems in unfinished.items()]
     if any(row.get("on") == "dev" for row in rows):
         lines.append("dev: the labelled dev part, on which the threshold was chosen")
     return ["", *lines] if lines else []
 
 
-def _told(differs: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value if isinstance(value, str) and value.isprintable() else json.dumps(value)}"
-        for name, value in differs.items()
-    )
-
-
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
+    """Return nested settings by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and before.count(".") < 20:  # settings are three deep

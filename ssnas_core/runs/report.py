@@ -1,23 +1,21 @@
-"""Looking at runs: one run as figures and text, several as one table, a study as a report.
+"""One run as figures and text, or one genotype.
 
 Nothing is trained and no test label is read: what is shown is what the run
-folders hold, at whatever stage they are, or a study's table.
+folder holds, at whatever stage it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssnas_core.common.errors import InputError
-from ssnas_core.runs.compare import plot_comparison
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
     check_config,
     features_of,
     logit_labels,
+    noted,
     pretraining_history,
     read_cells,
     search_history,
@@ -25,19 +23,17 @@ from ssnas_core.runs.reading import (
 )
 from ssnas_core.show.curves import draw_genotype, plot_history, plot_losses, plot_scores
 from ssnas_core.show.style import save
-from ssnas_core.show.tables import align, heading, primary_score
+from ssnas_core.show.tables import scores_text
 from ssnas_core.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("micro_f1", "macro_f1", "samples_f1", "weighted_ap", "threshold")
-
 
 def show_run(
     folder: Path, *, out: Path | None = None, formats: Sequence[str] = ("png", "svg")
 ) -> dict[str, Any]:
-    """What a run found and scored, at any stage: figures and a text.
+    """Draw and describe a run at any stage: what it searched, found and scored.
 
     Args:
         folder: a run folder.
@@ -60,31 +56,32 @@ def show_run(
     check_config(config, run.path)
     figures: dict[str, Figure] = {}
     notes: list[str] = []
+    features: Mapping[str, int] = {}
+    history: list[dict[str, Any]] = []
+    pretraining: list[dict[str, Any]] = []
+    labels: Mapping[str, Sequence[str]] = {}
     genotype = None
     if (run / "genotype.json").exists():
         genotype = Genotype.load(run / "genotype.json")
-    features: dict[str, int] = {}
-    with _noted(notes):
+    with noted(notes):
         features = features_of(run)
     if genotype is not None:
         figures["genotype"] = draw_genotype(genotype, tuple(features))
-    history: list[dict[str, Any]] = []
-    with _noted(notes):
-        history = search_history(run, config["strategy"])
+    with noted(notes):
+        history = search_history(run)
     for log in ("history.jsonl", "timings.jsonl"):
-        with _noted(notes):
-            broken = run.broken_lines(log)
-            if broken:
+        with noted(notes):
+            if broken := run.broken_lines(log):
                 notes.append(f"{run / log}: {broken} broken lines are left out")
-    labels = logit_labels(features, config, history)
+    with noted(notes):
+        labels = logit_labels(run, history)
     if any(not labels.get(name) for name in (history[0].get("logits", {}) if history else {})):
-        notes.append("names of features are not noted in this run; architecture weights have none")
+        notes.append("names of logits are not noted in this run; architecture weights have none")
     if any({"train_loss", "dev_loss"} & entry.keys() or entry.get("logits") for entry in history):
         figures["search"] = plot_history(history, labels, unit="nats")
     cells, broken_cells = read_cells(run, features)
     notes += broken_cells
-    pretraining: list[dict[str, Any]] = []
-    with _noted(notes):
+    with noted(notes):
         pretraining = pretraining_history(run)
     losses = _losses(history, pretraining, cells)
     if losses:
@@ -92,28 +89,23 @@ def show_run(
     scores = [{name: v for name, v in cell.items() if name != "history"} for cell in cells]
     if scores:
         figures["scores"] = _plot_scores(scores)
-    home = Path(out) if out is not None else run / "figures"
-    written = {
-        name: [str(save(figure, home / f"{name}.{kind}")) for kind in formats]
-        for name, figure in figures.items()
-    }
-    told = {
+    result = {
         "run": str(run.path),
         "stage": stage_of(run, config, history, cells),
         "genotype": None if genotype is None else str(genotype),
         "scores": scores,
         "labelled": {f"{cell['label_ratio']:g}": cell["labelled"] for cell in cells},
         **run.cost(),
-        "figures": written,
+        "figures": _written(figures, Path(out) if out is not None else run / "figures", formats),
         "notes": notes,
     }
-    return {**told, "text": _text(told, config, genotype)}
+    return {**result, "text": _text(result, config, genotype)}
 
 
 def show_genotype(
     file: Path, *, out: Path | None = None, formats: Sequence[str] = ("png", "svg")
 ) -> dict[str, Any]:
-    """One genotype file: its drawing and a text.
+    """Draw and describe one genotype file.
 
     Args:
         file: what `Genotype.save` wrote.
@@ -129,29 +121,20 @@ def show_genotype(
     file = Path(file)
     genotype = Genotype.load(file)
     home = Path(out) if out is not None else file.parent
-    figure = draw_genotype(genotype)
-    drawn = [str(save(figure, home / f"{file.stem}.{kind}")) for kind in formats]
+    (drawn,) = _written({file.stem: draw_genotype(genotype)}, home, formats).values()
     lines = [str(genotype), "", *_nodes(genotype), "", f"drawn: {' '.join(drawn)}"]
-    told = {"genotype": str(genotype), "figures": {"genotype": drawn}}
-    return {**told, "text": "\n".join(lines)}
+    figures = {"genotype": drawn}
+    return {"genotype": str(genotype), "figures": figures, "text": "\n".join(lines)}
 
 
-def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write `plot_comparison(rows)` to `path`, a .png, .svg or .pdf.
-
-    Raises:
-        InputError: another name, or no run has a trained method.
-    """
-    return save(plot_comparison(rows), path)
-
-
-@contextmanager
-def _noted(notes: list[str]) -> Iterator[None]:
-    """What is broken becomes a note, and the rest is shown without it."""
-    try:
-        yield
-    except InputError as error:
-        notes.append(str(error))
+def _written(
+    figures: Mapping[str, Figure], home: Path, formats: Sequence[str]
+) -> dict[str, list[str]]:
+    """Write figures to `home`, and return the files by name of the figure."""
+    return {
+        name: [str(save(figure, home / f"{name}.{kind}")) for kind in formats]
+        for name, figure in figures.items()
+    }
 
 
 def _losses(
@@ -176,41 +159,32 @@ def _losses(
 
 
 def _plot_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
-    """All cells; where some are scored on dev only, these are curves of their own."""
-    parts = {str(row["on"]) for row in scores}
+    """Draw all cells; where only some are scored on dev, these are curves of their own."""
+    parts = {row["on"] for row in scores}
     if len(parts) == 1:
-        return plot_scores(scores, primary_score(scores), part=parts.pop())
-    rows = [{**row, "setting": f"on {row['on']}"} for row in scores]
-    return plot_scores(rows, primary_score(scores))
+        return plot_scores(scores, part=parts.pop())
+    return plot_scores([{**row, "setting": f"on {row['on']}"} for row in scores], part="")
 
 
-def _text(told: Mapping[str, Any], config: Mapping[str, Any], genotype: Genotype | None) -> str:
-    chosen = ("space", "objective", "strategy", "backbones", "seed")
-    settings = ", ".join(f"{name} {config[name]}" for name in chosen if name in config)
-    lines = [f"{told['run']}: {told['stage']}", f"data {config.get('data')}", settings]
+def _text(result: Mapping[str, Any], config: Mapping[str, Any], genotype: Genotype | None) -> str:
+    settings = [f"{name} {config[name]['name']}" for name in ("space", "objective", "strategy")]
+    settings += [f"{name} {config[name]}" for name in ("backbones", "seed") if name in config]
+    lines = [f"{result['run']}: {result['stage']}", f"data {config.get('data')}"]
+    lines.append(", ".join(settings))
     lines += ["", "found:", *_nodes(genotype)] if genotype is not None else []
-    scores = told["scores"]
-    if scores:
-        names = [primary_score(scores), *(n for n in _SHOWN if all(n in row for row in scores))]
-        names = [name for name in names if all(row[name] is not None for row in scores)]
-        head = ["method", "r", "on", *(heading(name) for name in names)]
-        body = [
-            [row["method"], f"{row['label_ratio']:g}", row["on"]]
-            + [f"{row[name]:.3f}" for name in names]
-            for row in scores
-        ]
-        lines += ["", *align([head, *body], left=(0, 2))]
-        if any(row["on"] == "dev" for row in scores):
+    if result["scores"]:
+        lines += ["", scores_text(result["scores"])]
+        if any(row["on"] == "dev" for row in result["scores"]):
             lines.append("dev: the labelled dev part, on which the threshold was chosen")
     lines.append("")
-    for ratio, counts in told["labelled"].items():
+    for ratio, counts in result["labelled"].items():
         lines.append(f"labelled at r = {ratio}: {counts['train']} train, {counts['dev']} dev")
-    if told["seconds"]:
-        stages = ", ".join(f"{name} {value:.1f}" for name, value in told["seconds"].items())
+    if result["seconds"]:
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
         lines.append(f"seconds: {stages}")
-        lines.append(f"peak anonymous memory: {told['peak_anonymous_mb']:.0f} MB")
-    lines += [f"drawn: {' '.join(paths)}" for paths in told["figures"].values()]
-    lines += [f"note: {note}" for note in told["notes"]]
+        lines.append(f"peak anonymous memory: {result['peak_anonymous_mb']:.0f} MB")
+    lines += [f"drawn: {' '.join(paths)}" for paths in result["figures"].values()]
+    lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines).rstrip()
 
 

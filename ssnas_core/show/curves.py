@@ -16,27 +16,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssnas_core.show.genotype import Layout, paint
+from ssnas_core.common.errors import InputError
+from ssnas_core.show.genotype import Block, Layout, paint, spread
 from ssnas_core.show.style import (
     COLOURS,
+    FONT,
     INK,
+    PALE,
     PAPER,
     Row,
     draw_rows,
     dress,
-    legend_beside,
-    legend_size,
     marker,
     new_figure,
     ratio_axis,
     style,
     text_width,
 )
+from ssnas_core.show.tables import chosen, mean_curves, primary_score, ratios_of, score_name
 from ssnas_core.spaces.genotype import Genotype
-from ssnas_core.training.metrics import mean_interval
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_SMALL = FONT - 1.0
+_OTHERS = "#D2D2D2"
 
 
 def sketch(
@@ -161,69 +166,78 @@ def plot_losses(
 
 
 def plot_scores(
-    rows: Iterable[Mapping[str, Any]], metric: str = "weighted_f1", part: str = ""
+    rows: Iterable[Mapping[str, Any]],
+    methods: Sequence[str] | None = None,
+    *,
+    metric: str | None = None,
+    part: str = "test",
+    notes: Sequence[str] = (),
 ) -> Figure:
-    """Score against label ratio, one curve per method, with 95 % intervals over seeds.
+    """Score against label ratio: a curve per method with its 95 % interval, named at its end.
 
     Args:
-        rows: one mapping per run: `"method"`, `"label_ratio"`, `"seed"` and `metric`;
-            optionally `"setting"`, which tells runs apart that differ in more than
-            the seed. A method has one colour and marker, a setting one dash and filling.
-        metric: name of the score to draw.
-        part: of the data that was scored, for the axis label, e.g. "test".
+        rows: of a run, of several or of a study: `"method"`, `"label_ratio"`, `"seed"` and
+            `metric`; optionally `"setting"`, a short text that tells runs apart which differ in
+            more than the seed. A method has one colour, a setting one dash and filling.
+        methods: those to tell apart; the others are pale lines without names. All by
+            default. Of more than 8 curves no intervals are drawn.
+        metric: the score; by default what methods are compared by, accuracy or weighted F1.
+        part: of the data that was scored, for the axis label.
+        notes: lines below the axes, as to say what the settings are.
 
     Returns:
-        Means with Student t intervals; a single seed is a point without one.
+        Means over the seeds that each method has, with Student t intervals: bands, or bars
+        where a curve is one point; a single seed has none.
 
     Raises:
-        ValueError: no rows.
+        InputError: no rows, or a method without any.
     """
-    from matplotlib.lines import Line2D
-
-    runs: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for row in rows:
-        curve = runs.setdefault((row["method"], row.get("setting") or ""), {})
-        curve.setdefault(float(row["label_ratio"]), []).append(float(row[metric]))
-    if not runs:
-        raise ValueError("plot_scores needs at least one row, got none.")
-    methods = list(dict.fromkeys(method for method, _ in runs))
-    settings = list(dict.fromkeys(setting for _, setting in runs))
-    styles = {method: style(place) | marker(place) for place, method in enumerate(methods)}
-    looks = {setting: _setting_style(place) for place, setting in enumerate(settings)}
-    entries = {method: styles[method] for method in methods}
-    if len(settings) > 1:
-        entries = {method: {**look, "linestyle": ""} for method, look in entries.items()}
-        plain = {"color": INK, "marker": "o", "markersize": 4.5, "linewidth": 1.4}
-        entries |= {_wrap(setting): {**plain, **look} for setting, look in looks.items()}
-    width, height = legend_size([line for name in entries for line in name.split("\n")])
-    figure = new_figure(4.4 + width, max(3.2, height + 0.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
-    ratios = sorted({ratio for curve in runs.values() for ratio in curve})
-    gaps = [b / a for a, b in zip(ratios, ratios[1:], strict=False)]
-    # Bars side by side, not on top of each other, and nearer to their ratio than to the next.
-    most = min([1.02 ** (len(runs) - 1), *(gap**0.5 for gap in gaps)])
-    for place, ((method, setting), curve) in enumerate(runs.items()):
-        own = sorted(curve)
-        means, lows, highs = np.array([mean_interval(curve[ratio]) for ratio in own]).T
-        shift = most ** (place / max(1, len(runs) - 1) - 0.5)
-        look = styles[method] | (looks[setting] if len(settings) > 1 else {})
-        errors = np.array([means - lows, highs - means])  # NaN, not drawn, for a single seed
-        label = f"{method}, {setting}" if setting else method
-        axes.errorbar(
-            np.array(own) * shift, means, errors, **look, capsize=2, elinewidth=0.8, label=label
-        )
-    if all(0 <= value <= 1 for curve in runs.values() for v in curve.values() for value in v):
+    rows = list(rows)
+    if not rows:
+        raise InputError("expected at least one row of scores, got none; train a method first.")
+    metric = metric or primary_score(rows)
+    methods = chosen(rows, methods)
+    curves = mean_curves(rows, metric, lambda row: (row["method"], row.get("setting") or ""))
+    shown = sorted((key for key in curves if key[0] in methods), key=lambda k: methods.index(k[0]))
+    settings = list(dict.fromkeys(setting for _, setting in curves))
+    several = len(settings) > 1
+    height = max(2.6, 0.17 * len(shown))
+    names = [", ".join(filter(None, key)) for key in shown]
+    widest = max(text_width(name, _SMALL) for name in (*names, "pale: 10 more"))
+    axes = _fixed_axes(3.4, height, right=widest + 0.5, notes=notes)
+    others = [curve for key, curve in curves.items() if key not in shown]
+    for curve in others:
+        means = [mean for mean, _, _ in curve.values()]
+        axes.plot(list(curve), means, color=_OTHERS, linewidth=0.8, zorder=1)
+    looks = []
+    for place, ((method, setting), name) in enumerate(zip(shown, names, strict=True)):
+        curve, number = curves[method, setting], methods.index(method)
+        x, (means, lows, highs) = np.array(list(curve)), np.array(list(curve.values())).T
+        look = style(number) | marker(number, 4.0)
+        looks.append(look | _setting_style(settings.index(setting)) if several else look)
+        if len(x) == 1:  # points of one label ratio side by side
+            x = x * 1.2 ** ((place + 0.5) / len(shown) - 0.5)
+        axes.plot(x, means, **looks[-1], label=name, zorder=3)
+        if len(shown) <= len(COLOURS) and len(x) == 1:
+            bars = [means - lows, highs - means]
+            axes.errorbar(x, means, bars, color=look["color"], capsize=2, elinewidth=0.8)
+        elif len(shown) <= len(COLOURS):
+            axes.fill_between(x, lows, highs, color=look["color"], alpha=0.14, linewidth=0)
+    ratio_axis(axes, ratios_of(rows))
+    if all(0 <= mean <= 1 for curve in curves.values() for mean, _, _ in curve.values()):
         low, high = axes.get_ylim()  # intervals of few seeds leave the range of scores
         axes.set_ylim(max(low, 0.0), min(high, 1.0))
-    ratio_axis(axes, ratios)
     axes.set_xlabel("label ratio r (share of labels used)")
-    name = metric.replace("_", " ").replace("f1", "F1").replace(" ap", " AP")
+    name = score_name(rows, metric)
     axes.set_ylabel(f"{name} on {part}" if part else name)
     dress(axes)
-    if len(entries) > 1 or next(iter(entries)):
-        legend_beside(axes, [Line2D([], [], **look, label=n) for n, look in entries.items()])
-    return figure
+    _name_ends(axes, names, [list(curves[key].values())[-1][0] for key in shown], looks, height)
+    if others:
+        axes.text(
+            1.06, -0.14 / height, f"pale: {len(others)} more", color=PALE, fontsize=_SMALL,
+            va="center", transform=axes.transAxes,
+        )  # fmt: skip
+    return axes.get_figure(root=True)  # type: ignore[return-value]
 
 
 def posters(
@@ -257,6 +271,54 @@ def posters(
                 textwrap.fill(captions[place], 20, break_on_hyphens=False), fontsize=7, color=INK
             )
     return figure
+
+
+def _fixed_axes(width: float, height: float, right: float, notes: Sequence[str]) -> Axes:
+    """Axes of this size in inches, with room for texts at their right and for notes below."""
+    columns = int((width + right) / 0.062)  # of letters
+    lines = [
+        line for note in notes for line in textwrap.wrap(note, columns, subsequent_indent="  ")
+    ]
+    left, below, above = 0.65, 0.55 + 0.14 * len(lines), 0.12
+    figure = new_figure(left + width + right, below + height + above)
+    whole = (figure.get_figwidth(), figure.get_figheight())
+    figure.text(
+        0.15 / whole[0], 0.05 / whole[1], "\n".join(lines), color=INK, fontsize=_SMALL - 0.5,
+        linespacing=1.25, va="bottom",
+    )  # fmt: skip
+    return figure.add_axes((left / whole[0], below / whole[1], width / whole[0], height / whole[1]))
+
+
+def _name_ends(
+    axes: Axes,
+    names: Sequence[str],
+    ends: Sequence[float],
+    looks: Sequence[Mapping[str, Any]],
+    height: float,
+) -> None:
+    """Each curve's name at the right, at the height of its end, none over another.
+
+    Markers stand beside the names where curves share a colour.
+    """
+    low, high = axes.get_ylim()
+    order = sorted(range(len(names)), key=lambda place: -ends[place])
+    goals = [height * (ends[place] - low) / (high - low) for place in order]
+    heights = spread([Block(names[place], 0) for place in order], goals)
+    down = np.arange(len(order))
+    gap = min(height / max(1, len(order) - 1), 0.16)
+    heights = np.minimum(heights, height - gap * down)  # all beside the axes, none above or below
+    heights = np.maximum(heights, gap * down[::-1])
+    alike = len({look["color"] for look in looks}) < len(looks)
+    for place, goal, at in zip(order, goals, heights / height, strict=True):
+        colour = looks[place]["color"]
+        outside: Any = {"clip_on": False, "transform": axes.transAxes}
+        axes.plot([1.005, 1.05], [goal / height, at], color=colour, linewidth=0.7, **outside)
+        if alike:
+            axes.plot([1.068], [at], **{**looks[place], "linestyle": ""}, **outside)
+        axes.text(
+            1.095 if alike else 1.06, at, names[place], color=colour, fontsize=_SMALL, va="center",
+            transform=axes.transAxes,
+        )  # fmt: skip
 
 
 def _setting_style(place: int) -> dict[str, Any]:
@@ -327,8 +389,3 @@ def _weights_row(
     kind = re.sub(r"_\d+", "", names[0])
     legend = any(name in labels for name in names)
     return Row(panels=panels, styles=styles, ylabel=f"softmax of {kind}", zero=True, legend=legend)
-
-
-def _wrap(text: str) -> str:
-    """A long legend entry in several lines."""
-    return textwrap.fill(text, 34, break_long_words=False, break_on_hyphens=False)

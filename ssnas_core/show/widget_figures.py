@@ -14,7 +14,8 @@ import numpy as np
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.style import COLOURS, INK, PALE, dress, new_figure, style
-from ssnas_core.training.metrics import choose_threshold, f1_scores, mean_interval
+from ssnas_core.show.tables import mean_curves, score_name
+from ssnas_core.training.metrics import choose_threshold, f1_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,8 @@ def draw_label_ratio(
     Raises:
         InputError: `ratio` is not among the counts, or not among the rows.
     """
-    curves = mean_scores(rows, metric)
+    rows = list(rows)
+    curves = mean_curves(rows, metric)
     known = sorted({own for curve in curves.values() for own in curve} & set(counts))
     if ratio not in known:
         raise InputError(
@@ -65,7 +67,7 @@ def draw_label_ratio(
     upper.set_xticks(known, [f"{value:g}" for value in known])
     upper.set_xticks([], minor=True)
     upper.set_xlabel("label ratio r")
-    upper.set_ylabel(metric.replace("_", " ").replace("f1", "F1"))
+    upper.set_ylabel(score_name(rows, metric))
     _finish(upper)
     upper.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False,
@@ -203,20 +205,6 @@ def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
         labelcolor=INK, handlelength=1.8, columnspacing=1.2,
     )  # fmt: skip
     return figure
-
-
-def mean_scores(
-    rows: Iterable[Mapping[str, Any]], metric: str
-) -> dict[str, dict[float, tuple[float, float, float]]]:
-    """(mean, low, high) over seeds by method and label ratio; see `metrics.mean_interval`."""
-    runs: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        curve = runs.setdefault(row["method"], {})
-        curve.setdefault(float(row["label_ratio"]), []).append(float(row[metric]))
-    return {
-        method: {ratio: mean_interval(values) for ratio, values in curve.items()}
-        for method, curve in runs.items()
-    }
 
 
 def pair_shares(first: Any, second: Any, temperature: float) -> np.ndarray:

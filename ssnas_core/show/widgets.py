@@ -22,12 +22,12 @@ import torch
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.curves import draw_genotype
 from ssnas_core.show.frames import box, frames, image, page, sentence, stack
+from ssnas_core.show.tables import mean_curves
 from ssnas_core.show.widget_figures import (
     draw_label_ratio,
     draw_temperature,
     draw_threshold,
     draw_weights,
-    mean_scores,
     pair_shares,
     partner_shares,
 )
@@ -49,7 +49,7 @@ def label_ratio_widget(
 ) -> VBox:
     """`draw_label_ratio` at every label ratio that has both scores and counts."""
     rows = list(rows)
-    curves = mean_scores(rows, metric)
+    curves = mean_curves(rows, metric)
     ratios = sorted({ratio for curve in curves.values() for ratio in curve} & set(counts))
 
     def caption(ratio: float) -> str:

@@ -22,12 +22,13 @@ from ssnas_core.common.files import read_name, write_text
 from ssnas_core.features.prepare import prepare
 from ssnas_core.runs.folder import RunFolder, pick_device
 from ssnas_core.runs.run import Run
+from ssnas_core.show.curves import plot_scores
 from ssnas_core.show.style import save
-from ssnas_core.study.figures import plot_study
+from ssnas_core.show.tables import score_name
 from ssnas_core.study.jobs import Job, StudyConfig, cell_row, jobs_of
 from ssnas_core.study.methods import ACROSS, PAIRS, methods_in
 from ssnas_core.study.report import study_report
-from ssnas_core.study.table import checked, score_name, study_csv
+from ssnas_core.study.table import checked, study_csv
 
 _LOG = logging.getLogger(__name__)
 # A killed worker is no fault of its job; but one that takes too much memory kills every worker.
@@ -209,7 +210,7 @@ def write_study(rows: Sequence[Mapping[str, Any]], csv: Path) -> tuple[Path, Pat
     told = study_report(table, title=title, pairs=pairs, across=across, ranked=ranked or None)
     write_text(report, told)
     shown = [name for name in methods_in(("core",), ()) if name in present]
-    save(plot_study(table, shown or None), figure)
+    save(plot_scores(table, shown or None), figure)
     return csv, report, figure
 
 

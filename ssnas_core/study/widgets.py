@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.show.curves import plot_scores
 from ssnas_core.show.frames import box, image, page, sentence, stack
-from ssnas_core.study.figures import plot_differences, plot_study
-from ssnas_core.study.table import checked, difference, methods_of, ranking, ratios_of
+from ssnas_core.show.tables import methods_of, ratios_of, with_interval
+from ssnas_core.study.figures import plot_differences
+from ssnas_core.study.table import checked, difference, ranking
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+Rows = Sequence[Mapping[str, Any]]
+Tables = Mapping[str, Rows]
 
 
 def study_widget(tables: Tables, groups: Mapping[str, Sequence[str]]) -> VBox:
-    """`plot_study` of one table with one group of methods told apart, and their mean ranks.
+    """`plot_scores` of one table with one group of methods told apart, and their mean ranks.
 
     Args:
         tables: a study's rows, as `read_study` gives them, by name of the data.
@@ -32,12 +34,12 @@ def study_widget(tables: Tables, groups: Mapping[str, Sequence[str]]) -> VBox:
         InputError: no table or no group, or rows that are not a study's.
     """
 
-    def shown(name: str, rows: list[dict[str, Any]], methods: Sequence[str]) -> str:
-        own = [method for method in methods if method in methods_of(rows)]
-        if len(own) < 2:
+    def shown(name: str, rows: Rows, methods: Sequence[str]) -> str:
+        present = [method for method in methods if method in methods_of(rows)]
+        if len(present) < 2:
             return sentence(f"The table of {name} has fewer than two methods of this group.")
-        alt = f"Score on test against the label ratio, {name}: {'; '.join(own)}."
-        return image(plot_study(rows, own), alt) + sentence(_ranks(rows, own))
+        alt = f"Score on test against the label ratio, {name}: {'; '.join(present)}."
+        return image(plot_scores(rows, present), alt) + sentence(_ranks(rows, present))
 
     return _by_two_lists(tables, groups, "tell apart", shown)
 
@@ -57,15 +59,17 @@ def differences_widget(tables: Tables, questions: Mapping[str, Sequence[tuple[st
         InputError: no table or no question, or rows that are not a study's.
     """
 
-    def shown(name: str, rows: list[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
+    def shown(name: str, rows: Rows, pairs: Sequence[tuple[str, str]]) -> str:
         ratios = ratios_of(rows)
-        own = [pair for pair in pairs if any(difference(rows, *pair, (r,)).by_seed for r in ratios)]
-        if not own:
+        known = [
+            pair for pair in pairs if any(difference(rows, *pair, [r]).by_seed for r in ratios)
+        ]
+        if not known:
             return sentence(f"The table of {name} has no pair for this question.")
-        told = "; ".join(" minus ".join(pair) for pair in own)
-        alt = f"Paired differences against the label ratio, {name}: {told}."
-        lines = [_mean_difference(rows, pair, ratios) for pair in own]
-        return image(plot_differences(rows, own), alt) + sentence("\n".join(lines))
+        names = "; ".join(" minus ".join(pair) for pair in known)
+        alt = f"Paired differences against the label ratio, {name}: {names}."
+        lines = [_mean_difference(rows, pair, ratios) for pair in known]
+        return image(plot_differences(rows, known), alt) + sentence("\n".join(lines))
 
     return _by_two_lists(tables, questions, "question", shown)
 
@@ -74,7 +78,7 @@ def _by_two_lists(
     tables: Tables,
     choices: Mapping[str, Any],
     description: str,
-    shown: Callable[[str, list[dict[str, Any]], Any], str],
+    shown: Callable[[str, Rows, Any], str],
 ) -> VBox:
     """A list of tables and one of `choices`, and the page of each two."""
     from ipywidgets import Dropdown, Layout, jslink
@@ -103,29 +107,24 @@ def _by_two_lists(
     return box([*controls, outer], summary)
 
 
-def _ranks(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
-    found = ranking(rows, methods)
-    if not found.blocks:
+def _ranks(rows: Rows, methods: Sequence[str]) -> str:
+    result = ranking(rows, methods)
+    if not result.blocks:
         return "No ranks: there is no label ratio and seed that all of these have."
-    means = ", ".join(f"{name} {mean:.1f}" for name, (mean, *_) in found.intervals.items())
+    means = ", ".join(f"{name} {mean:.1f}" for name, (mean, *_) in result.intervals.items())
     return (
-        f"Mean rank of these {len(methods)} over the {len(found.blocks)} cells of label ratio x "
+        f"Mean rank of these {len(methods)} over the {len(result.blocks)} cells of label ratio x "
         f"seed that all of them have: {means}."
     )
 
 
-def _mean_difference(
-    rows: Sequence[Mapping[str, Any]], pair: tuple[str, str], ratios: Sequence[float]
-) -> str:
+def _mean_difference(rows: Rows, pair: tuple[str, str], ratios: Sequence[float]) -> str:
     """One pair over all label ratios, in words."""
-    found = difference(rows, *pair, ratios)
+    result = difference(rows, *pair, ratios)
     name = f"{' − '.join(pair)}, mean over all r"
-    if not found.by_seed:
+    if not result.by_seed:
         return f"{name}: no seed has every r of both."
-    mean, low, high = found.interval
-    if math.isnan(low):
-        return f"{name}: {mean:+z.3f}, one seed."
-    return (
-        f"{name}: {mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {len(found.by_seed)} seeds, "
-        f"p = {found.p:.3f} before any correction."
-    )
+    text = f"{name}: {with_interval(result.interval, sign='+z')}"
+    if len(result.by_seed) == 1:
+        return f"{text}, one seed."
+    return f"{text}, {len(result.by_seed)} seeds, p = {result.p:.3f} before any correction."

@@ -344,38 +344,102 @@ def rows() -> list[dict]:
     ]
 
 
-def test_scores_are_means_with_intervals_from_the_smallest_ratio_up():
+def curves(figure) -> dict:
+    """The lines of a figure of scores by name; what leads to the names has none."""
+    lines = figure.axes[0].lines
+    return {line.get_label(): line for line in lines if not line.get_label().startswith("_")}
+
+
+def test_scores_are_means_with_bands_from_the_smallest_ratio_up():
     axes = plot_scores(rows()).axes[0]
-    assert [bars.get_label() for bars in axes.containers] == ["random", "found"]
-    line, _, (bars,) = axes.containers[1].lines
-    assert line.get_ydata() == pytest.approx([0.4, 0.5])
-    assert line.get_xdata() == pytest.approx([0.05, 1.0], rel=0.03)
-    single, many = bars.get_segments()
-    assert np.isnan(single).all()  # one seed: no interval
-    assert many[:, 1] == pytest.approx([0.5 - 0.248414, 0.5 + 0.248414], abs=1e-5)  # t(2) .1/sqrt 3
+    drawn = curves(axes.figure)
+    assert list(drawn) == ["random", "found"]
+    assert drawn["found"].get_xdata().tolist() == [0.05, 1.0]
+    assert drawn["found"].get_ydata() == pytest.approx([0.4, 0.5])
+    assert axes.get_ylabel() == "weighted F1 on test"
+    ends = axes.collections[0].get_paths()[0].vertices
+    ends = ends[ends[:, 0] == 1.0][:, 1]
+    half = 0.248414  # t(2) 0.1 / sqrt 3
+    assert (min(ends), max(ends)) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-5)
+
+
+def test_scores_of_one_ratio_are_points_side_by_side_with_bars():
+    axes = plot_scores([row for row in rows() if row["label_ratio"] == 1]).axes[0]
+    places = [line.get_xdata()[0] for line in curves(axes.figure).values()]
+    assert len(set(places)) == 2
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert bar[:, 1] == pytest.approx([0.5 - 0.248414, 0.5 + 0.248414], abs=1e-5)
+
+
+def test_the_other_methods_are_pale_and_counted():
+    table = many(6)
+    axes = plot_scores(table, [table[0]["method"], table[-1]["method"]]).axes[0]
+    assert list(curves(axes.figure)) == [table[0]["method"], table[-1]["method"]]
+    pale = [line for line in axes.lines if line.get_color() == "#D2D2D2"]
+    assert len(pale) == 4 and len(axes.collections) == 2
+    words = {text.get_text() for text in axes.texts}
+    assert words == {table[0]["method"], table[-1]["method"], "pale: 4 more"}
+
+
+def test_names_stand_in_the_order_and_colour_of_their_curves_ends():
+    figure = plot_scores(many(8))
+    by_end = sorted(curves(figure).values(), key=lambda line: -line.get_ydata()[-1])
+    by_text = sorted(figure.axes[0].texts, key=lambda text: -text.get_position()[1])
+    assert [text.get_text() for text in by_text] == [line.get_label() for line in by_end]
+    assert [text.get_color() for text in by_text] == [line.get_color() for line in by_end]
+    assert len({text.get_color() for text in by_text}) == 8
+
+
+@pytest.mark.parametrize("crowd", [0.1, 0.9])
+def test_names_stay_beside_the_axes_where_many_curves_end_together(crowd):
+    table = many(12, seeds=1)
+    for one in table:
+        one["weighted_f1"] = 1 - crowd if one["method"] == table[0]["method"] else crowd
+    figure = plot_scores(table)
+    places = sorted(text.get_position()[1] for text in figure.axes[0].texts)
+    assert places[0] >= 0 and places[-1] <= 1
+    height = figure.axes[0].get_position().height * figure.get_figheight()
+    assert min(np.diff(places)) * height == pytest.approx(0.16)
+
+
+def test_markers_stand_beside_names_where_curves_share_a_colour():
+    for count, expected in ((8, 0), (9, 9)):
+        lines = plot_scores(many(count)).axes[0].lines
+        beside = [line for line in lines if line.get_marker() != "None" and not line.get_clip_on()]
+        assert len(beside) == expected
 
 
 def test_settings_of_one_method_share_its_colour_and_differ_in_dash_and_filling():
-    two = [{**row, "setting": setting} for setting in ("short", "long") for row in rows()]
-    figure = plot_scores(two, part="test")
-    (axes,) = figure.axes
-    looks = {}
-    for bars in axes.containers:
-        line = bars.lines[0]
-        look = (line.get_linestyle(), line.get_markerfacecolor() == "white")
-        looks[bars.get_label()] = (line.get_color(), line.get_marker(), *look)
-    assert looks["random, short"][:2] == looks["random, long"][:2] != looks["found, long"][:2]
-    assert {look[2:] for name, look in looks.items() if name.endswith("short")} == {("-", False)}
-    assert {look[2:] for name, look in looks.items() if name.endswith("long")} == {("--", True)}
-    assert legends(figure) == [["random", "found", "short", "long"]]
-    assert axes.get_ylabel() == "weighted F1 on test"
+    two = [{**row, "setting": setting} for setting in ("A", "B") for row in rows()]
+    figure = plot_scores(two, part="dev", notes=["A: short", "B: long"])
+    looks = {
+        name: (
+            *(line.get_color(), line.get_marker()),
+            *(line.get_linestyle(), line.get_markerfacecolor() == "white"),
+        )
+        for name, line in curves(figure).items()
+    }
+    assert set(looks) == {"random, A", "random, B", "found, A", "found, B"}
+    assert looks["random, A"][:2] == looks["random, B"][:2] != looks["found, B"][:2]
+    assert {look[2:] for name, look in looks.items() if name.endswith("A")} == {("-", False)}
+    assert {look[2:] for name, look in looks.items() if name.endswith("B")} == {("--", True)}
+    assert [text.get_text() for text in figure.texts] == ["A: short\nB: long"]
+    assert figure.axes[0].get_ylabel() == "weighted F1 on dev"
+
+
+def test_metric_is_the_score_that_all_rows_have_or_the_one_asked_for():
+    table = [{**row, "score": row["weighted_f1"], "accuracy": 0.9} for row in rows()]
+    assert plot_scores(table).axes[0].get_ylabel() == "weighted F1 on test"
+    assert plot_scores(table, metric="accuracy").axes[0].get_ylabel() == "accuracy on test"
+    table = [{**row, "accuracy": 0.9} for row in rows()]
+    assert plot_scores(table, part="").axes[0].get_ylabel() == "accuracy"
 
 
 def test_intervals_of_two_seeds_do_not_stretch_the_axis_beyond_what_scores_can_be():
     two = [{"method": "found", "label_ratio": 1, "seed": s, "f1": 0.2 + 0.5 * s} for s in (0, 1)]
-    assert plot_scores(two, "f1").axes[0].get_ylim() == (0, 1)
+    assert plot_scores(two, metric="f1").axes[0].get_ylim() == (0, 1)
     ranks = [{**row, "f1": 10 * row["f1"]} for row in two]  # no share
-    assert plot_scores(ranks, "f1").axes[0].get_ylim()[1] > 10
+    assert plot_scores(ranks, metric="f1").axes[0].get_ylim()[1] > 10
 
 
 def many(methods: int, ratios=(0.01, 0.05, 0.1, 1.0), seeds: int = 5, **more) -> list[dict]:
@@ -398,9 +462,11 @@ FIGURES = {
     "twelve methods": lambda: plot_scores(many(12)),
     "one method, one seed, one ratio": lambda: plot_scores(many(1, (1.0,), 1)),
     "ratios near to each other": lambda: plot_scores(many(3, (0.01, 0.2, 0.25, 0.3, 1.0), 1)),
+    "a few of twelve methods": lambda: plot_scores(many(12), [many(12)[0]["method"]]),
     "long settings": lambda: plot_scores(
-        [*many(3, setting="strategy=bilevel, recipe.search.epochs=12, recipe.fusion.cells=4"),
-         *many(3, setting="strategy=random, recipe.search.epochs=12, recipe.fusion.cells=2")]
+        [*many(3, setting="A"), *many(3, setting="B")],
+        notes=["A: strategy=bilevel, strategy.epochs=12, space.cells=4, data=/a/long/path/to/it",
+               "B: strategy=random, strategy.train.epochs=12, space.cells=2, data=/a/long/path"],
     ),
 }  # fmt: skip
 
@@ -408,10 +474,10 @@ FIGURES = {
 def printed(figure) -> dict[str, tuple]:
     """Place of every text in a figure of charts."""
     figure.draw_without_rendering()
-    found = []
+    found = [*figure.texts]
     for axes in figure.axes:
         if axes.axison:
-            found += [axes.title, axes.xaxis.label, axes.yaxis.label]
+            found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
             found += [tick.label1 for a in (axes.xaxis, axes.yaxis) for tick in a._update_ticks()]
         if axes.get_legend():
             found += axes.get_legend().get_texts()
@@ -501,7 +567,9 @@ def test_nothing_to_draw_is_refused():
         plot_history([{"trial": 0, "genotype": "Sum(a, b)"}])
     with pytest.raises(ValueError, match="plot_losses needs at least one epoch, got none"):
         plot_losses({"search": {"weights": []}})
-    with pytest.raises(ValueError, match="at least one row, got none"):
+    with pytest.raises(ValueError, match="at least one row of scores, got none"):
         plot_scores([])
     with pytest.raises(ValueError, match="one caption for each, got 2 and 1"):
         posters(np.zeros((2, 6, 4, 3)), captions=["one"])
+    with pytest.raises(InputError, match="methods of the table, got 'x'; there are random; found"):
+        plot_scores(rows(), ["x"])

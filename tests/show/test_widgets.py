@@ -23,7 +23,7 @@ from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import nt_xent
-from ssnas_core.show.curves import draw_genotype
+from ssnas_core.show.curves import draw_genotype, plot_scores
 from ssnas_core.show.frames import frames
 from ssnas_core.show.widget_figures import (
     draw_label_ratio,
@@ -39,7 +39,7 @@ from ssnas_core.show.widgets import (
     threshold_widget,
 )
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
-from ssnas_core.study.figures import plot_differences, plot_study
+from ssnas_core.study.figures import plot_differences
 from ssnas_core.study.widgets import differences_widget, study_widget
 from ssnas_core.training.metrics import choose_threshold, f1_scores
 
@@ -455,7 +455,7 @@ def test_curves_of_each_table_with_each_group_told_apart(curves, table, name, gr
     look(curves, table, "tell apart", group)
     own = [one for one in methods if one != "found" or name == "digits"]
     ((picture, alt),) = curves.pictures()
-    assert same_picture(picture, plot_study(TABLES[name], own))
+    assert same_picture(picture, plot_scores(TABLES[name], own))
     assert alt == f"Score on test against the label ratio, {name}: {'; '.join(own)}."
 
 
