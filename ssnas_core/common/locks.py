@@ -1,6 +1,6 @@
 """One process at a time in a folder, by a lock that the system frees when its process ends.
 
-The lock is the system's own; beside `.lock`, `.lock-holder` says who has it, for messages only.
+The file `.lock` is locked; beside it `.lock-holder` names the process, for messages only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
 
     Args:
         folder: created where it does not exist.
-        doing: what a holder does there, as "preparing".
+        doing: the holder's work there, as "preparing".
         wait: wait for another process, saying so; else refuse.
 
     Raises:
@@ -48,10 +48,11 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
         try:
             lock.acquire(timeout=_PATIENCE)
         except Timeout:
-            other = f"another process ({_told(holder)})"
+            other = f"another process ({_read(holder)})"
             if not wait:
-                told = f"{other} is {doing} {shown}; wait for it, or give another --out."
-                raise InputError(told) from None
+                raise InputError(
+                    f"{other} is {doing} {shown}; wait for it, or give another --out."
+                ) from None
             _LOG.warning("waiting for %s that is %s %s", other, doing, shown)
             lock.acquire()
     except OSError as error:
@@ -75,8 +76,8 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
             lock.release()
 
 
-def _told(holder: Path) -> str:
-    """Who holds a lock, as "pid 7", and on which other machine."""
+def _read(holder: Path) -> str:
+    """The holder of a lock, as "pid 7"; of another machine, with its name."""
     with suppress(OSError, ValueError):
         return holder.read_text().removesuffix(f" on {platform.node()}")
     return "pid unknown"

@@ -34,8 +34,8 @@ def deepest(channels: Mapping[str, int], taps: int | None) -> dict[str, int]:
     names: dict[str, list[str]] = {}
     for name in channels:
         names.setdefault(modality_of(name), []).append(name)
-    kept = {name for own in names.values() for name in own[-(taps or len(own)) :]}
-    return {name: width for name, width in channels.items() if name in kept}
+    chosen = {name for group in names.values() for name in group[-(taps or len(group)) :]}
+    return {name: width for name, width in channels.items() if name in chosen}
 
 
 def drop_modality(

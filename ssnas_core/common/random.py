@@ -1,4 +1,4 @@
-"""Chance that depends on nothing but a seed."""
+"""Random numbers that depend on a seed alone, in one process and in several."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ssnas_core.common.errors import InputError
 def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
     """A generator for `seed`, and torch's global one (dropout, initial weights) set alike.
 
-    The caller's global state is restored at the end, so that what is inside
-    depends on nothing but `seed`. With `apart` the global one differs between
+    The caller's global state is restored at the end. With `apart` the global one differs between
     processes that work together, as dropout on their shares of a batch has to.
 
     Raises:
@@ -25,14 +24,14 @@ def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
     import numpy
 
     try:
-        words, own = (
+        shared, local = (
             numpy.random.SeedSequence(seed, spawn_key=key).generate_state(2)
             for key in ((), (rank(),) if apart and rank() else ())
         )
     except (TypeError, ValueError) as error:
         bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
         raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
-    value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (words, own))
+    value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (shared, local))
     with torch.random.fork_rng():
         torch.manual_seed(chance)
         yield torch.Generator().manual_seed(value + 1)

@@ -23,7 +23,7 @@ def plain(value: Any) -> Any:
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as what the type `hint` says.
+    """`value`, from JSON, as the type `hint` has it.
 
     Knows bool, int (of 64 bits), float (finite), str, Any, `X | None`, Literal,
     `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]` and dataclasses of these. A
@@ -60,7 +60,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
             return hint(**given)  # type: ignore[operator]  # a class, not an instance
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    small = type(value) is not int or abs(value) < 2**63  # larger ones overflow all that they meet
+    small = type(value) is not int or abs(value) < 2**63  # larger ones overflow elsewhere
     if hint is float and type(value) is int and small:
         value = float(value)
     if (
@@ -92,6 +92,6 @@ def same_names(given: Mapping[str, Any], needed: set[str], known: set[str], wher
     """Raise `InputError` unless the names in `given` are all `needed` ones, and `known`."""
     lacking, unknown = sorted(needed - given.keys()), sorted(given.keys() - known)
     if lacking or unknown:
-        told = f"lacks {', '.join(lacking)}" if lacking else f"has unknown {', '.join(unknown)}"
-        told = told if told.isprintable() else ascii(told)
-        raise InputError(f"{where}: {told[:80]}; restore the file.")
+        fault = f"lacks {', '.join(lacking)}" if lacking else f"has unknown {', '.join(unknown)}"
+        fault = fault if fault.isprintable() else ascii(fault)
+        raise InputError(f"{where}: {fault[:80]}; restore the file.")

@@ -1,4 +1,4 @@
-"""Checkpoints: what lets a training or a search go on after its last whole epoch."""
+"""Checkpoints, from which a training or a search goes on after its last whole epoch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def save_checkpoint(
 ) -> None:
     """Write the state dicts of `parts` and the history to `path`, atomically."""
     states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # whose errors have numbers
+    # A file that Python opened: its errors have the system's numbers, torch's own have not.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch.save({**states, **more, "history": json.dumps(history)}, file)
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """What `save_checkpoint` wrote, or None where there is no file.
+    """The content of a checkpoint, its history as a list; None where there is no file.
 
     Raises:
         InputError: the file is not a checkpoint (nothing in it is executed).
@@ -45,14 +46,15 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     return {**saved, "history": history}
 
 
-def resume(path: Path | None, parts: Mapping[str, Any], told: str) -> list[dict[str, Any]] | None:
+def resume(
+    path: Path | None, parts: Mapping[str, Any], settings: str
+) -> list[dict[str, Any]] | None:
     """Go on from the checkpoint `path`: load its states into `parts`.
 
     Args:
-        path: what `save_checkpoint` wrote.
-        parts: what was saved.
-        told: what decides the run beside its parts, as it was given to
-            `save_checkpoint(told=...)`: seed, configuration, number of samples.
+        path: a file that `keep_epoch` wrote.
+        parts: the modules and optimizers that were saved, by name.
+        settings: all that decides the run beside its parts, by `settings_of`.
 
     Returns:
         The history, or None where there is no file.
@@ -63,22 +65,22 @@ def resume(path: Path | None, parts: Mapping[str, Any], told: str) -> list[dict[
     saved = load_checkpoint(path)
     if saved is None:
         return None
-    same_run(saved.get("told"), told, str(path))
+    same_run(saved.get("settings"), settings, str(path))
     restore(saved, parts, str(path))
     return saved["history"]
 
 
-def same_run(found: Any, told: str, source: str) -> None:
+def same_run(stored: Any, settings: str, source: str) -> None:
     """Refuse a checkpoint of another seed, configuration or number of samples.
 
     Raises:
-        InputError: `found` is not `told`; a checkpoint of an older version tells nothing.
+        InputError: the `stored` settings are not these `settings`.
     """
-    if found != told:
-        says = isinstance(found, str) and found.isprintable()
+    if stored != settings:
+        readable = isinstance(stored, str) and stored.isprintable()
         raise InputError(
-            f"{source} is a checkpoint of another run: expected {told}, got "
-            f"{found[:600] if says else 'one that does not say'}; "
+            f"{source} is a checkpoint of another run: expected {settings}, got "
+            f"{stored[:600] if readable else 'one that does not say'}; "
             "delete it or use another folder."
         )
 
@@ -91,8 +93,8 @@ def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> 
     """
     try:
         for name, part in parts.items():
-            _give(part, saved[name])
-    except Exception as error:  # a state dict of anything else is met in many ways
+            _load(part, saved[name])
+    except Exception as error:  # modules and optimizers refuse a state in many ways
         reason = one_line((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(
             f"{source} is a checkpoint of another model ({reason}); "
@@ -100,24 +102,24 @@ def restore(saved: Mapping[str, Any], parts: Mapping[str, Any], source: str) -> 
         ) from error
 
 
-def _give(part: Any, state: Any) -> None:
-    """Load a state dict; an optimizer also takes those that would fail at its next step."""
+def _load(part: Any, state: Any) -> None:
+    """Load a state dict; an optimizer also refuses one that would fail at its next step."""
     if not isinstance(part, torch.optim.Optimizer):
         part.load_state_dict(state)
         return
     options = part.state_dict()["param_groups"]
     part.load_state_dict(state)
-    for group, own in zip(part.param_groups, options, strict=True):
-        group.update({name: value for name, value in own.items() if name != "params"})
-    for weight, kept in part.state.items():  # Adam's, and AdamW's
-        wanted = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
-        floats = all(value.is_floating_point() for value in kept.values())
-        if {name: value.shape for name, value in kept.items()} != wanted or not floats:
+    for group, given in zip(part.param_groups, options, strict=True):
+        group.update({name: value for name, value in given.items() if name != "params"})
+    for weight, moments in part.state.items():  # Adam's, and AdamW's
+        shapes = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+        floats = all(value.is_floating_point() for value in moments.values())
+        if {name: value.shape for name, value in moments.items()} != shapes or not floats:
             raise ValueError("an optimizer's state of other shapes")
 
 
-def told_of(*parts: Any, precision: str) -> str:
-    """What decides a run beside its model, for `save_checkpoint(told=...)` and `resume`."""
+def settings_of(*parts: Any, precision: str) -> str:
+    """All that decides a run beside its model, as a text for its checkpoints."""
     more = [] if precision == "float32" else [precision]
     if world_size() > 1:
         more.append(f"{world_size()} processes")
@@ -128,15 +130,18 @@ def keep_epoch(
     checkpoint: Path | None,
     parts: Mapping[str, Any],
     history: list[dict[str, Any]],
-    told: str,
+    settings: str,
     on_epoch: OnEpoch | None,
 ) -> None:
-    """Save an epoch and tell of it, in the first process."""
+    """Save an epoch, then report it to `on_epoch`, in the first process."""
 
     def keep() -> None:
         if checkpoint is not None:
-            save_checkpoint(checkpoint, parts, history, told=told)
+            save_checkpoint(checkpoint, parts, history, settings=settings)
         if on_epoch is not None:
             on_epoch(list(history))
 
     on_rank_zero(keep)
+
+
+told_of = settings_of  # until the searches say so too

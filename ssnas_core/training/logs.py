@@ -1,16 +1,14 @@
 """Logs of training while it goes on: CSV files and TensorBoard.
 
-A log is a function of the whole history so far, as `fit`, `bilevel` and
-`random_search` call it (`on_epoch=`) after each epoch or trial. So it needs no
-memory of its own, and a run that was interrupted leaves the same log as one
-that was not.
+A log is a function of the whole history so far; `fit` and the searches call it
+after each epoch or trial (`on_epoch=`). So a run that was interrupted leaves the
+same log as one that was not.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import write_text
 
 Labels = Mapping[str, Sequence[str]]
-"""What the entries of each logit vector stand for, by its name (`FusionSpace.labels()`)."""
+"""The options that the entries of each logit vector stand for, by its name (`space.labels()`)."""
 
 
 def csv_log(path: Path, labels: Labels | None = None) -> Callable[[list[dict[str, Any]]], None]:
-    """A log that keeps the CSV file `path`: a line per epoch or trial.
+    """A log that writes the CSV file `path`: a line per epoch or trial.
 
     Columns are the entries' numbers and texts, and the softmax of every
     architecture weight, as `alpha_0/image_2` with labels, else `alpha_0/2`. What an
@@ -54,19 +52,17 @@ def tensorboard_log(
     """A log for TensorBoard in `folder` (`tensorboard --logdir`); one folder per history.
 
     Numbers are scalars under the names of `csv_log`'s columns, texts are texts; the
-    step is the epoch or trial. What the folder holds already is not written
-    again; where it holds another history, that is replaced from the first
-    difference on.
+    step is the epoch or trial. The first call of a process replaces the event files
+    in the folder by the whole history; later ones add to it.
 
     Args:
-        folder: for event files.
+        folder: for event files; older ones in it are replaced.
         labels: of the logits.
 
     Raises:
         InputError: the package `tensorboard` is not installed.
     """
     try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
@@ -79,13 +75,11 @@ def tensorboard_log(
     def log(history: list[dict[str, Any]]) -> None:
         nonlocal writer, written
         if writer is None or len(history) < written:
-            recorded = _recorded(EventAccumulator, folder)
-            written = 0
-            while written < len(history) and _is_recorded(history[written], recorded, labels or {}):
-                written += 1
-            # Events of this step and later ones, of a run that got further, shall not be read.
-            purge = _step(history[written - 1]) + 1 if written else 0
-            writer = SummaryWriter(str(folder), purge_step=purge if recorded else None)
+            if writer is not None:
+                writer.close()
+            for old in Path(folder).glob("events.out.tfevents.*"):
+                old.unlink()
+            writer, written = SummaryWriter(str(folder), purge_step=0), 0  # also where it is open
         for entry in history[written:]:
             for name, value in _columns(entry, labels or {}).items():
                 if isinstance(value, str):
@@ -109,40 +103,12 @@ def _columns(entry: Mapping[str, Any], labels: Labels) -> dict[str, float | int 
     """An entry's numbers and texts by name, and the softmax of its logits."""
     from scipy.special import softmax
 
-    columns: dict[str, float | int | str] = {}
-    for name, value in entry.items():
-        if isinstance(value, int | float | str):
-            columns[name] = value
+    columns = {name: one for name, one in entry.items() if isinstance(one, int | float | str)}
     for name, vector in entry.get("logits", {}).items():
         weights = softmax(np.asarray(vector, dtype=float), axis=-1).ravel().tolist()
-        texts = labels.get(name, ())
-        if len(texts) != len(weights):
-            texts = [str(number) for number in range(len(weights))]
+        texts: Sequence[object] = labels.get(name, ())
+        if len(texts) != len(weights):  # no labels, or those of another space
+            texts = range(len(weights))
         for text, weight in zip(texts, weights, strict=True):
             columns[f"{name}/{text}".replace(" ", "_")] = weight
     return columns
-
-
-def _recorded(reader: Any, folder: Path) -> dict[tuple[str, int], float]:
-    """The scalars in the event files of `folder`, by name and step."""
-    if not Path(folder).is_dir():
-        return {}
-    events = reader(str(folder), {"scalars": 0}).Reload()  # 0: all of them
-    tags = events.Tags()["scalars"]
-    return {(tag, event.step): event.value for tag in tags for event in events.Scalars(tag)}
-
-
-def _is_recorded(
-    entry: Mapping[str, Any], recorded: Mapping[tuple[str, int], float], labels: Labels
-) -> bool:
-    """Whether all numbers of `entry` are `recorded`; event files hold them in single precision."""
-    step = _step(entry)
-    numbers = {
-        name: float(np.float32(value))
-        for name, value in _columns(entry, labels).items()
-        if not isinstance(value, str) and name not in _STEPS
-    }
-    return bool(numbers) and all(
-        math.isclose(recorded.get((name, step), math.nan), value, rel_tol=1e-6)
-        for name, value in numbers.items()
-    )

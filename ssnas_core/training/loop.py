@@ -9,7 +9,6 @@ the seed and the epoch.
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -25,40 +24,9 @@ from ssnas_core.common.distributed import average_gradients, broadcast_parameter
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
-from ssnas_core.training.checkpoints import (
-    OnEpoch,
-    keep_epoch,
-    resume,
-    told_of,
-)
-
-# Freed memory kept for the next step, where the C library is glibc.
-
+from ssnas_core.training.checkpoints import OnEpoch, keep_epoch, resume, settings_of
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors free, instead of giving it back each step.
-
-    glibc returns it to the system and takes it again page by page, every page cleared: thousands
-    of page faults in a step, most felt where other processes want the machine too. A process
-    then stays at the peak of what it used. Nothing is changed where the user's environment
-    tunes malloc, or under another C library.
-    """
-    tuned = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
-    if any(name in os.environ for name in tuned):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +77,7 @@ def fit(
 
     Args:
         model: encoder and head, on the device to train on.
-        source: where views come from, on the model's device (`objectives.OnDevice`).
+        source: where views come from, on the model's device (`objectives.base.OnDevice`).
         objective: gives the loss.
         indices: (n,) sample numbers, n >= 2.
         config: optimiser and schedule.
@@ -117,8 +85,8 @@ def fit(
         checkpoint: a file to save to after each epoch and to go on from.
         progress: label of a progress bar on standard error; none without it.
         on_epoch: called with the history after each epoch, once that is in the
-            checkpoint; and when going on from one, with what it holds; in the first
-            process alone.
+            checkpoint; and when going on from a checkpoint, with its history; in the
+            first process alone.
         precision: of the network's products while training, see `loss_of`.
 
     Returns:
@@ -142,10 +110,10 @@ def fit(
     loss_at = loss_of(model, objective, precision)
     optimizer, schedule = _optimizer(model, config, epochs * steps)
     parts = {"model": model, "optimizer": optimizer}
-    told = told_of(seed, config, len(indices), precision=precision)
-    history = resume(checkpoint, parts, told) or []
-    if history:
-        keep_epoch(None, parts, history, told, on_epoch)
+    settings = settings_of(seed, config, len(indices), precision=precision)
+    history = resume(checkpoint, parts, settings) or []
+    if history:  # reported again, to a log that may know nothing of it
+        keep_epoch(None, parts, history, settings, on_epoch)
     bar = tqdm(
         total=epochs * steps,
         initial=len(history) * steps,
@@ -175,7 +143,7 @@ def fit(
                     entry |= objective.report(model, source, indices[:256], generator)
             history.append(entry)
             bar.set_postfix(loss=f"{entry['loss']:.3f}")
-            keep_epoch(checkpoint, parts, history, told, on_epoch)
+            keep_epoch(checkpoint, parts, history, settings, on_epoch)
     model.eval()
     return history
 
@@ -189,7 +157,7 @@ def steps_of(samples: int, config: TrainConfig) -> int:
 def loss_of(
     model: nn.Module, objective: Objective, precision: str
 ) -> Callable[[Source, Tensor, torch.Generator], Tensor]:
-    """The objective's loss of `model`, as a function of what it is taken on.
+    """The objective's loss of `model`, as a function of source, sample numbers and generator.
 
     Args:
         model: encoder and head, on the device to train on.
@@ -244,14 +212,14 @@ def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None =
         InputError: it is NaN or infinite, or the last step made the weights so.
     """
     value = float(loss)
-    what = "" if math.isfinite(value) else f"the loss became {value}"
-    if not what and not all(bool(p.isfinite().all()) for p in model.parameters()):
-        what = "the weights became NaN or infinite"
-    if what:
-        kept = checkpoint is not None and Path(checkpoint).exists()
+    mistake = "" if math.isfinite(value) else f"the loss became {value}"
+    if not mistake and not all(bool(p.isfinite().all()) for p in model.parameters()):
+        mistake = "the weights became NaN or infinite"
+    if mistake:
+        saved = checkpoint is not None and Path(checkpoint).exists()
         raise InputError(
-            f"{what} in epoch {epoch}; lower the learning rate, or look for NaN in the features."
-            + (f" The last whole epoch is kept in {checkpoint}." if kept else "")
+            f"{mistake} in epoch {epoch}; lower the learning rate, or look for NaN in the features."
+            + (f" The last whole epoch is kept in {checkpoint}." if saved else "")
         )
     return value
 
@@ -271,3 +239,23 @@ def _optimizer(
         return config.learning_rate * min((step + 1) / warm, decay)
 
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True), rate
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors free, instead of giving it back each step.
+
+    By default glibc returns it to the system and takes it again page by page, every page
+    cleared: thousands of page faults in a step, most felt where other processes want the
+    machine too. The price is that a process stays at the peak of its use. Nothing is
+    changed where the user's environment tunes malloc, or under another C library.
+    """
+    tuned = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    if any(name in os.environ for name in tuned):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
+    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -221,7 +221,7 @@ def writing(folder: Path) -> dict[str, Any]:
         )
     saved = load_checkpoint(path)
     assert saved is not None
-    return {"calls": len(calls), "settings": saved["told"], **result}
+    return {"calls": len(calls), "settings": saved["settings"], **result}
 
 
 def going_on(checkpoint: Path) -> str:

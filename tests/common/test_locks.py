@@ -90,8 +90,8 @@ def test_second_process_waits_with_one_line_until_the_first_is_done(holding, tmp
     threading.Timer(1.3, release).start()
     with caplog.at_level(logging.INFO), alone_in(tmp_path, "preparing", wait=True):
         assert released
-    told = f"waiting for another process (pid {process.pid}) that is preparing {tmp_path}"
-    assert [record.getMessage() for record in caplog.records] == [told]
+    message = f"waiting for another process (pid {process.pid}) that is preparing {tmp_path}"
+    assert [record.getMessage() for record in caplog.records] == [message]
 
 
 def test_short_wait_is_silent(holding, tmp_path, caplog):
@@ -116,10 +116,10 @@ def test_lock_is_taken_again_inside_itself_and_freed_at_the_end(holding, tmp_pat
         with alone_in(other, "b", wait=False), alone_in(tmp_path, "c", wait=True):
             pass
         program = HOLDER.replace("sys.stdin.read()", "")
-        told = subprocess.run(
+        second = subprocess.run(
             [sys.executable, "-c", program, str(tmp_path), "d"], capture_output=True, text=True
         )
-        assert f"another process (pid {os.getpid()}) is d" in told.stderr
+        assert f"another process (pid {os.getpid()}) is d" in second.stderr
     holding(tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_file_system_without_locks_gets_a_warning_and_no_lock(
         pass
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path):
+def test_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises((InputError, OSError), match=r"file"),
@@ -164,18 +164,18 @@ def test_folder_that_cannot_be_made_is_told(tmp_path):
 TWO = """
 import json, os, sys, logging
 from pathlib import Path
-from ssnas_core.common import locks as _locks
+from ssnas_core.common import locks
 from ssnas_core.common.errors import InputError
 from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.features.prepare import prepare
-from ssnas_core.datasets import mmimdb as _unpacking
+from ssnas_core.datasets import mmimdb
 from ssnas_core.features import extract
 import matplotlib.backends.backend_agg, networkx, torch, torch._dynamo
 import sklearn.decomposition, sklearn.feature_extraction.text
 torch.set_num_threads(1)
 
-archive, run, folder = (json.loads(told) for told in sys.argv[1:])
+archive, run, folder = map(json.loads, sys.argv[1:])
 work = {"extract": 0, "unpack": 0}
 
 def counted(owner, name, key):
@@ -186,7 +186,7 @@ def counted(owner, name, key):
     setattr(owner, name, call)
 
 counted(extract._Extractor, "__call__", "extract")
-counted(_unpacking, "_unpack", "unpack")
+counted(mmimdb, "_unpack", "unpack")
 
 def both(name, do):
     ready, go = os.pipe()
@@ -196,13 +196,13 @@ def both(name, do):
         if children[-1] == 0:
             os.close(go)
             os.read(ready, 1)  # ends when the parent closes its end: both start at once
-            told = ""
+            refusal = ""
             try:
                 do()
             except InputError as error:
-                told = str(error)
-            told = {"pid": os.getpid(), "told": told, **work}
-            Path(folder, f"{name}-{number}.json").write_text(json.dumps(told))
+                refusal = str(error)
+            outcome = {"pid": os.getpid(), "refusal": refusal, **work}
+            Path(folder, f"{name}-{number}.json").write_text(json.dumps(outcome))
             os._exit(0)
     os.close(go)
     for child in children:
@@ -211,7 +211,7 @@ def both(name, do):
 archive, run = RunConfig.from_plain(archive), RunConfig.from_plain(run)
 store = Path(folder, "store")
 both("prepare", lambda: prepare(archive.data, store, archive.recipe.prepare))
-_locks._PATIENCE = 0.1  # less than a run takes
+locks._PATIENCE = 0.1  # less than a run takes
 both("run", lambda: Run(run, Path(folder, "run"), store=store, device="cpu").run())
 """
 
@@ -225,35 +225,35 @@ def twice(movies, tiny_data, tiny_recipe, tmp_path_factory) -> Path:
         RunConfig(data=data, recipe=tiny_recipe, label_ratio=(1.0,)).plain()
         for data in (archive, tiny_data)
     ]
-    told = [json.dumps(value) for value in (*configs, str(folder))]
-    subprocess.run([sys.executable, "-c", TWO, *told], check=True)
+    arguments = [json.dumps(value) for value in (*configs, str(folder))]
+    subprocess.run([sys.executable, "-c", TWO, *arguments], check=True)
     return folder
 
 
-def told_by(folder: Path, name: str) -> list[dict]:
-    """What the two processes have to tell."""
+def outcomes(folder: Path, name: str) -> list[dict]:
+    """The outcomes of the two processes."""
     return [json.loads((folder / f"{name}-{number}.json").read_text()) for number in (0, 1)]
 
 
 def test_two_processes_that_prepare_the_same_archive_do_it_once(twice, tiny_store, tree):
-    told = told_by(twice, "prepare")
-    assert [one["told"] for one in told] == ["", ""]
-    assert sorted(one["unpack"] for one in told) == [0, 1]
-    lazy, busy = sorted(one["extract"] for one in told)
+    both = outcomes(twice, "prepare")
+    assert [one["refusal"] for one in both] == ["", ""]
+    assert sorted(one["unpack"] for one in both) == [0, 1]
+    lazy, busy = sorted(one["extract"] for one in both)
     assert lazy == 0 < busy
     (folder,) = tiny_store.glob("prepared-*")
-    found = tree(twice / "store" / folder.name)
+    made = tree(twice / "store" / folder.name)
     wanted = tree(folder)
-    assert {name: found[name] for name in found if not name.startswith("inputs/text")} == {
+    assert {name: made[name] for name in made if not name.startswith("inputs/text")} == {
         name: wanted[name] for name in wanted if not name.startswith("inputs/text")
     }
     assert "features/store.json" in wanted and "text.pt" in wanted
 
 
 def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_unharmed(twice, finished, tree):
-    refused, done = sorted(told_by(twice, "run"), key=lambda one: not one["told"])
-    assert done["told"] == ""
-    assert refused["told"] == (
+    refused, done = sorted(outcomes(twice, "run"), key=lambda one: not one["refusal"])
+    assert done["refusal"] == ""
+    assert refused["refusal"] == (
         f"another process (pid {done['pid']}) is working on {twice / 'run'}; wait for it, "
         "or give another --out."
     )
@@ -318,7 +318,7 @@ def test_run_that_cannot_write_says_so_each_time_and_goes_on_to_the_same_bytes(
     if number == errno.EROFS:  # nothing can be made
         monkeypatch.setattr(tempfile, "mkstemp", failing(tempfile.mkstemp))
         store = tiny_store
-    else:  # it is told while writing, with no name
+    else:  # the error comes while writing, with no name
         monkeypatch.setattr(files.os, "fsync", failing(files.os.fsync))
         store = tmp_path / "store"
     config, failures = finished.config, 0
@@ -452,8 +452,8 @@ def test_ctrl_c_in_any_stage_says_how_to_go_on(
         with pytest.raises(SystemExit) as stop:
             cli.main(command)
     assert stop.value.code == 130
-    told = capsys.readouterr()
-    assert told.err == "ssnas: stopped; the same command goes on from here.\n" and told.out == ""
+    said = capsys.readouterr()
+    assert said.err == "ssnas: stopped; the same command goes on from here.\n" and said.out == ""
     with pytest.raises(SystemExit) as stop:
         cli.main(command)
     assert stop.value.code == 0

@@ -14,6 +14,7 @@ import torch
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
+from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.training.logs import csv_log, tensorboard_log
 
@@ -82,8 +83,8 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    return {tag: [(event.step, event.value) for event in found[tag]] for tag in found}
+    tags = events.Tags()["scalars"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def expected(history: list[dict], name: str) -> list[tuple[int, float]]:
@@ -107,11 +108,11 @@ def test_tensorboard_has_each_epoch_once_and_the_genotype_as_text(tmp_path):
     for count in range(1, 6):
         log(epochs(count))
     log(epochs(5))
-    found = scalars(tmp_path)
-    assert found.keys() == {"train_loss", "match", "alpha_0/image_0", "alpha_0/x_first"}
-    assert found["train_loss"] == expected(epochs(5), "train_loss")
-    assert [step for step, _ in found["alpha_0/image_0"]] == [0, 1, 2, 3, 4]
-    assert found["alpha_0/image_0"][3][1] == pytest.approx(1 / 4)
+    shown = scalars(tmp_path)
+    assert shown.keys() == {"train_loss", "match", "alpha_0/image_0", "alpha_0/x_first"}
+    assert shown["train_loss"] == expected(epochs(5), "train_loss")
+    assert [step for step, _ in shown["alpha_0/image_0"]] == [0, 1, 2, 3, 4]
+    assert shown["alpha_0/image_0"][3][1] == pytest.approx(1 / 4)
     events = EventAccumulator(str(tmp_path)).Reload()
     texts = [event.tensor_proto.string_val[0] for event in events.Tensors("genotype/text_summary")]
     assert texts[1] == b"Sum(image_0, text_1)" and len(texts) == 5
@@ -167,10 +168,11 @@ def test_interrupted_search_leaves_the_log_of_one_that_was_not(
         folder = tmp_path / name
         csv_file, labels = folder / "log.csv", space.labels()
         log = csv_log(csv_file, labels) if kind == "csv" else tensorboard_log(folder, labels)
-        result = bilevel(
-            space, source, objective, train=torch.arange(16), dev=torch.arange(16, 24),
-            config=BilevelConfig(epochs=4, batch_size=8), checkpoint=checkpoint, on_epoch=log,
-        )  # fmt: skip
+        context = SearchContext(
+            train=torch.arange(16), dev=torch.arange(16, 24), checkpoint=checkpoint, on_epoch=log
+        )
+        config = BilevelConfig(epochs=4, batch_size=8)
+        result = bilevel(space, source, objective, context, config)
         return result, csv_file.read_bytes() if kind == "csv" else scalars(folder)
 
     result, whole = search("whole", objective)

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
-from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.contrastive import Contrastive, nt_xent
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.training.checkpoints import load_checkpoint, save_checkpoint
@@ -195,7 +195,7 @@ def test_rate_warms_up_linearly_and_falls_along_a_cosine(source, rates, warmup, 
     config = TrainConfig(epochs=4, batch_size=8, learning_rate=0.1, warmup=warmup)
     fit(network(objective), source, objective, INDICES, config, seed=0)
     wanted = [closed_form(step, warm, 12, 0.1) for step in range(12)]
-    assert [found for (found,) in rates] == pytest.approx(wanted)
+    assert [rate for (rate,) in rates] == pytest.approx(wanted)
     assert max(wanted) == pytest.approx(0.1) and wanted[-1] < 0.1 * 0.1
 
 
@@ -246,10 +246,10 @@ def test_predictions_that_are_not_finite_are_refused(source):
         predict(model, source, INDICES)
 
 
-# --- what is told after each epoch
+# --- the report after each epoch
 
 
-def test_whole_history_is_told_after_each_epoch_once_it_is_saved(source, objective, tmp_path):
+def test_whole_history_is_reported_after_each_epoch_once_it_is_saved(source, objective, tmp_path):
     path, calls = tmp_path / "checkpoint.pt", []
 
     def on_epoch(history):
@@ -269,7 +269,7 @@ def test_whole_history_is_told_after_each_epoch_once_it_is_saved(source, objecti
     assert_same_weights(model, silent)
 
 
-def test_run_that_goes_on_tells_first_what_was_saved(source, objective, killed, tmp_path):
+def test_run_that_goes_on_reports_first_the_saved_history(source, objective, killed, tmp_path):
     path, calls = tmp_path / "checkpoint.pt", []
     for after in (7, 99, 99):
         dying = killed(objective, after)
@@ -387,9 +387,9 @@ def test_loss_that_is_not_finite_is_refused_and_the_last_whole_epoch_kept(
 
     path = tmp_path / "checkpoint.pt"
     wanted = r"loss became (nan|inf) in epoch 1; lower the learning"
-    with pytest.raises(InputError, match=wanted) as told:
+    with pytest.raises(InputError, match=wanted) as caught:
         fit(network(objective), source, Breaking(), INDICES, SMALL, seed=5)
-    assert str(told.value).endswith("NaN in the features.")  # and nothing is said to be kept
+    assert str(caught.value).endswith("NaN in the features.")  # and nothing is said to be kept
     with pytest.raises(InputError, match=rf"{wanted}.* last whole epoch is kept in .*point\.pt\."):
         fit(network(objective), source, Breaking(), INDICES, SMALL, seed=5, checkpoint=path)
     kept = load_checkpoint(path)
@@ -495,12 +495,12 @@ def test_checkpoint_of_another_model_is_refused(source, objective, tmp_path):
         "other shapes": {"model": foreign, "optimizer": torch.optim.AdamW(foreign.parameters())},
         "no optimiser": {"model": network(objective)},
     }
-    told = repr((0, SMALL, SAMPLES))
+    settings = repr((0, SMALL, SAMPLES))
     for part in parts.values():
-        save_checkpoint(path, part, [], told=told)
+        save_checkpoint(path, part, [], settings=settings)
         with pytest.raises(InputError, match="checkpoint of another model .*delete it or use"):
             fit(network(objective), source, objective, INDICES, config, seed=0, checkpoint=path)
-    torch.save({"model": 3, "optimizer": {}, "history": "[]", "told": told}, path)
+    torch.save({"model": 3, "optimizer": {}, "history": "[]", "settings": settings}, path)
     with pytest.raises(InputError, match="checkpoint of another model"):
         fit(network(objective), source, objective, INDICES, config, seed=0, checkpoint=path)
 
@@ -529,7 +529,7 @@ def test_checkpoint_that_does_not_say_of_which_run_it_is_is_refused(source, obje
     path = tmp_path / "checkpoint.pt"
     fit(network(objective), source, objective, INDICES, SMALL, seed=5, checkpoint=path)
     saved = torch.load(path, weights_only=True)
-    del saved["told"]  # as an older version wrote it
+    del saved["settings"]
     torch.save(saved, path)
     with pytest.raises(InputError, match="got one that does not say; delete it or use another"):
         fit(network(objective), source, objective, INDICES, SMALL, seed=5, checkpoint=path)
@@ -547,7 +547,7 @@ def test_bfloat16_trains_to_nearly_the_losses_of_float32(name, source):
             model, source, OBJECTIVES[name], INDICES, SMALL, seed=1, precision=precision
         )
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-    exact, rounded = ([entry["loss"] for entry in told] for told in histories.values())
+    exact, rounded = ([entry["loss"] for entry in history] for history in histories.values())
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)
 
@@ -557,19 +557,19 @@ def test_bfloat16_is_of_the_network_and_not_of_the_loss(source):
     goal = OBJECTIVES["contrastive"]
     model = network(goal, dropout=0.0)
     draw = torch.Generator().manual_seed(3)
-    found = loss_of(model, goal, "bfloat16")(source, INDICES, draw)
+    loss = loss_of(model, goal, "bfloat16")(source, INDICES, draw)
     first, second = source.augmented(INDICES, torch.Generator().manual_seed(3), 2)
     with torch.autocast("cpu", torch.bfloat16):
         rows = model({name: torch.cat((first[name], second[name])) for name in first})
     assert rows.dtype == torch.bfloat16
-    assert torch.equal(found, goal._of(rows.float()))
+    assert torch.equal(loss, nt_xent(*rows.float().chunk(2), temperature=goal.temperature))
 
 
 def test_checkpoint_of_another_precision_is_refused(source, tmp_path):
-    goal, told = OBJECTIVES["contrastive"], {"seed": 1, "checkpoint": tmp_path / "kept.pt"}
-    fit(network(goal), source, goal, INDICES, SMALL, **told)
+    goal, options = OBJECTIVES["contrastive"], {"seed": 1, "checkpoint": tmp_path / "kept.pt"}
+    fit(network(goal), source, goal, INDICES, SMALL, **options)
     with pytest.raises(InputError, match="expected .*'bfloat16'.*, got"):
-        fit(network(goal), source, goal, INDICES, SMALL, **told, precision="bfloat16")
+        fit(network(goal), source, goal, INDICES, SMALL, **options, precision="bfloat16")
 
 
 @pytest.mark.parametrize("name", ("float16", "half", ""))
