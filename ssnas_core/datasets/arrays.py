@@ -1,15 +1,22 @@
-"""A data set of one's own that is in memory: arrays, tensors and lists of texts."""
+"""A data set of one's own as arrays: in memory, or in a .npz file."""
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.common.files import file_size
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
 
@@ -76,13 +83,13 @@ class ArrayDataset(Dataset):
             )
         matrix, names = _labels(plain, classes)
         drawn = stratified_split(matrix, seed) if split is None else [str(part) for part in split]
-        counts = {part: drawn.count(part) for part in (*SPLITS, *dict.fromkeys(drawn))}
-        for part in counts:
-            if part not in SPLITS or part not in drawn:
-                raise InputError(
-                    f"{name}: expected every split to be one of {', '.join(SPLITS)}, and none "
-                    f"to be empty, got {counts}."
-                )
+        counts = dict.fromkeys(SPLITS, 0) | Counter(drawn)
+        if len(counts) > len(SPLITS) or 0 in counts.values():
+            shown = ", ".join(f"{part[:40]!r}: {n}" for part, n in [*counts.items()][:6])
+            raise InputError(
+                f"{name}: expected every split to be one of {', '.join(SPLITS)}, and none to be "
+                f"empty, got {shown}."
+            )
         records = tuple(
             Record(
                 str(row if named is None else named[row]),
@@ -131,7 +138,7 @@ def _modality(name: str, values: Any) -> tuple[str, Sequence[Any] | np.ndarray]:
         return "text", texts
     array = _plain(repr(name), values)
     if array.dtype == np.uint8 and array.ndim >= 3:
-        return "image", _images(name, _kept(array))
+        return "image", _images(name, _frozen(array))
     if array.ndim not in (2, 3) or array.dtype.kind == "U":
         raise InputError(
             f"{name!r}: expected numbers (N, C) or (N, P, C), images uint8 (N, 3, H, W), "
@@ -139,7 +146,7 @@ def _modality(name: str, values: Any) -> tuple[str, Sequence[Any] | np.ndarray]:
             "reshape or convert them."
         )
     with np.errstate(over="ignore"):  # becomes inf, which is refused
-        rows = _kept(array) if array.dtype == np.float32 else array.astype(np.float32)
+        rows = _frozen(array) if array.dtype == np.float32 else array.astype(np.float32)
     bad = [row for row, value in enumerate(rows) if not np.isfinite(value).all()]
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
@@ -174,7 +181,7 @@ def _texts(name: str, values: Any) -> list[str] | None:
     return [str(text) for text in texts]  # numpy's strings are a class of their own
 
 
-def _kept(array: np.ndarray) -> np.ndarray:
+def _frozen(array: np.ndarray) -> np.ndarray:
     """The array, so that nobody changes it behind the dataset's back."""
     if not array.flags.writeable:
         return array
@@ -219,19 +226,19 @@ def _labels(plain: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarra
             f"{plain.dtype} {plain.shape}; convert them."
         )
     values = plain.astype(np.int64) if plain.dtype.kind == "b" else plain
-    found, place = np.unique(values, return_inverse=True)
+    unique, place = np.unique(values, return_inverse=True)
     if named is None:
-        named = tuple(str(value) for value in found.tolist())
+        named = tuple(str(value) for value in unique.tolist())
     elif plain.dtype.kind == "U":
-        unknown = sorted(set(found.tolist()) - set(named))
+        unknown = sorted(set(unique.tolist()) - set(named))
         if unknown:
             raise InputError(f"labels: expected names among classes, got {unknown[0]!r}.")
-        place = np.array([named.index(value) for value in found.tolist()])[place]
+        place = np.array([named.index(value) for value in unique.tolist()])[place]
     else:
-        if found[0] < 0 or found[-1] >= len(named):
+        if unique[0] < 0 or unique[-1] >= len(named):
             raise InputError(
                 f"labels: expected numbers from 0 to {len(named) - 1}, of {len(named)} classes, "
-                f"got {found[0]} to {found[-1]}."
+                f"got {unique[0]} to {unique[-1]}."
             )
         place = values
     if len(named) < 2:
@@ -239,3 +246,143 @@ def _labels(plain: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarra
     matrix = np.zeros((len(plain), len(named)), dtype=np.uint8)
     matrix[np.arange(len(plain)), place] = 1
     return matrix, named
+
+
+# The same from a .npz file, which may come from anywhere.
+
+MAX_NPZ_BYTES = 20 * 10**9
+"""Arrays that unpack to more in all are refused: they are held in memory."""
+
+MAX_NPZ_RATIO = 100
+"""So are those that unpack to more than so many times the size of their file."""
+
+MIN_NPZ_BYTES = 64 * 10**6
+"""So much may be unpacked whatever the ratio."""
+
+MAX_NPZ_ROWS = 600_000
+"""More rows, of all arrays together, are refused unless the file has 50 bytes for each."""
+
+MAX_CLASSES = 1000
+"""More labels than this are taken for something else than labels."""
+
+_NAME = 100  # characters of a class or an id
+_BESIDE = ("labels", "classes", "split", "ids")
+_EXPECTED = (
+    "expected arrays as np.savez writes them: labels, two or more modalities by name, perhaps "
+    "classes, split and ids"
+)
+
+
+def read_npz(path: Path, *, seed: int = 0) -> Dataset:
+    """The arrays of a .npz file as a dataset, as `ArrayDataset` takes them.
+
+        np.savez("owls.npz", audio=audio, image=images, labels=labels, split=split)
+
+    Every array is a modality of its own name but these:
+
+    - `labels`: (N,) whole numbers or strings, exactly one class each; or (N, K) of 0 and 1
+    - `classes`, optional: (K,) strings, their names
+    - `split`, optional: (N,) of "train", "dev" and "test"; without, a stratified 70/10/20
+    - `ids`, optional: (N,) unique numbers or strings
+
+    Texts are arrays of strings (`np.array(texts)`), not of objects: nothing is unpickled.
+
+    Args:
+        path: the file.
+        seed: of the split, where the file has none.
+
+    Raises:
+        InputError: no whole .npz file, other types, too large for what it is, no labels,
+            or what `ArrayDataset` refuses.
+    """
+    path = Path(path)
+    size = file_size(path)
+    try:
+        arrays = _unpacked(path, size)
+        given: dict[str, Any] = {name: arrays.pop(name, None) for name in _BESIDE}
+        _check_beside(given)
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for a broken file
+        reason = one_line(str(error) or type(error).__name__)
+        raise InputError(f"cannot read {path} ({reason}); {_EXPECTED}.") from error
+    try:
+        return ArrayDataset(arrays, **given, name=path.stem, seed=seed)
+    except InputError as error:
+        raise InputError(f"{path}: {one_line(error, 600)}") from error
+
+
+def _unpacked(path: Path, size: int) -> dict[str, Any]:
+    """Return the arrays by name, texts as lists; ValueError for what is none of these."""
+    most = min(MAX_NPZ_BYTES, max(MIN_NPZ_BYTES, MAX_NPZ_RATIO * size))
+    rows = max(MAX_NPZ_ROWS, size // 50)
+    arrays: dict[str, Any] = {}
+    with _Opening(path) as file, zipfile.ZipFile(file) as archive:
+        file.most = most
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > most:
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename or not name.isidentifier() or len(name) > _NAME:
+                raise ValueError(f"{member.filename[:40]!r} is not NAME.npy")
+            if name in arrays:
+                raise ValueError(f"two arrays {name!r}")
+            with archive.open(member) as stream:
+                arrays[name] = _array(name, stream, member.file_size, rows)
+            rows -= len(arrays[name])
+    return arrays
+
+
+class _Opening(io.FileIO):
+    """A file of which at most `most` bytes are read at once: at first a zip's directory."""
+
+    most = 1 << 20  # an entry takes about 60
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self.most if size is None or size < 0 else min(size, self.most)
+        return super().read(wanted) or b""
+
+
+def _array(name: str, stream: Any, size: int, rows: int) -> Any:
+    """Return the .npy array, of at most `rows` rows, in a stream of `size` bytes.
+
+    Raises:
+        ValueError: it is none of numbers or strings, or has another size than it declares.
+    """
+    if np.lib.format.read_magic(stream) != (1, 0):  # later ones allow headers of any size
+        raise ValueError(f"{name!r} is of another .npy version than 1.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python 2, and of sizes that overflow
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.kind not in "biufU" or min(shape, default=0) < 1 or dtype.itemsize < 1:
+        raise ValueError(f"{name!r} is {dtype} {shape}, no numbers or strings")
+    if shape[0] > rows:
+        raise ValueError(f"{name!r} has {shape[0]:,} rows, too many for this file")
+    declared = math.prod(shape) * dtype.itemsize
+    if declared != size - stream.tell():
+        raise ValueError(f"{name!r} declares {declared:,} bytes, got {size - stream.tell():,}")
+    content = stream.read(declared + 1)  # to its end, where the checksum is compared
+    array = np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
+    if dtype.kind != "U":
+        return array
+    texts = array.tolist()
+    "".join(texts if array.ndim == 1 else ()).encode()  # UnicodeEncodeError: cannot be written
+    return texts
+
+
+def _check_beside(given: Mapping[str, Any]) -> None:
+    """Raise ValueError where labels, classes, split or ids are none."""
+    labels = given["labels"]
+    if labels is None:
+        raise ValueError("it has no labels")
+    if isinstance(labels, np.ndarray) and labels.ndim == 2:
+        count = labels.shape[1]
+    else:
+        count = len(np.unique(np.asarray(labels)))
+    if count > MAX_CLASSES:
+        raise ValueError(f"labels of {count:,} classes, more than {MAX_CLASSES:,}")
+    for name, values in given.items():
+        if values is None or (name in ("labels", "ids") and isinstance(values, np.ndarray)):
+            continue
+        texts = values if isinstance(values, list) else [None]
+        if not all(isinstance(text, str) and len(text) <= _NAME for text in texts):
+            raise ValueError(f"{name} are no strings (N,) of at most {_NAME} characters")

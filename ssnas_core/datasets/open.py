@@ -1,59 +1,105 @@
-"""Any source of samples by its path: what lies there decides which reader is called."""
+"""Any source of samples: a path, whose content decides on its reader, or a name.
+
+A name is that of a part: "sample", an entry point "ssnas.dataset" of an installed package,
+or "package.module:Name". It stands for a `Dataset`, or for a function or class that makes
+one (or the path of one) without arguments.
+"""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.avmnist import is_avmnist, read_avmnist
-from ssnas_core.datasets.mmimdb import read_mmimdb
-from ssnas_core.datasets.mmimdb_hdf5 import read_mmimdb_hdf5
+from ssnas_core.datasets import DATASETS
+from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.records import Dataset
-from ssnas_core.datasets.table import read_table
 
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a CSV file of images, texts and "
-    "labels, or a folder with exactly one, or a folder of MNIST's files and FSDD"
+    "labels, or a folder with exactly one, or a folder of MNIST's files and FSDD, or a .npz file "
+    "of arrays, or package.module:Name of a data set"
 )
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-_GZIP = b"\x1f\x8b"
-_SUFFIXES = {"hdf5": (".hdf5", ".h5"), "mmimdb": (".tar.gz", ".tgz"), "table": (".csv",)}
+_STARTS = {b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"}
+_ENDINGS = {
+    **{".hdf5": "mmimdb-hdf5", ".h5": "mmimdb-hdf5", ".tar.gz": "mmimdb", ".tgz": "mmimdb"},
+    **{".csv": "table", ".npz": "npz"},
+}
 
 
 def open_dataset(
-    path: Path, *, unpack_to: Path | None = None, strict: bool = False, progress: bool = False
+    data: Path | str | Dataset,
+    *,
+    unpack_to: Path | None = None,
+    strict: bool = False,
+    progress: bool = False,
 ) -> Dataset:
-    """The dataset at `path`.
+    """Return the dataset that `data` is, leads to, or names.
 
-    A file is told by its first bytes, else by its suffix; a folder by what it holds.
+    The first bytes of a file tell its reader, else its suffix; a folder's content does.
 
     - HDF5: `read_mmimdb_hdf5`
     - a gzip archive, or a folder with `split.json` or its parent: `read_mmimdb`
     - a `.csv` file, or a folder with exactly one: `read_table`
+    - a `.npz` file: `read_npz`
     - a folder with MNIST's training images: `read_avmnist`
 
     Args:
-        path: a file or folder.
+        data: a file or folder; the name of a dataset, as "package.module:Name"; or a dataset.
         unpack_to: folder for an archive's files, see `read_mmimdb`.
         strict: raise on the first unusable record instead of leaving it out.
         progress: show progress bars on stderr.
 
     Raises:
-        InputError: nothing that is understood at `path`, or what its reader raises.
+        InputError: nothing that is understood at a path, a name that stands for no dataset,
+            or what the reader raises.
     """
-    path = Path(path)
+    if not isinstance(data, Dataset) and is_named(data):
+        data = _named(str(data))
+    if isinstance(data, Dataset):
+        return data
+    path = Path(data)
     form = form_of(path)
-    if form == "hdf5":
-        return read_mmimdb_hdf5(path, strict=strict, progress=progress)
-    if form == "table":
-        return read_table(path, strict=strict, progress=progress)
-    if form == "avmnist":
-        return read_avmnist(path, strict=strict, progress=progress)
-    return read_mmimdb(path, unpack_to=unpack_to, strict=strict, progress=progress)
+    options: dict[str, Any] = {"strict": strict, "progress": progress}
+    if form == "mmimdb":
+        options["unpack_to"] = unpack_to
+    if form == "npz":
+        options = {}
+    return DATASETS.find(form)(path, **options)
+
+
+def is_named(data: Path | str) -> bool:
+    """Whether `data` is the name of a dataset, and no path."""
+    name = str(data)
+    module, colon, attribute = name.partition(":")
+    words = [*module.split("."), attribute]
+    dotted = bool(colon) and all(word.isidentifier() for word in words)
+    return (dotted or name == "sample" or name in DATASETS.brought) and not Path(data).exists()
+
+
+def _named(name: str) -> Dataset | Path:
+    """Return the dataset that a name stands for, or the path of one."""
+    part = DATASETS.find(name)
+    if not isinstance(part, Dataset) and callable(part):
+        try:
+            inspect.signature(part).bind()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"cannot call the dataset {name!r} ({error}); expected a function or class "
+                "without required arguments."
+            ) from error
+        part = part()
+    if not isinstance(part, Dataset | Path):
+        raise InputError(
+            f"the dataset {name!r} is a {type(part).__name__}; expected a Dataset, or a function "
+            "that returns one, as ArrayDataset({...}, labels)."
+        )
+    return part
 
 
 def form_of(path: Path) -> str:
-    """What lies at `path`: "hdf5", "table", "avmnist" or "mmimdb".
+    """Return the name of the reader, of those in `DATASETS`, of what lies at `path`.
 
     Raises:
         InputError: nothing that is understood.
@@ -70,19 +116,17 @@ def form_of(path: Path) -> str:
         held = f"{len(tables)} CSV files" if tables else ", ".join(names[:5]) or "nothing"
         raise InputError(f"{path} holds {held}; expected {_UNDERSTOOD}: mend the path.")
     if not path.is_file():
-        what = "is neither file nor folder" if path.exists() else "does not exist"
-        raise InputError(f"{path} {what}; expected {_UNDERSTOOD}: mend the path.")
+        problem = "is neither file nor folder" if path.exists() else "does not exist"
+        raise InputError(f"{path} {problem}; expected {_UNDERSTOOD}: mend the path.")
     try:
         with open(path, "rb") as file:
             head = file.read(8)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-    name = path.name.lower()
-    if head.startswith(_HDF5):
-        return "hdf5"
-    if head.startswith(_GZIP):
-        return "mmimdb"
-    for form, suffixes in _SUFFIXES.items():
-        if name.endswith(suffixes):
+    for start, form in _STARTS.items():
+        if head.startswith(start):
+            return form
+    for ending, form in _ENDINGS.items():
+        if path.name.lower().endswith(ending):
             return form  # whose reader says what is wrong
     raise InputError(f"{path} is of no known form; expected {_UNDERSTOOD}: mend the path.")

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.arrays import ArrayDataset
+from ssnas_core.datasets import arrays
+from ssnas_core.datasets.arrays import ArrayDataset, read_npz
+from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.features.inputs import decode_image
 
@@ -195,6 +197,7 @@ BAD = [
     (INPUTS, {"classes": "abca"}, "classes of different names"),
     (INPUTS, {"labels": MANY, "classes": "abcde"}, "expected 6 classes as labels, got 5"),
     (INPUTS, {"split": ["valid"] * 4 + SPLIT[4:]}, "one of train, dev, test, .*'valid': 4"),
+    (INPUTS, {"split": [f"part {n}" for n in range(N)]}, r"got 'train': 0, .*'part 2': 1\.$"),
     (INPUTS, {"split": ["train"] * 34 + ["test"] * 6}, "none to be empty, got .*'dev': 0"),
     (INPUTS, {"ids": [1] * N}, "record '1' needs an id that no other record has"),
     (INPUTS, {"seed": -1}, "seed that is a whole number >= 0"),
@@ -215,3 +218,127 @@ def test_two_samples_are_too_few_to_split_but_three_are_enough():
     with pytest.raises(InputError, match="at least 3 samples to split"):
         cut(2)
     assert sorted(r.split for r in cut(3).records) == ["dev", "test", "train"]
+
+
+# --- the same from a .npz file
+
+WORDS = {"text": np.array(TEXTS)}
+
+
+def saved(path, labels=LABELS, save=np.savez, **others):
+    """A file of the four modalities; others come beside them, or leave them out by None."""
+    values = {**INPUTS, **WORDS, "labels": labels, **others}
+    save(path, **{name: value for name, value in values.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_file_holds_the_dataset_that_its_arrays_make(tmp_path, save):
+    path = saved(tmp_path / "owls.npz", save=save)
+    data, same = read_npz(path), ArrayDataset(INPUTS, LABELS)
+    assert (data.name, data.kinds, data.classes) == ("owls", same.kinds, same.classes)
+    assert data.fingerprint() == same.fingerprint() == open_dataset(path).fingerprint()
+    assert np.array_equal(data.targets(), same.targets()) and data.single_label
+    assert (
+        read_npz(path, seed=1).fingerprint() == ArrayDataset(INPUTS, LABELS, seed=1).fingerprint()
+    )
+
+
+def test_file_tells_split_ids_and_classes(tmp_path):
+    names, ids = [f"kind {k}" for k in range(6)], [f"m{n}" for n in range(N)]
+    data = read_npz(saved(tmp_path / "a.npz", MANY, classes=names, split=SPLIT, ids=ids))
+    assert data.classes == tuple(names) and not data.single_label
+    assert np.array_equal(data.labels(), MANY)
+    assert [r.split for r in data.records] == SPLIT and [r.id for r in data.records] == ids
+    assert type(data.records[0].id) is type(data.records[0].split) is str
+    words = np.array(["owl", "cat", "eel", "fox"])[LABELS]
+    named = read_npz(saved(tmp_path / "b.npz", words, ids=np.arange(N) + 7))
+    assert named.classes == ("cat", "eel", "fox", "owl") and named.records[0].id == "7"
+
+
+def test_any_order_of_axes_and_bytes_is_the_same_dataset(tmp_path):
+    others = {
+        "audio": np.asfortranarray(AUDIO),
+        "frames": FRAMES.astype(">f8"),
+        "image": np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1)),
+        "text": np.array(TEXTS).astype(">U9"),
+    }
+    data = read_npz(saved(tmp_path / "a.npz", **others))
+    assert data.fingerprint() == ArrayDataset(INPUTS, LABELS).fingerprint()
+
+
+def test_file_under_another_name_is_told_by_its_first_bytes(tmp_path):
+    path = saved(tmp_path / "a.npz").rename(tmp_path / "a.bin")
+    assert len(open_dataset(path)) == N
+    (tmp_path / "b.npz").write_text("no zip")
+    with pytest.raises(InputError, match="b.npz .*not a zip file.*expected arrays as np.savez"):
+        open_dataset(tmp_path / "b.npz")
+
+
+BAD_FILES = [
+    ({"labels": None}, "it has no labels.; expected arrays as np.savez writes them: labels, two"),
+    ({"text": np.array(TEXTS, dtype=object)}, r"'text' is object \(40,\), no numbers or strings"),
+    ({"text": np.array(TEXTS).astype("S")}, r"'text' is \|S7 \(40,\), no numbers or strings"),
+    ({"audio": np.zeros((N, 2), complex)}, "'audio' is complex128"),
+    ({"audio": np.zeros((N, 0))}, r"'audio' is float64 \(40, 0\), no numbers"),
+    ({"audio": np.float32(3)}, r"'audio' is float32 \(\), no numbers"),
+    ({"a b": AUDIO}, "'a b.npy' is not NAME.npy"),
+    ({"audio": AUDIO[1:]}, "a.npz: a: expected as many rows everywhere, got 39 of audio"),
+    ({"audio": nan([3])}, r"a.npz: 'audio': expected finite numbers, .* in 1 of 40 rows \(3\)"),
+    ({"text": np.array([*TEXTS[1:], "\ud800"])}, "surrogates not allowed"),
+    ({"labels": LABELS / 2}, "a.npz: labels: expected .*whole numbers or strings"),
+    ({"labels": MANY + 1}, "a.npz: labels .N, K.: expected 0 and 1"),
+    ({"labels": np.zeros((N, 1001), int)}, "labels of 1,001 classes, more than 1,000"),
+    ({"classes": np.arange(4)}, "classes are no strings .N,. of at most 100 characters"),
+    ({"classes": ["a", "b", "c", "d" * 101]}, "classes are no strings"),
+    ({"classes": list("abc")}, "numbers from 0 to 2, of 3 classes, got 0 to 3"),
+    ({"split": np.arange(N)}, "split are no strings"),
+    ({"split": ["valid"] * N}, "one of train, dev, test, .*'valid': 40"),
+    ({"ids": ["x"] * N}, "record 'x' needs an id that no other record has"),
+    ({"ids": ["x" * 101] * N}, "ids are no strings"),
+    ({"image": None, "text": None, "frames": None}, "at least two modalities, got"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_FILES)
+def test_file_that_holds_no_dataset_is_refused_in_one_line(tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        read_npz(saved(tmp_path / "a.npz", **change))
+    assert str(refusal.value).isprintable() and "a.npz" in str(refusal.value)
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.npz", other=np.array([{}] * N))
+    monkeypatch.setattr(np.lib.format, "read_array", pytest.fail)
+    monkeypatch.setattr(pickle, "load", pytest.fail)
+    with pytest.raises(InputError, match="'other' is object"):
+        read_npz(path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("MAX_NPZ_BYTES", 1000, "it unpacks to more than 1,000 bytes"),
+        ("MIN_NPZ_BYTES", 1000, r"it unpacks to more than \d\d\d,\d\d\d bytes"),  # 100 x size
+        ("MAX_NPZ_ROWS", 100, "'labels' has 40 rows, too many for this file"),
+        ("MAX_CLASSES", 3, "labels of 4 classes, more than 3"),
+    ],
+)
+def test_limits_are_checked_before_memory_is_taken(tmp_path, monkeypatch, limit, value, message):
+    values = {"audio": np.zeros((N, 50_000), np.uint8), "text": np.zeros((N, 1))}
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **values, labels=LABELS)
+    assert path.stat().st_size < 5000
+    assert read_npz(path).kinds == {"audio": "array", "text": "array"}
+    monkeypatch.setattr(arrays, limit, value)
+    with pytest.raises(InputError, match=message):
+        read_npz(path)
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = saved(tmp_path / "a.npz")
+    data = bytearray(path.read_bytes())
+    data[data.index(AUDIO.tobytes()[:16])] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="a.npz .*CRC-32"):
+        read_npz(path)

@@ -1,5 +1,7 @@
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -7,7 +9,10 @@ import numpy as np
 import pytest
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.open import open_dataset
+from ssnas_core.datasets import DATASETS
+from ssnas_core.datasets.arrays import ArrayDataset
+from ssnas_core.datasets.open import is_named, open_dataset
+from ssnas_core.datasets.sample import corpus
 
 
 @pytest.fixture
@@ -84,6 +89,82 @@ def test_strict_reaches_every_reader(table, stored, movies, tmp_path):
         with pytest.raises(InputError, match="read with strict off to leave it out"):
             open_dataset(path, strict=True)
     assert len(open_dataset(table)) == len(open_dataset(broken)) == 59
+
+
+class Owls(ArrayDataset):
+    """A data set of one's own that needs no arguments."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        super().__init__(
+            {"a": rng.normal(size=(20, 3)), "b": rng.normal(size=(20, 2))}, [0, 1] * 10
+        )
+
+
+def owls():
+    return Owls()
+
+
+def needy(path):
+    return path
+
+
+PARTS = {
+    "Owls": Owls,
+    "owls": owls,
+    "ready": Owls(),
+    "needy": needy,
+    "word": "owl",
+    "none": lambda: {},
+}
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A module of one's own."""
+    module = types.ModuleType("my.data")
+    vars(module).update(PARTS)
+    monkeypatch.setitem(sys.modules, "my", types.ModuleType("my"))
+    monkeypatch.setitem(sys.modules, "my.data", module)
+    return module
+
+
+def test_dataset_is_named_as_module_and_name(mine):
+    prints = {open_dataset(f"my.data:{name}").fingerprint() for name in ("Owls", "owls", "ready")}
+    assert prints == {Owls().fingerprint()}
+    assert open_dataset(mine.ready) is mine.ready
+    assert open_dataset(Path("my.data:ready")) is mine.ready
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my.data:eagles", "cannot import the dataset 'my.data:eagles'"),
+        ("nowhere.at.all:owls", "cannot import the dataset 'nowhere.at.all:owls'"),
+        ("my.data:needy", "cannot call the dataset 'my.data:needy' .*path.*without required"),
+        ("my.data:word", "the dataset 'my.data:word' is a str; expected a Dataset, or a function"),
+        ("my.data:none", "the dataset 'my.data:none' is a dict; expected a Dataset"),
+        ("my data:owls", "my data:owls does not exist; expected mmimdb.tar.gz"),
+    ],
+)
+def test_name_that_stands_for_no_dataset_is_told(mine, name, message):
+    with pytest.raises(InputError, match=message):
+        open_dataset(name)
+
+
+def test_path_that_looks_like_a_name_is_a_path(mine, table, monkeypatch):
+    monkeypatch.chdir(table.parent)
+    table.rename("my.data:ready")
+    assert len(open_dataset("my.data:ready")) == 60
+    assert not is_named("my.data:ready") and is_named("my.data:other")
+
+
+def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, movies):
+    assert DATASETS.names()[:6] == ("mmimdb", "mmimdb-hdf5", "avmnist", "table", "npz", "sample")
+    assert all(text for _, _, text in DATASETS.described())
+    archive = movies.archive(tmp_path / "a.tar.gz")
+    monkeypatch.setattr(corpus, "sample_archive", lambda: archive)
+    assert len(open_dataset("sample", unpack_to=tmp_path / "unpacked")) == 60
 
 
 @pytest.mark.parametrize(

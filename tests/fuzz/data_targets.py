@@ -14,6 +14,7 @@ import folder_inputs
 import hdf5_inputs
 import image_inputs
 import mirror_inputs
+import npz_inputs
 import saved_inputs
 import table_inputs
 import vector_inputs
@@ -99,11 +100,14 @@ SLOW = {  # seconds each
     *(("vectors", case) for case in vector_inputs.CASES if "gzip of" in case),
     *(("mirror", case) for case in ("trickle", "silence", "endless", "gzip of a bomb")),
     ("mirror", "moved with an endless body"), ("saved", "100 MB of lists"),
+    ("npz", "150,000 samples"),
 }  # fmt: skip
 # What no reader may take, however well it looks: files that lead to other files.
 REFUSED = {
     *(("hdf5", case) for case in ("links", "soft link to an external one", "external storage")),
     *(("hdf5", "virtual"), ("mirror", "HTML"), ("mirror", "no content"), ("mirror", "endless")),
+    *(("npz", case) for case in ("pickle", "overlapping", "encrypted", "directory of a million")),
+    *(("npz", case) for case in ("zeros of a gigabyte", "many modalities", "a class for each")),
     *(("archive", case) for case in ("sparse of terabytes", "long name of a gigabyte")),
     *(("archive", case) for case in ("member of three gigabytes", "many posters of zeros")),
 }
@@ -122,6 +126,7 @@ _READERS = {
     "hdf5": (hdf5_inputs.CASES, read),
     "image": (image_inputs.CASES, read),
     "mirror": (mirror_inputs.CASES, fetch),
+    "npz": (npz_inputs.CASES, read),
     "saved": (saved_inputs.CASES, read_saved),
     "table": (table_inputs.CASES, read),
     "vectors": (vector_inputs.CASES, read_vectors),

@@ -42,6 +42,7 @@ VARIED = {
     "folder": ("odd split", "odd record", "raw JSON", "marker", "special files", "mangled"),
     "hdf5": ("links", "types", "numbers", "ids", "names of genres", "split", "mangled"),
     "image": ("modes", "EXIF", "mangled"),
+    "npz": ("headers", "values", "names", "mangled", "mangled header"),
     "saved": ("field", "image", "mangled"),
     "table": ("cells", "columns", "encodings", "mangled"),
     "vectors": ("head", "line", "special", "mangled"),
