@@ -1,4 +1,4 @@
-"""Genotypes: the discrete architectures that a search finds and that training builds.
+"""Genotypes: the discrete architectures that a search returns and that training builds.
 
 A genotype file is the one door between searching and training. Nothing here
 knows of torch: a genotype is names, not weights.
@@ -15,12 +15,13 @@ from typing import Any
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json, write_text
-from ssnas_core.common.typed import brief
+from ssnas_core.common.typed import brief, plain, typed
 
 FORMAT = 1
 """Version of the JSON form; raised whenever an old reader would misread a new file."""
 
 MAX_PARTS = 300
+_ABOUT = ("format", "reads")  # of the document, not of the genotype
 _NAME = re.compile(r"\w[\w ._+:-]{0,99}")  # no path, no mark of a formula, no control character
 
 
@@ -89,56 +90,36 @@ class Genotype:
         return tuple(dict.fromkeys(used))
 
     def to_json(self) -> str:
-        """The genotype as a versioned JSON document."""
-        nodes = [
-            {"name": node.name, "operator": node.operator, "inputs": list(node.inputs)}
-            for node in self.nodes
-        ]
-        document = {"format": FORMAT, "space": self.space, "nodes": nodes, "reads": str(self)}
+        """Return the genotype as a versioned JSON document."""
+        document = {"format": FORMAT, **plain(self), "reads": str(self)}
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "genotype") -> Genotype:
-        """The genotype in a parsed JSON document.
+        """Return the genotype in a parsed JSON document.
 
         Args:
-            document: what `to_json` wrote, parsed. Its `"reads"` is for people
+            document: as `to_json` writes it, parsed. Its `"reads"` is for people
                 and is not used.
-            source: what to call the document in errors, e.g. its path.
+            source: the document's name in errors, e.g. its path.
 
         Raises:
             InputError: another version, or fields missing or of another type.
         """
-        if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            found = document.get("format") if isinstance(document, Mapping) else document
+        version = document.get("format") if isinstance(document, Mapping) else document
+        if version != FORMAT or not isinstance(document, Mapping):
             raise InputError(
-                f"{source}: expected a genotype of format {FORMAT}, got {brief(found)!r}; "
+                f"{source}: expected a genotype of format {FORMAT}, got {brief(version)!r}; "
                 "write it with this version of ssnas."
             )
-        space, nodes = document.get("space"), document.get("nodes")
-        if not isinstance(space, str) or not isinstance(nodes, list):
+        nodes = document.get("nodes")
+        if isinstance(nodes, list) and len(nodes) > MAX_PARTS:  # before each of them is read
             raise InputError(
-                f'{source}: expected "space" (text) and "nodes" (list); restore the file.'
+                f"{source}: a genotype has at most {MAX_PARTS} nodes, got {len(nodes)}; "
+                "restore the file."
             )
-        parsed = []
-        for entry in nodes:
-            fields = entry if isinstance(entry, dict) else {}
-            name, operator, inputs = (fields.get(key) for key in ("name", "operator", "inputs"))
-            if not (
-                isinstance(name, str)
-                and isinstance(operator, str)
-                and isinstance(inputs, list)
-                and all(isinstance(item, str) for item in inputs)
-            ):
-                raise InputError(
-                    f'{source}: expected nodes with "name", "operator" and "inputs", '
-                    f"got {json.dumps(entry)[:80]}; restore the file."
-                )
-            parsed.append(Node(name, operator, tuple(inputs)))
-        try:
-            return cls(space, tuple(parsed))
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
+        fields = {name: value for name, value in document.items() if name not in _ABOUT}
+        return typed(cls, fields, source)
 
     def save(self, path: Path) -> None:
         """Write the JSON form to `path`, atomically."""
@@ -146,16 +127,16 @@ class Genotype:
 
     @classmethod
     def load(cls, path: Path) -> Genotype:
-        """The genotype saved in `path`; `InputError` where it is not one."""
+        """Return the genotype saved in `path`; `InputError` where it is not one."""
         return cls.from_json(read_json(Path(path)), source=str(path))
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What every strategy returns.
+    """The result of every strategy.
 
     Args:
-        genotype: the architecture found.
+        genotype: the best architecture.
         history: one entry per epoch or trial, plain JSON values: losses, the
             logits or the score, and the genotype derived at that point.
         state: tensors of the trained supernet by name, for inheriting its

@@ -31,6 +31,7 @@ import itertools
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -43,6 +44,7 @@ from ssnas_core.spaces import OPERATORS
 from ssnas_core.spaces.fusion.choices import (
     Cell,
     Form,
+    Pair,
     Step,
     canonical,
     predecessors,
@@ -184,14 +186,8 @@ class FusionSpace:
             raise InputError(
                 f"a fusion space needs at least two features, got {list(self.features)}."
             )
-        cells, steps = range(self.config.cells), range(self.config.steps)
-        sizes = [len(self.predecessors(cell)) for cell in cells]
-        self.pairs = tuple(tuple(itertools.combinations(range(size), 2)) for size in sizes)
-        self._steps = [step_options(step, self.primitives) for step in steps]
-        # a pair of names has the same number in every cell
-        named = (self._pair(cell, pair) for cell in cells for pair in self.pairs[cell])
-        self._numbers = {pair: number for number, pair in enumerate(dict.fromkeys(named))}
-        self._nodes_per_cell = len(steps) + (len(steps) > 1)  # several are concatenated by a node
+        steps = self.config.steps
+        self._nodes_per_cell = steps + (steps > 1)  # several are concatenated by a node
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
 
@@ -203,6 +199,25 @@ class FusionSpace:
     def predecessors(self, cell: int) -> tuple[str, ...]:
         """Return the names of a cell's possible inputs: the earlier cells, then the features."""
         return predecessors(cell, self.features)
+
+    # All options, counted at the first use: a saved model's file may say any size, and the
+    # genotype beside it is held against that before anything is counted.
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Pair, ...], ...]:
+        """The pairs of predecessors that each cell may take."""
+        sizes = [len(self.predecessors(cell)) for cell in range(self.config.cells)]
+        return tuple(tuple(itertools.combinations(range(size), 2)) for size in sizes)
+
+    @cached_property
+    def _steps(self) -> list[list[Step]]:
+        return [step_options(step, self.primitives) for step in range(self.config.steps)]
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str], int]:
+        """A number for each pair of names, the same in every cell."""
+        named = (self._pair(cell, one) for cell, pairs in enumerate(self.pairs) for one in pairs)
+        return {pair: number for number, pair in enumerate(dict.fromkeys(named))}
 
     # The architectures, each once, in canonical form.
 
