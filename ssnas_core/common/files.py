@@ -203,7 +203,7 @@ def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) ->
 
     Raises:
         InputError: a tensor of another shape, or far more tensors than `state` has.
-            Names that are missing are for `load_state_dict` to refuse.
+            Names may differ: loading `state` is to refuse them.
     """
     import torch
 
@@ -216,29 +216,21 @@ def check_shapes(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) ->
             raise InputError(f"expected about {len(state)} tensors, got a module of more")
 
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            # backbones inside come with weights, which are not needed here
-            warnings.filterwarnings("ignore", "for .* to a meta parameter", UserWarning)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .* to a meta parameter", UserWarning)
+        try:
             module = build()
-    except (NotImplementedError, RuntimeError) as error:
-        if "meta" not in str(error):
-            raise
-        return  # it computes with its numbers, which only a real one can
-    finally:
-        hook.remove()
-    grown = {  # whose first dimension is that of `state`
-        f"{place}.{name}".lstrip(".")
-        for place, part in module.named_modules()
-        for name in getattr(part, "_grown", ())
-    }
-    for name, value in module.state_dict().items():
-        start = 1 if name in grown else 0
-        shape = state[name].shape if name in state else value.shape
-        if len(shape) != value.ndim or shape[start:] != value.shape[start:]:
-            raise InputError(
-                f"size mismatch for {name}: expected {tuple(value.shape)}, got {tuple(shape)}"
-            )
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error):
+                raise
+            return  # it computes with its numbers, which only a real one can
+        finally:
+            hook.remove()
+        try:
+            module.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # a title, and a line for each tensor
+            reason = str(error).partition("\n")[2] or error
+            raise InputError(one_line(reason).rstrip(".")) from error
 
 
 def map_array(path: Path, mode: str = "r") -> Any:
@@ -269,7 +261,7 @@ def map_array(path: Path, mode: str = "r") -> Any:
 
 
 @contextmanager
-def told_where(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Name `path` in the one-line error of a block that meets a full or read-only disk.
 
     Raises:
@@ -328,7 +320,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    with told_where(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
         os.close(handle)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import remove_parts, told_where
+from ssnas_core.common.files import disk_errors, remove_parts
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     shown, folder = folder, Path(folder).resolve()
-    with told_where(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # One object per path in a process and thread, which counts; a soft lock would outlive a kill.
     lock = FileLock(folder / ".lock", is_singleton=True, fallback_to_soft=False)
@@ -57,7 +57,7 @@ def alone_in(folder: Path, doing: str, *, wait: bool) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            with told_where(folder):
+            with disk_errors(folder):
                 raise
         _LOG.warning("no locks on this file system; take care to be alone in %s", shown)
     outermost = lock.lock_counter == 1

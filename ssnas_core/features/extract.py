@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_fields, reserve, told_where, write_json
+from ssnas_core.common.files import disk_errors, read_fields, reserve, write_json
 from ssnas_core.common.typed import typed
 from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
@@ -291,7 +291,7 @@ def _allocate(
 ) -> dict[str, np.memmap]:
     """Create the arrays, or open them where chunks are done already."""
     size = 2 * rows * sum(math.prod(shape) for shape in shapes.values())
-    with told_where(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     missing = size * max(0, rows - done * CHUNK) / rows
     free = shutil.disk_usage(folder).free
@@ -308,7 +308,7 @@ def _allocate(
             arrays[name] = np.load(path, mmap_mode="r+")
         else:
             arrays[name] = np.lib.format.open_memmap(path, "w+", np.float16, (rows, *shape))
-            with told_where(path):
+            with disk_errors(path):
                 reserve(path)
     return arrays
 

@@ -23,10 +23,10 @@ from ssnas_core.common.distributed import on_rank_zero, rank, world_size
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import (
     MAX_JSON,
+    disk_errors,
     parse_json,
     read_bytes,
     read_json,
-    told_where,
     write_json,
 )
 from ssnas_core.common.locks import alone_in
@@ -152,7 +152,7 @@ class RunFolder:
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add one JSON line to the log `name` in the folder."""
         path = self.path / name
-        with told_where(path), path.open("ab+") as file:
+        with disk_errors(path), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":  # a kill cut the last line short

@@ -422,7 +422,7 @@ def test_full_log_hides_neither_an_error_nor_itself(tmp_path):
 def test_what_cannot_be_read_elsewhere_is_not_taken_for_a_write(tmp_path):
     with (
         pytest.raises(PermissionError),
-        files.told_where(tmp_path / "a" / "weights"),
+        files.disk_errors(tmp_path / "a" / "weights"),
     ):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "b" / "data"))
 

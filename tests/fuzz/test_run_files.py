@@ -274,7 +274,7 @@ def test_module_is_compared_before_memory_is_taken():
     drawn = torch.rand(())
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(()))
-    with pytest.raises(InputError, match=r"weight: expected \(2, 1000000000000\), got \(2, 3\)"):
+    with pytest.raises(InputError, match=r"size mismatch for weight: .*\(\[2, 3\]\).*10{12}\]\)$"):
         check_shapes(lambda: torch.nn.Linear(10**12, 2), state)
     with pytest.raises(InputError, match="expected about 2 tensors"):
         check_shapes(
