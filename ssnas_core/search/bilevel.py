@@ -1,5 +1,9 @@
 """Bilevel search by gradient: weights on one part, architecture on the other (DARTS, BM-NAS).
 
+The weights w and the logits a of all choices are two levels of one problem (DARTS, eq. 3):
+
+    min over a of L_dev(w*(a), a),   where w*(a) = argmin over w of L_train(w, a).
+
 The weight step lowers the loss on `train` with the logits fixed. The
 architecture step lowers the loss on `dev`: with the weights fixed (first order,
 arXiv:1806.09055, sec. 2.3, xi = 0), or with the weights that one step on `train`
@@ -10,7 +14,7 @@ objective behind the second.
 The levels alternate by step, as in BM-NAS's algorithm, where dev starts again
 once it is used up; or by whole epochs of both, as in its released code.
 Ways to keep this from collapsing (sampling, Beta-Decay, selection by perturbation,
-early stop) are options, with their sources in `_stable`.
+early stop) are options, with their sources in `stable`.
 Deviation from DARTS: an architecture step comes after its weight step, and the
 second order unrolls on the train batch of that step, not on the coming one.
 """
@@ -21,10 +25,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ssnas_core.common.distributed import (
     all_mean,
@@ -50,14 +54,8 @@ from ssnas_core.search.stable import (
 )
 from ssnas_core.spaces.base import GradientSpace
 from ssnas_core.spaces.genotype import SearchResult
-from ssnas_core.training.checkpoints import keep_epoch, resume, told_of
+from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
 from ssnas_core.training.loop import batches, finite, keep_freed_memory, loss_of
-
-# Choices of the bilevel search: optimisers, schedules, and what keeps it from collapsing.
-
-
-_SELECT = ("argmax", "perturbation")
-_STOP = ("never", "eigenvalue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,37 +107,25 @@ class BilevelConfig:
     stop: Literal["never", "eigenvalue"] = "never"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
+        for name, hint in get_type_hints(type(self)).items():
+            options = get_args(hint)
+            if get_origin(hint) is Literal and getattr(self, name) not in options:
+                raise InputError(
+                    f"BilevelConfig.{name} must be one of {options}, got {getattr(self, name)!r}."
+                )
+        minimum = dict.fromkeys(("epochs", "restart_epochs", "restart_factor"), 1)
+        minimum |= {"batch_size": 2, "min_steps": 0, "beta_decay": 0}
+        for name, least in minimum.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"BilevelConfig.{name} must be >= {least}, got {getattr(self, name)}."
+                )
+        if not min(self.gumbel_temperature) > 0:
             raise InputError(
-                "a search needs epochs >= 1 and batch_size >= 2, got "
-                f"{self.epochs} and {self.batch_size}."
+                "BilevelConfig.gumbel_temperature must be two numbers > 0, got "
+                f"{self.gumbel_temperature}."
             )
-        if self.restart_epochs < 1 or self.restart_factor < 1:
-            raise InputError(
-                "restart_epochs and restart_factor must be >= 1, got "
-                f"{self.restart_epochs} and {self.restart_factor}."
-            )
-        if self.order not in (1, 2) or self.alternate not in ("step", "epoch"):
-            raise InputError(
-                "order must be 1 or 2 and alternate 'step' or 'epoch', got "
-                f"{self.order!r} and {self.alternate!r}."
-            )
-        if self.sampling not in ("softmax", "gumbel") or not min(self.gumbel_temperature) > 0:
-            raise InputError(
-                "sampling must be 'softmax' or 'gumbel' and gumbel_temperature two numbers > 0, "
-                f"got {self.sampling!r} and {self.gumbel_temperature}."
-            )
-        if not (self.min_steps >= 0 and 0 <= self.beta_decay < math.inf):
-            raise InputError(
-                "min_steps and beta_decay must be numbers >= 0, got "
-                f"{self.min_steps} and {self.beta_decay}."
-            )
-        if self.select not in _SELECT or self.stop not in _STOP:
-            raise InputError(
-                f"select must be one of {_SELECT} and stop one of {_STOP}, got "
-                f"{self.select!r} and {self.stop!r}."
-            )
-        if (self.select, self.stop) == (_SELECT[1], _STOP[1]):
+        if self.select == "perturbation" and self.stop == "eigenvalue":
             raise InputError(
                 "select='perturbation' judges the supernet that the search ends with, and "
                 "stop='eigenvalue' goes back to an earlier epoch: choose one of them."
@@ -152,18 +138,28 @@ class BilevelConfig:
         return bilevel(space, source, objective, context, self)
 
     def as_long_as(self, samples: int) -> Self:
-        """The same, with at least as many weight steps as on `samples` training samples."""
-        least = self.epochs * (samples // min(self.batch_size, samples))
+        """Return the same, with at least as many weight steps as on `samples` train samples."""
+        least = self.epochs * self.steps_in_epoch(samples, samples)["weights"]
         return replace(self, min_steps=max(self.min_steps, least))
 
     def steps(self, history: Sequence[Mapping[str, Any]], train: int, dev: int) -> int:
-        """Steps of weights and of logits in a search of that history, on so many samples."""
-        by_epoch = self.alternate == "epoch"
-        return (len(history) - 1) * sum(steps_of(train, dev, self.batch_size, by_epoch))
+        """Return how many steps, of both levels, a search of that history took."""
+        return (len(history) - 1) * sum(self.steps_in_epoch(train, dev).values())
+
+    def steps_in_epoch(self, train: int, dev: int) -> dict[str, int]:
+        """Return the steps of each level on so many samples."""
+        weights = train // min(self.batch_size, train)
+        logits = dev // min(self.batch_size, dev) if self.alternate == "epoch" else weights
+        return {"weights": weights, "logits": logits}
+
+    def temperature(self, share: float) -> float | None:
+        """Return tau at a share of the way from the first epoch to the last; None without one."""
+        hot, cold = self.gumbel_temperature
+        return hot + (cold - hot) * share if self.sampling == "gumbel" else None
 
 
 def warm_restarts(epoch: float, config: BilevelConfig) -> float:
-    """Learning rate of the weights at a fractional epoch (SGDR, arXiv:1608.03983, eq. 5)."""
+    """Return the rate of the weights at a fractional epoch (SGDR, arXiv:1608.03983, eq. 5)."""
     start, period = 0.0, float(config.restart_epochs)
     while epoch >= start + period:
         start, period = start + period, period * config.restart_factor
@@ -171,50 +167,30 @@ def warm_restarts(epoch: float, config: BilevelConfig) -> float:
     return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * fall
 
 
-# In which order the two levels take their steps, and on which samples.
-
-
-def steps_of(train: int, dev: int, batch_size: int, by_epoch: bool) -> tuple[int, int]:
-    """Steps of the weights and of the logits in an epoch, on so many samples."""
-    weights = train // min(batch_size, train)
-    return weights, dev // min(batch_size, dev) if by_epoch else weights
-
-
 def turns(
-    train: Tensor,
-    dev: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    *,
-    by_epoch: bool,
-    unrolled: bool,
-) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """An epoch's steps: the level (0 weights, 1 logits), its samples, and those to unroll on.
+    train: Tensor, dev: Tensor, config: BilevelConfig, generator: Generator
+) -> Iterator[tuple[Literal["weights", "logits"], Tensor, Tensor | None]]:
+    """Yield an epoch's steps: the level, its samples (N,), and train samples (N,) to unroll on.
 
-    Args:
-        train, dev: (n,) sample numbers of the two levels.
-        batch_size: samples in a step; fewer where there are fewer.
-        generator: of the order of samples.
-        by_epoch: one pass of logit steps after the pass of weight steps, instead of a
-            logit step after each weight step.
-        unrolled: logit steps come with train samples.
+    Only the second order's steps of the logits have samples to unroll on. A batch is smaller
+    where a part has fewer samples.
     """
-    size, dev_size = min(batch_size, len(train)), min(batch_size, len(dev))
-    if by_epoch:
+    size, dev_size = (min(config.batch_size, len(part)) for part in (train, dev))
+    if config.alternate == "epoch":
         for rows in batches(train, size, generator):
-            yield 0, rows, None
-        again = _forever(train, size, generator)
-        for part in batches(dev, dev_size, generator):
-            yield 1, part, next(again) if unrolled else None
+            yield "weights", rows, None
+        train_again = _forever(train, size, generator)
+        for dev_rows in batches(dev, dev_size, generator):
+            yield "logits", dev_rows, next(train_again) if config.order == 2 else None
     else:
-        dev_batches = _forever(dev, dev_size, generator)
+        dev_again = _forever(dev, dev_size, generator)
         for rows in batches(train, size, generator):
-            part = next(dev_batches)
-            yield 0, rows, None
-            yield 1, part, rows if unrolled else None
+            dev_rows = next(dev_again)
+            yield "weights", rows, None
+            yield "logits", dev_rows, rows if config.order == 2 else None
 
 
-def _forever(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _forever(indices: Tensor, size: int, generator: Generator) -> Iterator[Tensor]:
     while True:
         yield from batches(indices, size, generator)
 
@@ -235,16 +211,16 @@ def bilevel(
         space: gives the supernet and derives genotypes from its logits.
         source: views of the samples.
         objective: the loss of both levels.
-        context: samples (train for the weights, dev for the logits), seed, device and files.
+        context: `train` for the weights, `dev` for the logits, seed, device and files.
         config: optimisers and schedules.
 
     Returns:
         The genotype derived at the end; a history with, per epoch (entry 0 is
         the start), `train_loss`, `arch_loss` (Beta-Decay included), every logit,
         the derived genotype, and the objective's report on dev; and the supernet's
-        state. Where its last logits do not decide, the last entry also tells what does:
+        state. Where its last logits do not decide, the last entry also has what does:
         `importance` of every option, or the epoch to go back to, `from_epoch`; its
-        genotype is the one found, and the state's logits are then those that derive it.
+        genotype is then the result, and the state's logits are those that derive it.
 
     Raises:
         InputError: fewer than two samples in a part, a loss that is not finite, too few
@@ -253,170 +229,220 @@ def bilevel(
     """
     from tqdm.auto import tqdm
 
+    # Set up: a supernet with a head; its weights learn on train, its logits on dev.
     keep_freed_memory()
     config = config or BilevelConfig()
-    train, dev, seed, device = context.train, context.dev, context.seed, context.device
-    checkpoint, on_epoch, precision = context.checkpoint, context.on_epoch, context.precision
+    train, dev, checkpoint = context.train, context.dev, context.checkpoint
     if min(len(train), len(dev)) < 2:
         raise InputError(
             f"bilevel search needs two samples in each part, got {len(train)} train and "
             f"{len(dev)} dev; raise the label ratio."
         )
-    with seeded(seed, 0):
-        supernet = space.supernet().to(device)
-        model = nn.Sequential(supernet, objective.head(space.width).to(device))
-    logits = dict(supernet.logits.items())  # type: ignore[union-attr]
-    held = {id(p) for p in logits.values()}
-    weights = [p for p in model.parameters() if id(p) not in held]
-    optimizers = {
-        "weights": torch.optim.Adam(
-            weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        ),
-        "logits": torch.optim.Adam(
-            list(logits.values()),
-            lr=config.arch_learning_rate,
-            betas=config.arch_betas,
-            weight_decay=config.arch_weight_decay,
-            fused=True,
-        ),
-    }
-    free = [[p for p in part if p.requires_grad] for part in (weights, logits.values())]
-    if not free[0] or not free[1]:
-        raise InputError(
-            "bilevel search needs weights and logits that require gradients, got "
-            f"{len(free[0])} and {len(free[1])} tensors of them; do not freeze all of either."
-        )
-    if config.sampling == "gumbel":
-        check_samples(supernet)
-    join_norms(model)
-    broadcast_parameters(model)
-    loss_at = loss_of(model, objective, precision)
-    parts = {"model": model, **optimizers}
-    told = told_of(seed, config, len(train), len(dev), precision=precision)
-    by_epoch = config.alternate == "epoch"
-    steps = steps_of(len(train), len(dev), config.batch_size, by_epoch)
-    epochs = max(config.epochs, math.ceil(config.min_steps / steps[0]))
+    levels = Levels(space, source, objective, context, config)
+    steps = config.steps_in_epoch(len(train), len(dev))
+    epochs = max(config.epochs, math.ceil(config.min_steps / steps["weights"]))
     if config.stop == "eigenvalue" and epochs < 2 * WINDOW:
         raise InputError(
             f"stop='eigenvalue' compares means over {WINDOW} epochs and needs {2 * WINDOW} of "
             f"them, got {epochs}; search longer, or use stop='never'."
         )
-
-    def arch_loss(source: Source, rows: Tensor, generator: torch.Generator) -> Tensor:
-        loss = loss_at(source, rows, generator)
-        return loss + decay * smooth_maximum(logits.values()) if config.beta_decay else loss
-
-    def judged(batches: Sequence[Tensor]) -> Tensor:
-        """The same loss on dev whenever weights and logits are the same."""
-        with seeded(seed, 0, 1) as same:
-            return torch.stack([judge(source, rows, same) for rows in batches]).mean()
-
-    judge = loss_of(model, objective, "float32")
-    size = min(config.batch_size, len(dev))
-    judging = [rows for rows in dev.split(size) if len(rows) == size]
-
-    history = [{"epoch": 0, **_snapshot(space, logits)}]
-    saved = resume(checkpoint, parts, told)
-    if saved is not None:
-        history = saved
-        keep_epoch(None, parts, history, told, on_epoch)
+    run = settings_of(context.seed, config, len(train), len(dev), precision=context.precision)
+    history = resume(checkpoint, levels.parts, run)
+    if history:
+        keep_epoch(None, levels.parts, history, run, context.on_epoch)
+    else:
+        history = [{"epoch": 0, **levels.snapshot()}]
+    total, done = epochs * sum(steps.values()), (len(history) - 1) * sum(steps.values())
+    quiet = context.progress is None or rank() > 0
     bar = tqdm(
-        total=epochs * sum(steps),
-        initial=(len(history) - 1) * sum(steps),
-        desc=context.progress,
-        unit="step",
-        disable=context.progress is None or rank() > 0,
-        leave=False,
+        total=total, initial=done, desc=context.progress, unit="step", disable=quiet, leave=False
     )
     with bar:
         for epoch in range(len(history), epochs + 1):
-            if "from_epoch" in history[-1]:
+            if "from_epoch" in history[-1]:  # the early stop
                 break
-            hot, cold = config.gumbel_temperature
-            tau = hot + (cold - hot) * risen(epoch, epochs) if config.sampling == "gumbel" else None
-            decay = config.beta_decay * risen(epoch, epochs)
-            with seeded(seed, epoch, apart=True) as generator:
-                model.train()
-                totals = [torch.zeros(()), torch.zeros(())]  # of the losses, where they are
+            share = risen(epoch, epochs)
+            # Step: a step of w down L_train, a step of a down L_dev, and so on.
+            with seeded(context.seed, epoch, apart=True) as generator:
+                levels.model.train()
+                totals = {level: torch.zeros(()) for level in steps}  # of losses, where they are
                 rate, taken = 0.0, 0
-                for level, rows, beside in turns(
-                    train, dev, config.batch_size, generator,
-                    by_epoch=by_epoch, unrolled=config.order == 2,
-                ):  # fmt: skip
-                    optimizer = optimizers["logits" if level else "weights"]
-                    optimizer.zero_grad(set_to_none=True)
-                    if level == 0:
-                        rate = warm_restarts(epoch - 1 + taken / steps[0], config)
-                        optimizer.param_groups[0]["lr"] = rate
-                        taken += 1
-                    with sampled(supernet, tau, generator):
-                        if beside is None:
-                            _require_grad(free[0], level == 0)
-                            _require_grad(free[1], level == 1)
-                            loss = (arch_loss if level else loss_at)(source, rows, generator)
-                            loss.backward()
-                            average_gradients(free[level])
+                for level, rows, unroll in turns(train, dev, config, generator):
+                    with sampled(levels.supernet, config.temperature(share), generator):
+                        if level == "weights":
+                            rate = warm_restarts(epoch - 1 + taken / steps["weights"], config)
+                            loss = levels.step_weights(rows, rate, generator)
+                            taken += 1
                         else:
-                            _require_grad(free[0] + free[1], True)
-                            loss, gradient = unrolled_gradient(
-                                partial(loss_at, source, beside),
-                                partial(arch_loss, source, rows),
-                                model=model,
-                                weights=free[0],
-                                logits=free[1],
-                                rate=rate,
-                                generator=generator,
-                            )
-                            for leaf, slope in zip(free[1], gradient, strict=True):
-                                leaf.grad = slope
-                    optimizer.step()
-                    totals[level] = totals[level].to(loss.device) + loss.detach()
+                            loss = levels.step_logits(rows, unroll, rate, share, generator)
+                    totals[level] = totals[level].to(loss.device) + loss
                     bar.update()
-                means = [
-                    finite(total, epoch, model, checkpoint)
-                    for total in (totals[0] / steps[0], totals[1] / steps[1])
-                ]
-                model.eval()
-                report = objective.report(model, source, dev[:256], generator)
-            entry = {
-                "epoch": epoch,
-                "train_loss": means[0],
-                "arch_loss": means[1],
-                **report,
-                **_snapshot(space, logits),
-            }
-            if config.stop == "eigenvalue":
-                _require_grad(free[0], False)
-                _require_grad(free[1], True)
-                entry["eigenvalue"] = curvature(partial(judged, judging[:1]), free[1])
-                found = epoch_before_sharp([e["eigenvalue"] for e in [*history[1:], entry]])
-                if found is not None:
-                    entry |= {"from_epoch": found, "genotype": history[found]["genotype"]}
-            if config.select == "perturbation" and epoch == epochs:
-                with torch.no_grad():
-                    rises = importances(lambda: float(judged(judging)), logits)
-                    all_mean(rises.values())  # the same in all processes, to the last bit
-                entry["importance"] = {name: value.tolist() for name, value in rises.items()}
-                entry["genotype"] = str(space.derive(rises))
+                train_loss, arch_loss = (
+                    finite(totals[level] / steps[level], epoch, levels.model, checkpoint)
+                    for level in steps
+                )
+                levels.model.eval()
+                report = objective.report(levels.model, source, dev[:256], generator)
+            # Keep: what the epoch came to, and what decides where its logits do not.
+            entry = {"epoch": epoch, "train_loss": train_loss, "arch_loss": arch_loss, **report}
+            entry |= levels.snapshot()
+            entry |= levels.verdict(history, last=epoch == epochs)
             history.append(entry)
-            bar.set_postfix(loss=f"{means[0]:.3f}")
-            keep_epoch(checkpoint, parts, history, told, on_epoch)
+            bar.set_postfix(loss=f"{train_loss:.3f}")
+            keep_epoch(checkpoint, levels.parts, history, run, context.on_epoch)
+    # Decide: by importances, or the logits of the epoch to go back to, or the last logits.
     last = history[-1]
-    decisive = last.get("importance", history[last.get("from_epoch", -1)]["logits"])
-    with torch.no_grad():
-        for name, leaf in logits.items():
-            leaf.copy_(torch.tensor(decisive[name]))
-    state = {name: value.detach().cpu() for name, value in supernet.state_dict().items()}
-    return SearchResult(space.derive(logits), tuple(history), state)
+    levels.set_logits(last.get("importance", history[last.get("from_epoch", -1)]["logits"]))
+    state = {name: value.detach().cpu() for name, value in levels.supernet.state_dict().items()}
+    return SearchResult(space.derive(levels.named), tuple(history), state)
 
 
-def _snapshot(space: GradientSpace, logits: dict[str, Tensor]) -> dict[str, Any]:
-    return {
-        "logits": {name: value.detach().tolist() for name, value in logits.items()},
-        "genotype": str(space.derive(logits)),
-    }
+class Levels:
+    """A supernet with a head, and what each level moves: the weights w, or the logits a.
 
+    Frozen tensors are in an optimiser, and get no gradient.
 
-def _require_grad(parameters: Any, on: bool) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(on)
+    Raises:
+        InputError: a level has nothing to move, or the choices cannot be sampled.
+    """
+
+    def __init__(
+        self,
+        space: GradientSpace,
+        source: Source,
+        objective: Objective,
+        context: SearchContext,
+        config: BilevelConfig,
+    ) -> None:
+        self.space, self.source, self.config, self.seed = space, source, config, context.seed
+        with seeded(context.seed, 0):
+            self.supernet: Any = space.supernet().to(context.device)
+            head = objective.head(space.width).to(context.device)
+        self.model = nn.Sequential(self.supernet, head)
+        self.named: dict[str, Tensor] = dict(self.supernet.logits.items())  # each (..., O)
+        logits = list(self.named.values())
+        weights = [p for p in self.model.parameters() if all(p is not one for one in logits)]
+        self.weight_optimizer = torch.optim.Adam(
+            weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.logit_optimizer = torch.optim.Adam(
+            logits,
+            lr=config.arch_learning_rate,
+            betas=config.arch_betas,
+            weight_decay=config.arch_weight_decay,
+            fused=True,
+        )
+        self.weights = [p for p in weights if p.requires_grad]
+        self.logits = [p for p in logits if p.requires_grad]
+        if not self.weights or not self.logits:
+            raise InputError(
+                "bilevel search needs weights and logits that require gradients, got "
+                f"{len(self.weights)} and {len(self.logits)} tensors of them; do not freeze all "
+                "of either."
+            )
+        if config.sampling == "gumbel":
+            check_samples(self.supernet)
+        join_norms(self.model)
+        broadcast_parameters(self.model)
+        self.parts = {
+            "model": self.model,
+            "weights": self.weight_optimizer,
+            "logits": self.logit_optimizer,
+        }
+        self.loss = loss_of(self.model, objective, context.precision)
+        self.exact_loss = loss_of(self.model, objective, "float32")
+        size = min(config.batch_size, len(context.dev))
+        self.dev_batches = [rows for rows in context.dev.split(size) if len(rows) == size]
+
+    def step_weights(self, rows: Tensor, rate: float, generator: Generator) -> Tensor:
+        """Move w down the gradient of L_train(w, a), with a fixed; return the loss.
+
+        Args:
+            rows: (N,) train samples.
+            rate: xi, of this step.
+            generator: of views and dropout.
+        """
+        self.weight_optimizer.param_groups[0]["lr"] = rate
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        self._learn(weights=True, logits=False)
+        loss = self.loss(self.source, rows, generator)
+        loss.backward()  # dL_train / dw
+        average_gradients(self.weights)
+        self.weight_optimizer.step()
+        return loss.detach()
+
+    def step_logits(
+        self, rows: Tensor, unroll: Tensor | None, rate: float, share: float, generator: Generator
+    ) -> Tensor:
+        """Move a down the gradient of L_dev(w, a), with w fixed or unrolled; return the loss.
+
+        Args:
+            rows: (N,) dev samples.
+            unroll: (N,) train samples, for the gradient of L_dev(w - xi dL_train/dw, a); or None.
+            rate: xi, of the last step of w.
+            share: of the whole Beta-Decay, that L_dev has.
+            generator: of views and dropout.
+        """
+
+        def dev_loss(generator: Generator) -> Tensor:
+            loss = self.loss(self.source, rows, generator)
+            if self.config.beta_decay:
+                loss = loss + self.config.beta_decay * share * smooth_maximum(self.named.values())
+            return loss
+
+        self.logit_optimizer.zero_grad(set_to_none=True)
+        self._learn(weights=unroll is not None, logits=True)
+        if unroll is None:
+            loss = dev_loss(generator)
+            loss.backward()  # dL_dev / da
+            average_gradients(self.logits)
+        else:
+            loss, slopes = unrolled_gradient(
+                partial(self.loss, self.source, unroll), dev_loss, model=self.model,
+                weights=self.weights, logits=self.logits, rate=rate, generator=generator,
+            )  # fmt: skip
+            for leaf, slope in zip(self.logits, slopes, strict=True):
+                leaf.grad = slope
+        self.logit_optimizer.step()
+        return loss.detach()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return every logit, and the genotype that they stand for, as JSON values."""
+        logits = {name: value.detach().tolist() for name, value in self.named.items()}
+        return {"logits": logits, "genotype": str(self.space.derive(self.named))}
+
+    def verdict(self, history: Sequence[Mapping[str, Any]], last: bool) -> dict[str, Any]:
+        """Return what the epoch after `history` has to say of the genotype beside its logits."""
+        if self.config.stop == "eigenvalue":
+            self._learn(weights=False, logits=True)
+            value = curvature(partial(self._judged, self.dev_batches[:1]), self.logits)
+            back = epoch_before_sharp([*(e["eigenvalue"] for e in history[1:]), value])
+            there = (
+                {} if back is None else {"from_epoch": back, "genotype": history[back]["genotype"]}
+            )
+            return {"eigenvalue": value, **there}
+        if self.config.select == "perturbation" and last:
+            with torch.no_grad():
+                rises = importances(lambda: float(self._judged(self.dev_batches)), self.named)
+                all_mean(rises.values())  # the same in all processes, to the last bit
+            values = {name: rise.tolist() for name, rise in rises.items()}
+            return {"importance": values, "genotype": str(self.space.derive(rises))}
+        return {}
+
+    def _judged(self, dev_batches: Sequence[Tensor]) -> Tensor:
+        """Return L_dev, the same whenever w and a are the same."""
+        with seeded(self.seed, 0, 1) as same:
+            losses = [self.exact_loss(self.source, rows, same) for rows in dev_batches]
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def set_logits(self, values: Mapping[str, Any]) -> None:
+        """Give every logit the value of its name."""
+        for name, leaf in self.named.items():
+            leaf.copy_(torch.tensor(values[name]))
+
+    def _learn(self, *, weights: bool, logits: bool) -> None:
+        """Let the levels have gradients, or not."""
+        for leaves, on in ((self.weights, weights), (self.logits, logits)):
+            for leaf in leaves:
+                leaf.requires_grad_(on)

@@ -28,7 +28,7 @@ _DRAWS = 10_000  # of a mutation; a space where so many fail has no other archit
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionConfig(TrialConfig):
-    """How many architectures live, compete and are tried, and how each is trained.
+    """How many architectures live, compete and are tried.
 
     Args:
         population: P, how many live; the first are drawn at random.
@@ -36,7 +36,7 @@ class EvolutionConfig(TrialConfig):
         trials: how many are tried in all, the first ones included.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("sample", "build", "variables", "decode", "encode")
+    needs: ClassVar[tuple[str, ...]] = ("sample", "build", "decode", "encode")
 
     population: int = 10
     sample: int = 3
@@ -63,9 +63,9 @@ def evolution(
     context: SearchContext,
     config: EvolutionConfig | None = None,
 ) -> SearchResult:
-    """The best of all architectures that lived, by the objective's loss on dev.
+    """Return the best of all architectures that lived, by the objective's loss on dev.
 
-    Args and errors are those of `random_search`.
+    Errors are those of `Trials`.
 
     Returns:
         The genotype of the lowest dev loss; a history with `trial`, `genotype` and
@@ -81,7 +81,7 @@ def evolution(
         living.append((trials.evaluate_once(genotype), trial, genotype))
     for trial in range(config.population, config.trials):
         drawn = [living[_draw(len(living), generator)] for _ in range(config.sample)]
-        _, parent, genotype = min(drawn, key=lambda one: one[0])
+        _, parent, genotype = min(drawn, key=lambda member: member[0])
         child = _mutated(space, genotype, generator)
         loss = trials.evaluate_once(child, parent=parent)
         living.append((loss, trial, child))  # which drops the oldest
@@ -89,10 +89,10 @@ def evolution(
 
 
 def _mutated(space: ChoiceSpace, genotype: Genotype, generator: torch.Generator) -> Genotype:
-    """Another architecture: one random variable of `genotype` has another random value.
+    """Return `genotype` with another random value of one random variable.
 
     Raises:
-        InputError: there seems to be none.
+        InputError: there seems to be no such architecture.
     """
     choice = space.encode(genotype)
     free = [(name, len(values)) for name, values in space.variables.items() if len(values) > 1]

@@ -15,7 +15,7 @@ from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.trials import TrialConfig, Trials
-from ssnas_core.spaces.base import DrawableSpace
+from ssnas_core.spaces.base import Space
 from ssnas_core.spaces.genotype import SearchResult
 
 
@@ -32,23 +32,22 @@ class RandomConfig(TrialConfig):
             raise InputError(f"random search needs trials >= 1, got {self.trials}.")
 
     def search(
-        self, space: DrawableSpace, source: Source, objective: Objective, context: SearchContext
+        self, space: Space, source: Source, objective: Objective, context: SearchContext
     ) -> SearchResult:
         """`random_search` with this configuration."""
         return random_search(space, source, objective, context, self)
 
 
 def random_search(
-    space: DrawableSpace,
+    space: Space,
     source: Source,
     objective: Objective,
     context: SearchContext,
     config: RandomConfig | None = None,
 ) -> SearchResult:
-    """The best of `config.trials` random architectures by the objective's loss on dev.
+    """Return the best of `config.trials` random architectures by the objective's loss on dev.
 
-    Args and errors are those of `bilevel`; `on_epoch` is called after each trial.
-    With `trials=1` it is one random draw and nothing is trained.
+    With `trials=1` it is one random draw and nothing is trained. Errors are those of `Trials`.
 
     Returns:
         The genotype of the lowest dev loss; a history with `trial`, `genotype`

@@ -1,5 +1,7 @@
-"""Published ways to keep bilevel search from collapsing, as pieces that `bilevel` puts together.
+"""Pieces of bilevel search from the papers: the second order, and ways to keep it from collapsing.
 
+- `unrolled_gradient`: the second-order gradient of the logits (DARTS, arXiv:1806.09055,
+  eq. 7 and 8).
 - `sampled`: one-hot samples of every choice in a step, instead of the softmax over its
   options (GDAS, arXiv:1910.04465). Deviation: all options are computed, so that those not
   drawn have the gradient of what they would add; the released code computes the one drawn.
@@ -28,10 +30,11 @@ from ssnas_core.common.distributed import all_mean
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 
-# DARTS's second-order architecture gradient (arXiv:1806.09055, eq. 7 and 8).
-
-
-REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
+WEIGHTS_REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
+LOGIT_REACH = 0.01  # of a logit, to both sides, in differences of gradients
+LEFT_OUT = -1e4  # the logit of an option that weighs nothing
+WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
+SHARPER = 0.75  # stop where the earlier mean is less than this share of the later one
 
 
 def unrolled_gradient(
@@ -46,9 +49,13 @@ def unrolled_gradient(
 ) -> tuple[Tensor, list[Tensor]]:
     """Dev loss after one virtual weight step, and its gradient for the logits.
 
-    The three passes over train see the same views and the same dropout, so
-    that their difference is that of the weights alone. Weights and buffers
-    (running statistics) are in the end what they were.
+    With w' = w - xi dL_train(w, a)/dw and v = dL_dev(w', a)/dw', the gradient is
+
+        dL_dev(w', a)/da - xi (dL_train(w + e v, a)/da - dL_train(w - e v, a)/da) / 2e,
+
+    where e |v| = 0.01. The three passes over train see the same views and the same
+    dropout, so that they differ by the weights alone. Weights and buffers (running
+    statistics) are in the end what they were.
 
     Args:
         train_loss, dev_loss: of `model` as it stands; views from the generator given.
@@ -73,13 +80,13 @@ def unrolled_gradient(
 
     starts = [weight.detach().clone() for weight in weights]
     buffers = [buffer.clone() for buffer in model.buffers()]
-    set_weights(train_gradient(weights), -rate)
+    set_weights(train_gradient(weights), -rate)  # w'
     loss = dev_loss(generator)
-    found = gradients(loss, [*weights, *logits])
-    direction, gradient = found[: len(weights)], found[len(weights) :]
+    slopes = gradients(loss, [*weights, *logits])
+    direction, gradient = slopes[: len(weights)], slopes[len(weights) :]  # v, dL_dev/da
     norm = torch.stack([by.norm() for by in direction]).norm()
     if norm > 0:
-        reach = REACH / norm
+        reach = WEIGHTS_REACH / norm  # e
         set_weights(direction, reach)
         ahead = train_gradient(logits)
         set_weights(direction, -reach)
@@ -89,40 +96,28 @@ def unrolled_gradient(
             for direct, plus, minus in zip(gradient, ahead, behind, strict=True)
         ]
     with torch.no_grad():
-        for weight, start in zip(weights, starts, strict=True):
-            weight.copy_(start)
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        for tensor, before in zip((*weights, *model.buffers()), (*starts, *buffers), strict=True):
+            tensor.copy_(before)
     return loss.detach(), gradient
 
 
 def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of `loss`, over all processes; zeros for what it does not depend on."""
-    found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
-    all_mean(found)
+    """Return the gradients of `loss`, over all processes; zeros where it does not depend."""
+    slopes = torch.autograd.grad(loss, list(leaves), allow_unused=True)
+    all_mean(slopes)
     return [
         torch.zeros_like(leaf) if slope is None else slope
-        for leaf, slope in zip(leaves, found, strict=True)
+        for leaf, slope in zip(leaves, slopes, strict=True)
     ]
 
 
-WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
-SHARPER = 0.75  # stop where the earlier all_mean is less than this share of the later one
-REACH = 0.01  # of a logit, to both sides, in differences of gradients
-LEFT_OUT = -1e4  # the logit of an option that weighs nothing
-
-
 def risen(epoch: int, epochs: int) -> float:
-    """Share of the way from the first epoch (number 1) to the last: 0 to 1; 1 for a single one."""
+    """Return the share of the way from epoch 1 to the last: 0 to 1; 1 where there is one."""
     return (epoch - 1) / (epochs - 1) if epochs > 1 else 1.0
 
 
 def check_samples(supernet: nn.Module) -> None:
-    """Refuse a supernet whose choices cannot be sampled.
-
-    Raises:
-        InputError: it has no `relax`.
-    """
+    """Raise `InputError` for a supernet whose choices cannot be sampled: it has no `relax`."""
     if not hasattr(supernet, "relax"):
         raise InputError(
             "sampling='gumbel' needs a supernet that weighs its choices by a function `relax`, got "
@@ -168,28 +163,28 @@ def sampled(supernet: nn.Module, temperature: float | None, generator: Generator
 
 
 def smooth_maximum(logits: Iterable[Tensor]) -> Tensor:
-    """Mean of logsumexp over all logit vectors: the last dimension of each tensor. A scalar."""
+    """Return the mean of logsumexp over all logit vectors, each (..., O): a scalar."""
     return torch.cat([vectors.logsumexp(-1).flatten() for vectors in logits]).mean()
 
 
 def importances(loss: Callable[[], float], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How much `loss` rises when an option is left out, for every entry of every logit tensor."""
-    base, found = loss(), {}
+    """Return how much `loss` rises without each option, for every entry of every logit tensor."""
+    base, result = loss(), {}
     for name, leaf in logits.items():
         rises = []
         for entry in range(leaf.numel()):
             with _entry(leaf, entry, LEFT_OUT):
                 rises.append(loss() - base)
-        found[name] = torch.tensor(rises, dtype=leaf.dtype, device=leaf.device).view(leaf.shape)
-    return found
+        result[name] = torch.tensor(rises, dtype=leaf.dtype, device=leaf.device).view(leaf.shape)
+    return result
 
 
 def curvature(loss: Callable[[], Tensor], logits: Sequence[Tensor]) -> float:
-    """The largest eigenvalue of the Hessian of `loss` with respect to all `logits`.
+    """Return the largest eigenvalue of the Hessian of `loss` with respect to all `logits`.
 
     By central differences of gradients, two of them for each number in `logits`: the
     relaxed network's sums have a backward pass of their own, which has no second derivative.
-    So kinks (ReLU) that lie between the two count as the curvature that they are on all_mean.
+    So kinks (ReLU) that lie between the two count as the curvature that they are on average.
 
     Args:
         loss: the same value for the same logits, with a graph.
@@ -199,17 +194,17 @@ def curvature(loss: Callable[[], Tensor], logits: Sequence[Tensor]) -> float:
     for leaf in logits:
         for entry in range(leaf.numel()):
             value, sides = float(leaf.detach().flatten()[entry]), []
-            for side in (REACH, -REACH):
+            for side in (LOGIT_REACH, -LOGIT_REACH):
                 with _entry(leaf, entry, value + side):
                     slopes = gradients(loss(), logits)
                     sides.append(torch.cat([slope.flatten() for slope in slopes]).double().cpu())
-            columns.append((sides[0] - sides[1]) / (2 * REACH))
-    hessian = torch.stack(columns)
+            columns.append((sides[0] - sides[1]) / (2 * LOGIT_REACH))
+    hessian = torch.stack(columns)  # (A, A), A numbers in all logits
     return float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
 
 
 def epoch_before_sharp(eigenvalues: Sequence[float]) -> int | None:
-    """The epoch to go back to, from the last of epochs 1, 2, ... with these eigenvalues.
+    """Return the epoch to go back to, from the last of epochs 1, 2, ... with these eigenvalues.
 
     It is `WINDOW` epochs back where the mean over the `WINDOW` epochs up to there is less
     than `SHARPER` times that over the last ones; None where it is not, where the loss has no

@@ -38,7 +38,7 @@ from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.trials import TrialConfig, Trials
-from ssnas_core.spaces.base import _GrowingSpace
+from ssnas_core.spaces.base import GrowingSpace
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 
 
@@ -56,7 +56,7 @@ class SurrogateConfig(TrialConfig):
             layer of the same place, sizes and activation left.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("build", "first", "extensions", "tokens", "validate")
+    needs: ClassVar[tuple[str, ...]] = ("first", "extensions", "tokens", "validate")
 
     iterations: int = 3
     samples: int = 15
@@ -75,22 +75,22 @@ class SurrogateConfig(TrialConfig):
             )
 
     def search(
-        self, space: _GrowingSpace, source: Source, objective: Objective, context: SearchContext
+        self, space: GrowingSpace, source: Source, objective: Objective, context: SearchContext
     ) -> SearchResult:
         """`surrogate` with this configuration."""
         return surrogate(space, source, objective, context, self)
 
 
 def surrogate(
-    space: _GrowingSpace,
+    space: GrowingSpace,
     source: Source,
     objective: Objective,
     context: SearchContext,
     config: SurrogateConfig | None = None,
 ) -> SearchResult:
-    """The best architecture that sequential model-based search trains, by the loss on dev.
+    """Return the best architecture that sequential model-based search trains, by its loss on dev.
 
-    Args and errors are those of `bilevel`; `on_epoch` is called after each trial.
+    Errors are those of `Trials`.
 
     Returns:
         The genotype of the lowest dev loss among those that are in `space` itself, as
@@ -103,40 +103,42 @@ def surrogate(
     trials = Trials(space, source, objective, context, config, shared=shared)
     with seeded(context.seed, 3):
         guess = _Surrogate(space.token_sizes, config)
-    losses: dict[Genotype, float] = {}  # the lowest of each
-    whole: list[int] = []  # trials of genotypes that are in the space itself
-    kept: list[Genotype] = []
+    lowest: dict[Genotype, float] = {}  # loss of each genotype
+    full_grown: list[int] = []  # trials of genotypes that are in the space itself
+    parents: list[Genotype] = []
     for step in range(config.iterations * space.levels):
         iteration, level = divmod(step, space.levels)
-        prefixes = kept if level else [None]
-        options = list(dict.fromkeys(one for some in prefixes for one in space.extensions(some)))
+        prefixes = parents if level else [None]
+        options = list(dict.fromkeys(new for old in prefixes for new in space.extensions(old)))
         tried = options
         if step:
-            scores = guess.scores([space.tokens(one) for one in options])
+            scores = guess.scores([space.tokens(option) for option in options])
             tried = _drawn(options, scores, step, config.samples, context.seed)
+        extra = {"iteration": iteration, "level": level, "temperature": _temperature(step)}
         for genotype in tried:
             if _is_in(space, genotype):
-                whole.append(len(trials.history))
-            told = {"iteration": iteration, "level": level, "temperature": _temperature(step)}
-            loss = trials.evaluate(genotype, space=space.first(1 + level), **told)
-            losses[genotype] = min(loss, losses.get(genotype, math.inf))
-        tokens = [space.tokens(one) for one in losses]
-        scores = _scores(list(losses.values()), [len(one) for one in tokens])
+                full_grown.append(len(trials.history))
+            loss = trials.evaluate(genotype, space=space.first(1 + level), **extra)
+            lowest[genotype] = min(loss, lowest.get(genotype, math.inf))
+        tokens = [space.tokens(genotype) for genotype in lowest]
+        scores = _scores(list(lowest.values()), list(map(len, tokens)))
         guess.learn(tokens, scores)
-        kept = tried if step else _drawn(options, scores, step, config.samples, context.seed)
-    return trials.best(whole)
+        parents = tried if step else _drawn(options, scores, step, config.samples, context.seed)
+    return trials.best(full_grown)
 
 
 def _temperature(step: int) -> float:
-    """How far draws are from the scores' own order: 10 at first, 0.2 at last."""
+    """Return how far draws are from the scores' own order: 10 at first, 0.2 at last."""
     return 9.8 * math.exp(-(step**2) / 16) + 0.2
 
 
 def _scores(losses: Sequence[float], lengths: Sequence[int]) -> list[float]:
-    """Of the losses of a length, the share that each is lower than; its equals count half."""
+    """Return the share of the losses of its length that each beats; its equals count half."""
     scores = []
     for loss, length in zip(losses, lengths, strict=True):
-        others = [other for other, one in zip(losses, lengths, strict=True) if one == length]
+        others = [
+            other for other, as_long in zip(losses, lengths, strict=True) if as_long == length
+        ]
         beaten = sum((other > loss) + 0.5 * (other == loss) for other in others)
         scores.append(beaten / len(others))
     return scores
@@ -145,7 +147,7 @@ def _scores(losses: Sequence[float], lengths: Sequence[int]) -> list[float]:
 def _drawn(
     options: Sequence[Genotype], scores: Sequence[float], step: int, count: int, seed: int
 ) -> list[Genotype]:
-    """Up to `count` different options, drawn with probabilities ~ score^(1/temperature).
+    """Return up to `count` different options, drawn with probabilities ~ score^(1/temperature).
 
     The first process draws for all, as their scores may differ in the last bits.
     """
@@ -161,7 +163,7 @@ def _drawn(
     return on_rank_zero(draw)
 
 
-def _is_in(space: _GrowingSpace, genotype: Genotype) -> bool:
+def _is_in(space: GrowingSpace, genotype: Genotype) -> bool:
     """Whether a grown architecture is one of the space."""
     try:
         space.validate(genotype)
@@ -184,26 +186,25 @@ class _Surrogate(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores (n,) of architectures of one number of levels, (n, levels, numbers) int64."""
-        places = zip(tokens.unbind(-1), self.token_sizes, strict=True)
-        known = torch.cat([F.one_hot(column, size) for column, size in places], -1)
-        embedded = self.embedding(known.to(self.value.weight.dtype)).sigmoid()
+        columns = zip(tokens.unbind(-1), self.token_sizes, strict=True)
+        one_hot = torch.cat([F.one_hot(column, size) for column, size in columns], -1)
+        embedded = self.embedding(one_hot.to(self.value.weight.dtype)).sigmoid()
         return self.value(self.lstm(embedded)[0][:, -1]).sigmoid().squeeze(1)
 
     @torch.no_grad()
     def scores(self, tokens: Sequence[Sequence[tuple[int, ...]]]) -> list[float]:
-        """Guesses for architectures that have one number of levels."""
+        """Return guesses for architectures of one number of levels."""
         return self(torch.tensor(tokens)).tolist()
 
     def learn(self, tokens: Sequence[Sequence[tuple[int, ...]]], scores: Sequence[float]) -> None:
         """Go on fitting to the scores of architectures: in each epoch one step per length."""
-        lengths = sorted({len(one) for one in tokens})
         groups = []
-        for length in lengths:
-            rows = [row for row, one in enumerate(tokens) if len(one) == length]
-            wanted = torch.tensor([scores[row] for row in rows])
-            groups.append((torch.tensor([tokens[row] for row in rows]), wanted))
+        for length in sorted(set(map(len, tokens))):
+            rows = [row for row, levels in enumerate(tokens) if len(levels) == length]
+            targets = torch.tensor([scores[row] for row in rows])
+            groups.append((torch.tensor([tokens[row] for row in rows]), targets))
         for _ in range(self.epochs):
-            for inputs, wanted in groups:
+            for inputs, targets in groups:
                 self.optimizer.zero_grad()
-                F.mse_loss(self(inputs), wanted).backward()
+                F.mse_loss(self(inputs), targets).backward()
                 self.optimizer.step()

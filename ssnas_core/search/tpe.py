@@ -6,7 +6,7 @@ gamma * sqrt(n) of n trials are the good ones. Deviations from it:
 
 - The densities are of all variables together, which repeats less; `joint=False` takes
   each variable by itself.
-- A choice that makes no architecture (`space.decode` is None) is told to the estimator as
+- A choice that makes no architecture (`space.decode` is None) counts for the estimator as
   worse than any trial, and another is drawn.
 - An architecture that was tried before is not trained again: its known loss counts as one
   more trial.
@@ -45,7 +45,7 @@ class TPEConfig(TrialConfig):
         joint: estimate densities of all variables together, not of each by itself.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("build", "variables", "decode")
+    needs: ClassVar[tuple[str, ...]] = ("build", "decode")
 
     trials: int = 40
     startup: int = 20
@@ -73,9 +73,9 @@ def tpe(
     context: SearchContext,
     config: TPEConfig | None = None,
 ) -> SearchResult:
-    """The best of the architectures that TPE tries, by the objective's loss on dev.
+    """Return the best of the architectures that TPE tries, by the objective's loss on dev.
 
-    Args and errors are those of `random_search`.
+    Errors are those of `Trials`; and `InputError` where no choice makes an architecture.
 
     Returns:
         The genotype of the lowest dev loss; a history with `trial`, `genotype` and
@@ -98,7 +98,7 @@ def tpe(
 
 
 def _study() -> Any:
-    """A study in memory, whose making Optuna would log."""
+    """Return a study in memory, whose making Optuna would log."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -112,11 +112,7 @@ def _study() -> Any:
 def _asked(
     study: Any, space: ChoiceSpace, config: TPEConfig, trial: int, generator: torch.Generator
 ) -> tuple[int, dict[str, int]]:
-    """The next choice that makes an architecture, and its number in the study.
-
-    Raises:
-        InputError: there seems to be none.
-    """
+    """Return the next choice that makes an architecture, after its number in the study."""
     import optuna
 
     sizes = {name: len(values) for name, values in space.variables.items()}
@@ -126,7 +122,7 @@ def _asked(
         choice = {name: asked.suggest_categorical(name, range(n)) for name, n in sizes.items()}
         if space.decode(choice) is not None:
             return asked.number, choice
-        # Worse than any trial. Were it not told, the estimator would say the same again.
+        # Worse than any trial; or the estimator would propose the same again.
         study.tell(asked, state=optuna.trial.TrialState.PRUNED)
     raise InputError(
         f"{_DRAWS:,} choices in a row make no architecture of this space; use random search."
@@ -134,7 +130,7 @@ def _asked(
 
 
 def _sampler(config: TPEConfig, trial: int, seed: int) -> Any:
-    """What draws a trial's choice, from its own seed and the study."""
+    """Return the sampler of a trial: random at the start, then the estimator."""
     from optuna.samplers import RandomSampler, TPESampler
 
     if trial < config.startup:

@@ -1,16 +1,15 @@
 """Trials: architectures tried one by one, each trained briefly and judged on dev.
 
-What the strategies that try share. A strategy is a pure function of its seed and
-of the losses that it is told, so its only state to save is the trials' results:
-after a kill it begins anew, and is told what was measured before.
+The strategies that try share this. Such a strategy is a pure function of its seed and
+of the losses that it gets, so its only state to save is the trials' results:
+after a kill it begins anew, and gets what was measured before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -22,13 +21,13 @@ from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
-from ssnas_core.spaces.base import BuildableSpace
+from ssnas_core.spaces.base import Space
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import (
     load_checkpoint,
     same_run,
     save_checkpoint,
-    told_of,
+    settings_of,
 )
 from ssnas_core.training.loop import TrainConfig, finite, fit, loss_of, steps_of
 
@@ -44,13 +43,12 @@ class TrialConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3))
 
     def as_long_as(self, samples: int) -> Self:
-        """The same, each trial with at least as many steps as on `samples` training samples."""
-        least = self.train.epochs * (samples // min(self.train.batch_size, samples))
-        train = replace(self.train, min_steps=max(self.train.min_steps, least))
+        """Return the same, each trial with at least as many steps as on `samples` samples."""
+        train = replace(self.train, min_steps=steps_of(samples, self.train))
         return replace(self, train=train)
 
     def steps(self, history: Sequence[Mapping[str, Any]], train: int, dev: int) -> int:
-        """Steps of all trials in a search of that history, on so many samples."""
+        """Return how many steps all trials of that history took; repeats took none."""
         trained = sum("dev_loss" in trial and "repeats" not in trial for trial in history)
         return trained * steps_of(train, self.train)
 
@@ -62,7 +60,7 @@ class Trials:
         space: builds the networks; another may be named trial by trial.
         source: where views come from.
         objective: gives head and loss.
-        context: samples, seed, device and files; each trial sees the same dev batches and views.
+        context: samples, seed, device and files; all trials are judged on the same views.
         config: the strategy's, whole: a checkpoint is of one configuration.
         total: how many trials there will be, for the label.
         shared: weights by key, from which networks start and which they leave changed,
@@ -75,7 +73,7 @@ class Trials:
 
     def __init__(
         self,
-        space: BuildableSpace,
+        space: Space,
         source: Source,
         objective: Objective,
         context: SearchContext,
@@ -92,58 +90,41 @@ class Trials:
         self.space, self.source, self.objective = space, source, objective
         self.context, self.config, self.total, self.shared = context, config.train, total, shared
         self.history: list[dict[str, Any]] = []
-        self._told = told_of(context.seed, config, train, dev, precision=context.precision)
         self._tried: list[Genotype] = []
-        self._kept, weights = on_rank_zero(self._saved)
+        self._run = settings_of(context.seed, config, train, dev, precision=context.precision)
+        self._stored, weights = on_rank_zero(self._load)
         if shared is not None:
             shared.update(weights)
 
-    def evaluate(
-        self, genotype: Genotype, *, space: BuildableSpace | None = None, **extra: Any
-    ) -> float:
-        """The loss on dev of the next trial, in the units of the objective.
+    def evaluate(self, genotype: Genotype, *, space: Space | None = None, **extra: Any) -> float:
+        """Return the loss on dev of the next trial, in the units of the objective.
 
         While the checkpoint holds it, it is only read.
 
         Args:
             genotype: the architecture to train and judge.
             space: the space that builds it; the trials' own by default.
-            extra: what else its entry in the history says, plain JSON values.
+            extra: more for its entry in the history, plain JSON values.
 
         Raises:
             InputError: the checkpoint holds another architecture there, or a loss that
                 is not finite.
         """
-        trial, entry = len(self.history), self._replayed(genotype)
-        if entry is None:
-            loss = self._train(genotype, space or self.space)
-            entry = {"trial": trial, "genotype": str(genotype), "dev_loss": loss, **extra}
-            self._add(genotype, entry, save=True)
-        else:
-            self._add(genotype, entry)
-        return entry["dev_loss"]
+        return self._add(
+            genotype, lambda: {"dev_loss": self._train(genotype, space or self.space)}, extra
+        )
 
     def evaluate_once(self, genotype: Genotype, **extra: Any) -> float:
         """As `evaluate`; one tried before is not trained again, and its entry `repeats` that."""
         name = str(genotype)
-        first = next((one for one in self.history if one["genotype"] == name), None)
+        first = next((entry for entry in self.history if entry["genotype"] == name), None)
         if first is None:
             return self.evaluate(genotype, **extra)
-        entry = self._replayed(genotype)
-        new = entry is None
-        if entry is None:
-            entry = {
-                "trial": len(self.history),
-                "genotype": name,
-                "dev_loss": first["dev_loss"],
-                "repeats": first["trial"],
-                **extra,
-            }
-        self._add(genotype, entry, save=new)
-        return entry["dev_loss"]
+        known = {"dev_loss": first["dev_loss"], "repeats": first["trial"]}
+        return self._add(genotype, lambda: known, extra)
 
     def best(self, among: Iterable[int] | None = None) -> SearchResult:
-        """The genotype of the lowest loss (the first of equals), and the whole history.
+        """Return the genotype of the lowest loss (the first of equals), and the whole history.
 
         Args:
             among: numbers of the trials to choose from; all by default.
@@ -152,29 +133,33 @@ class Trials:
         best = min(numbers, key=lambda trial: self.history[trial]["dev_loss"])
         return SearchResult(self._tried[best], tuple(self.history))
 
-    def _replayed(self, genotype: Genotype) -> dict[str, Any] | None:
-        """The next trial's entry as the checkpoint holds it, if it does."""
-        trial = len(self.history)
-        if trial >= len(self._kept):
-            return None
-        if self._kept[trial]["genotype"] != str(genotype):
+    def _add(
+        self, genotype: Genotype, measure: Callable[[], dict[str, Any]], extra: Mapping[str, Any]
+    ) -> float:
+        """Return the next trial's loss: the checkpoint's, or else what `measure` says."""
+        trial, name = len(self.history), str(genotype)
+        stored = trial < len(self._stored)
+        if stored and self._stored[trial]["genotype"] != name:
             raise InputError(
                 f"{self.context.checkpoint} is of another search; delete it or use another folder."
             )
-        return self._kept[trial]
-
-    def _add(self, genotype: Genotype, entry: dict[str, Any], save: bool = False) -> None:
+        new = {} if stored else {"trial": trial, "genotype": name, **measure(), **extra}
         self._tried.append(genotype)
-        self.history.append(entry)
-        if save:
-            on_rank_zero(partial(self._tell, self.history, save=True))
+        self.history.append(new or self._stored[trial])
+        if new:
+            on_rank_zero(self._save)
+        return self.history[-1]["dev_loss"]
 
-    def _train(self, genotype: Genotype, space: BuildableSpace) -> float:
+    def _train(self, genotype: Genotype, space: Space) -> float:
+        """Train a network of `genotype`; return its loss on dev."""
         trial, context = len(self.history), self.context
         with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
             model = nn.Sequential(encoder, self.objective.head(space.width))
-        self._start_shared(encoder)
+        shared = {} if self.shared is None else self.shared
+        for key, weight in self._sharing(encoder):
+            if key in shared:
+                weight.copy_(shared[key])
         model = model.to(context.device)
         label = context.progress and f"{context.progress} {trial + 1}"
         label = f"{label}/{self.total}" if label and self.total else label
@@ -192,34 +177,29 @@ class Trials:
                 if len(rows) == size
             ]
         loss = finite(torch.stack(losses).mean(), self.config.epochs, model)
-        self._keep_shared(encoder)
+        for key, weight in self._sharing(encoder):
+            shared[key] = weight.detach().to("cpu", copy=True)
         return on_rank_zero(lambda: loss)  # from it the next architecture follows, in all processes
 
-    def _start_shared(self, encoder: nn.Module) -> None:
-        if self.shared is not None:
-            weights = encoder.state_dict()  # which are the network's own, not copies
-            for name, key in _sharing(encoder).items():
-                if key in self.shared:
-                    weights[name].copy_(self.shared[key])
+    def _sharing(self, encoder: nn.Module) -> list[tuple[str, Tensor]]:
+        """Return a network's own tensors that are shared, with their keys."""
+        share: Any = getattr(encoder, "sharing", None)
+        if self.shared is None or share is None:
+            return []
+        weights = encoder.state_dict()  # not copies
+        return [(key, weights[name]) for name, key in share().items()]
 
-    def _keep_shared(self, encoder: nn.Module) -> None:
-        if self.shared is not None:
-            weights = encoder.state_dict()
-            for name, key in _sharing(encoder).items():
-                self.shared[key] = weights[name].detach().to("cpu", copy=True)
-
-    def _tell(self, history: list[dict[str, Any]], save: bool = False) -> None:
-        path = self.context.checkpoint
-        if save and path is not None:
-            if self.shared is None:
-                write_json(path, {"told": self._told, "trials": history})
-            else:
-                save_checkpoint(path, {}, history, told=self._told, shared=self.shared)
+    def _save(self) -> None:
+        path, history = self.context.checkpoint, self.history
+        if path is not None and self.shared is None:
+            write_json(path, {"settings": self._run, "trials": history})
+        elif path is not None:
+            save_checkpoint(path, {}, history, settings=self._run, shared=self.shared)
         if self.context.on_epoch is not None:
             self.context.on_epoch(list(history))
 
-    def _saved(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-        """The trials and the shared weights that the checkpoint holds, once they are told.
+    def _load(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """Return the trials and the shared weights that the checkpoint holds, if there is one.
 
         Raises:
             InputError: they are of another run, or something else.
@@ -229,7 +209,7 @@ class Trials:
             return [], {}
         saved: Any = read_json(path) if self.shared is None else load_checkpoint(path)
         saved = saved if isinstance(saved, dict) else {}
-        same_run(saved.get("told"), self._told, str(path))
+        same_run(saved.get("settings"), self._run, str(path))
         trials = saved.get("trials" if self.shared is None else "history")
         weights = saved.get("shared", {})
         if not (
@@ -239,21 +219,14 @@ class Trials:
             and all(map(torch.is_tensor, weights.values()))
         ):
             raise InputError(f"{path} does not hold the trials of a search; delete it.")
-        self._tell(trials)
+        if self.context.on_epoch is not None:
+            self.context.on_epoch(list(trials))
         return trials, weights
 
 
-def _sharing(encoder: nn.Module) -> Mapping[str, str]:
-    """Which of a network's tensors are shared, and by which keys; a network need not say."""
-    share = getattr(encoder, "sharing", None)
-    return {} if share is None else share()
-
-
 def _is_trial(entry: Any) -> bool:
-    """Whether what a checkpoint holds can stand for a trial."""
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("genotype"), str)
-        and isinstance(entry.get("dev_loss"), float)
-        and math.isfinite(entry["dev_loss"])
-    )
+    """Whether an entry of a checkpoint can stand for a trial."""
+    match entry:
+        case {"genotype": str(), "dev_loss": float(loss)}:
+            return math.isfinite(loss)
+    return False

@@ -500,7 +500,7 @@ def test_eigenvalue_in_the_history_is_that_of_autograds_hessian(
         def head(self, width):
             return nn.Sequential(nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, 4))
 
-    known = {name: getattr(objective, name) for name in objective.__dataclass_fields__}
+    known = {name: getattr(objective, name) for name in vars(objective)}
     objective, space = Reporting(**known), space_of(steps=steps)
     config = replace(SMALL, epochs=4, stop="eigenvalue", arch_learning_rate=0.3)
     history = search(source, objective, config, space=space).history
@@ -641,14 +641,14 @@ class Options:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"min_steps": -1}, "min_steps and beta_decay must be numbers >= 0, got -1 and 0.0"),
-        ({"beta_decay": -0.1}, "got 0 and -0.1"),
-        ({"beta_decay": math.nan}, "got 0 and nan"),
-        ({"beta_decay": math.inf}, "got 0 and inf"),
-        ({"sampling": "hard"}, r"'softmax' or 'gumbel' and .* got 'hard' and \(10.0, 0.1\)"),
-        ({"gumbel_temperature": (10.0, 0.0)}, r"two numbers > 0, got 'softmax' and \(10.0, 0.0\)"),
-        ({"select": "max"}, r"select must be one of \('argmax', 'perturbation'\) .* got 'max' and"),
-        ({"stop": "early"}, r"stop one of \('never', 'eigenvalue'\), got 'argmax' and 'early'"),
+        ({"min_steps": -1}, "min_steps must be >= 0, got -1"),
+        ({"beta_decay": -0.1}, "beta_decay must be >= 0, got -0.1"),
+        ({"beta_decay": math.nan}, "beta_decay must be >= 0, got nan"),
+        ({"beta_decay": math.inf}, "beta_decay must be >= 0, got inf"),
+        ({"sampling": "hard"}, r"sampling must be one of \('softmax', 'gumbel'\), got 'hard'"),
+        ({"gumbel_temperature": (10.0, 0.0)}, r"two numbers > 0, got \(10.0, 0.0\)"),
+        ({"select": "max"}, r"select must be one of \('argmax', 'perturbation'\), got 'max'"),
+        ({"stop": "early"}, r"stop must be one of \('never', 'eigenvalue'\), got 'early'"),
         ({"select": "perturbation", "stop": "eigenvalue"}, "an earlier epoch: choose one of them"),
     ],
 )
