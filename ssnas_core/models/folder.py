@@ -1,4 +1,4 @@
-"""A saved model's folder: whole or absent, and read back with every field checked."""
+"""A saved model's folder: whole or absent when written, every field checked when read."""
 
 from __future__ import annotations
 
@@ -70,75 +70,50 @@ def _refuse_foreign(path: Path) -> None:
 
 def _is_model(path: Path) -> bool:
     try:
-        told = read_json(path / CONFIG)
+        config = read_json(path / CONFIG)
     except InputError:
         return False
-    return isinstance(told, dict) and told.get("kind") == KIND
+    return isinstance(config, dict) and config.get("kind") == KIND
 
 
 def read_model(
     folder: Path,
 ) -> tuple[ClassifierSpec, dict[str, Backbone], ModelFacts | None, dict[str, Tensor]]:
-    """What a saved model's folder holds, with backbones whose weights are not loaded yet.
+    """Return what a saved model's folder holds, with backbones whose weights are not loaded yet.
 
     Raises:
         InputError: no model, one of another version, missing or broken files, fields
-            missing, unknown or of another type, or weights of other shapes.
+            missing, unknown or of another type, or parts of modules that were not imported.
     """
     file = folder / CONFIG
-    fields = {
-        "spec": ClassifierSpec,
-        "backbones": Mapping[str, Mapping[str, Any]],
-        "facts": ModelFacts | None,
-    }
-    told = _config(folder)
-    same_names(told, set(fields), set(fields), str(file))
-    parts = {name: typed(hint, told[name], f"{file}: {name}") for name, hint in fields.items()}
-    spec: ClassifierSpec = parts["spec"]
-    configs = parts["backbones"]
+    if not file.is_file():
+        raise InputError(f"{folder} is not a saved model (no {CONFIG}); see save_pretrained.")
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("kind") != KIND:
+        raise InputError(f"{file} is not of a saved model of ssnas; name another folder.")
+    if config.get("format") != FORMAT:
+        raise InputError(
+            f"{file}: expected a model of format {FORMAT}, got {brief(config.get('format'))}; "
+            "read it with the version of ssnas that wrote it, or save the model anew."
+        )
+    fields = {"kind", "format", "spec", "backbones", "facts"}
+    same_names(config, fields, fields, str(file))
+    spec = ClassifierSpec.from_plain(config["spec"], f"{file}: spec")
+    configs = typed(Mapping[str, Mapping[str, Any]], config["backbones"], f"{file}: backbones")
+    facts = typed(ModelFacts | None, config["facts"], f"{file}: facts")
     if set(configs) != set(spec.modalities):  # their names become those of folders
         raise InputError(
             f"{file}: expected backbones of {', '.join(spec.modalities)}, "
             f"got {', '.join(configs)[:80]}; restore the file."
         )
     weights = load_tensors(folder / WEIGHTS)
-    for name, shape in spec.weight_shapes().items():  # before memory is taken for them
-        found = tuple(weights[name].shape) if name in weights else "none"
-        if found != shape:
-            raise unfit(folder, f"expected {name} of {shape}, got {found}")
+    backbones: dict[str, Backbone] = {}
     try:
-        backbones = {
-            name: backbone_from_config(
-                configs[name], folder / BACKBONES / name, under(weights, f"{BACKBONES}.{name}.")
-            )
-            for name in spec.modalities
-        }
+        for name in spec.modalities:
+            prefix = f"{BACKBONES}.{name}."
+            state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            files = folder / BACKBONES / name
+            backbones[name] = backbone_from_config(configs[name], files, state)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
-    return spec, backbones, parts["facts"], weights
-
-
-def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, by the rest of their names."""
-    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-
-
-def unfit(folder: Path, reason: str) -> InputError:
-    """The error of weights that are not those of the config beside them."""
-    return InputError(f"{folder / WEIGHTS} does not fit {CONFIG} ({reason}); restore the files.")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The fields of config.json, once it is known to be a model's of this version."""
-    file = folder / CONFIG
-    if not file.is_file():
-        raise InputError(f"{folder} is not a saved model (no {CONFIG}); see save_pretrained.")
-    told = read_json(file)
-    if not isinstance(told, dict) or told.get("kind") != KIND:
-        raise InputError(f"{file} is not of a saved model of ssnas; name another folder.")
-    if told.get("format") != FORMAT:
-        raise InputError(
-            f"{file}: expected a model of format {FORMAT}, got {brief(told.get('format'))}; "
-            "read it with the version of ssnas that wrote it, or save the model anew."
-        )
-    return {name: value for name, value in told.items() if name not in ("kind", "format")}
+    return spec, backbones, facts, weights

@@ -1,17 +1,22 @@
-"""What a saved classifier is, in plain values: all but its backbones and its weights."""
+"""A classifier in plain values: all that decides it but its backbones and its weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import is_modality, modality_of
-from ssnas_core.spaces.fusion.networks import FusionConfig
-from ssnas_core.spaces.fusion.space import FusionSpace
+from ssnas_core.common.typed import plain, typed
+from ssnas_core.runs import BASELINES
+from ssnas_core.runs.methods import Method, baseline_of
+from ssnas_core.spaces import SPACES
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.genotype import Genotype
-from ssnas_core.spaces.layers import LayersConfig, LayerSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +33,11 @@ class ClassifierSpec:
         length: positions that feature maps are pooled to.
         channels, positions: of every feature "<modality>_<tap>", in the order of the
             features that the genotype was found over.
-        fusion: sizes of the fusion network.
-        genotype: the fusion network; None where features are only concatenated.
-        features: the features that are read; of a genotype they are its own.
-        layers: sizes instead of `fusion`'s, of a genotype of the layer space.
+        space: the configuration of the genotype's space; without a genotype the
+            `FusionConfig` whose sizes the baseline has.
+        genotype: the network as an architecture of `space`.
+        baseline: the network without architecture, as `Method.network` names it; exactly
+            one of the two is given.
 
     Raises:
         InputError: fields that contradict each other.
@@ -45,25 +51,17 @@ class ClassifierSpec:
     length: int
     channels: Mapping[str, int]
     positions: Mapping[str, int]
-    fusion: FusionConfig
-    genotype: Genotype | None
-    features: tuple[str, ...]
-    layers: LayersConfig | None = None
+    space: Any
+    genotype: Genotype | None = None
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         arrays = {name for name, kind in self.kinds.items() if kind == "array"}
         bad = [name for name in self.kinds if not is_modality(name)]
         sizes = [*self.channels.values(), *self.positions.values(), self.length]
         modalities = {modality_of(name) for name in self.channels}
-        reads = self.features if self.genotype is None else self.genotype.features
-        steps = self.fusion.steps + (self.fusion.steps > 1)  # several are concatenated by a node
-        least = most = steps * self.fusion.cells
-        if self.layers is not None:
-            least, most = 1, self.layers.layers
-        count = most if self.genotype is None else len(self.genotype.nodes)
-        space = None if self.genotype is None else self.genotype.space
-        layered = self.layers is not None
-        for wrong, told in (
+        reads = () if self.genotype is None else self.genotype.features
+        for wrong, expected in (
             (bad, f"modalities named by identifiers that are free, got {bad}"),
             (set(self.kinds.values()) - {"image", "text", "array"}, f"kinds, got {self.kinds}"),
             (arrays != self.shapes.keys(), f"a shape of each array, got {[*self.shapes]}"),
@@ -76,46 +74,56 @@ class ClassifierSpec:
             (min(sizes) < 1 or math.isqrt(self.length) ** 2 != self.length, "sizes >= 1"),
             (self.channels.keys() != self.positions.keys(), "positions of the same features"),
             (modalities != self.kinds.keys(), f"features of each modality, got {modalities}"),
-            (not self.features or set(self.features) - self.channels.keys(), "features it has"),
-            (set(reads) != set(self.features), f"the genotype's features, got {self.features}"),
-            (layered != (space == "layers"), f"sizes of its own space, got a genotype of {space}"),
-            (not least <= count <= most, f"a genotype of {most} nodes, got {count}"),
+            ((self.genotype is None) == (self.baseline is None), "a genotype or a baseline"),
+            (set(reads) - self.channels.keys(), f"the features of its genotype, {reads}"),
+            (self.genotype and not hasattr(self.space, "open"), "a space that can be opened"),
+            (self.baseline and not isinstance(self.space, FusionConfig), "a baseline's sizes"),
         ):
             if wrong:
-                raise InputError(f"a classifier needs {told}; mend its description.")
+                raise InputError(f"a classifier needs {expected}; mend its description.")
+        if self.baseline is not None and Method.parse(self.baseline, self.kinds).has_genotype:
+            raise InputError(f"a classifier needs the genotype of {self.baseline!r}; give it.")
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that are read, in the order of `kinds`."""
-        reads = {modality_of(name) for name in self.features}
+        if self.genotype is not None:
+            reads = {modality_of(name) for name in self.genotype.features}
+        else:
+            alone = str(self.baseline).rpartition(" ")[0]  # as "text" of "text only"
+            reads = {alone} & self.kinds.keys() or self.kinds.keys()
         return tuple(name for name in self.kinds if name in reads)
 
-    @property
-    def space(self) -> FusionSpace | LayerSpace:
-        """The space of the genotype."""
-        if self.layers is not None:
-            return LayerSpace(self.channels, self.layers)
-        return FusionSpace(self.channels, self.fusion)
+    def build(self) -> tuple[nn.Module, int]:
+        """Return the network with fresh weights, and D, the numbers in its embedding.
 
-    @property
-    def modality_dropout(self) -> float:
-        """The probability with which a sample lost a modality in training."""
-        return (self.layers or self.fusion).modality_dropout
-
-    @property
-    def width(self) -> int:
-        """D, numbers in an embedding: what the head sees."""
-        if self.layers is not None:
-            return self.layers.channels
+        Raises:
+            InputError: the genotype is not of the space.
+        """
         if self.genotype is not None:
-            return self.fusion.cells * self.fusion.length * self.fusion.channels
-        return self.fusion.channels * sum(self.positions[name] for name in self.features)
+            space = self.space.open(self.channels)
+            return space.build(self.genotype), space.width
+        network: Any = baseline_of(str(self.baseline), self.channels, self.positions, self.space)
+        return network, network.width
 
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of those weights that follow from this alone, by their names."""
-        means = {
-            f"missing.{name}": (self.positions[name], channels)
-            for name, channels in self.channels.items()
-            if modality_of(name) in self.modalities
-        }
-        return {"head.weight": (len(self.classes), self.width), **means}
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the space with its name."""
+        return {**plain(self), "space": SPACES.plain(self.space)}
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str) -> ClassifierSpec:
+        """Return what `plain` gave, from a file, which imports nothing.
+
+        Raises:
+            InputError: fields that do not fit, or a space or baseline of a module that
+                was not imported; the message begins with `where`.
+        """
+        values = dict(typed(Mapping[str, Any], values, where))
+        if "space" in values:
+            values["space"] = SPACES.from_plain(values["space"], f"{where}.space")
+        baseline = values.get("baseline")
+        if isinstance(baseline, str) and ":" in baseline:
+            network = BASELINES.find(baseline, from_file=True)
+            if not isinstance(network, type) or not issubclass(network, nn.Module):
+                raise InputError(f"{where}: {baseline!r:.80} is no network; restore the file.")
+        return typed(cls, values, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from typing import Any
 
@@ -25,12 +26,12 @@ SPEC = ClassifierSpec(
     length=4,
     channels={"image_0": 8, "text_0": 8},
     positions={"image_0": 4, "text_0": 1},
-    fusion=FusionConfig(channels=8, length=4, cells=1),
+    space=FusionConfig(channels=8, length=4, cells=1),
     genotype=GENOTYPE,
-    features=("image_0", "text_0"),
 )
 FACTS = ModelFacts(
     data="mmimdb",
+    topic="films",
     samples={"train": 7001, "dev": 702, "test": 703, "skipped": 4},
     method="found, pretrained",
     objective="contrastive",
@@ -51,6 +52,7 @@ PARTS = {"image": "small", "text": "maxout"}
 
 
 def spec_with(**changes: Any) -> ClassifierSpec:
+    changes = {"genotype": None, **changes} if "baseline" in changes else changes
     return dataclasses.replace(SPEC, **changes)
 
 
@@ -144,9 +146,9 @@ def test_what_a_missing_modality_costs_is_told_where_it_was_measured():
     assert "was not trained with some missing" in limits
     unknown = facts_with(dev_score_without={})
     assert "costs was not measured" in section(model_card(SPEC, PARTS, unknown), "Limits")
-    dropping = spec_with(fusion=dataclasses.replace(SPEC.fusion, modality_dropout=0.5))
+    dropping = spec_with(space=dataclasses.replace(SPEC.space, modality_dropout=0.5))
     assert "was trained with some missing" in model_card(dropping, PARTS, FACTS)
-    alone = spec_with(genotype=None, features=("text_0",))
+    alone = spec_with(baseline="text only")
     assert "missing" not in section(model_card(alone, {"text": "maxout"}, FACTS), "Limits")
     assert "Not read, although in the data: image" in model_card(alone, PARTS, FACTS)
 
@@ -154,8 +156,8 @@ def test_what_a_missing_modality_costs_is_told_where_it_was_measured():
 def test_how_a_network_came_about_is_told():
     drawn = facts_with(method="random", objective=None, strategy=None)
     assert "Drawn at random" in model_card(SPEC, PARTS, drawn)
-    concat = model_card(spec_with(genotype=None), PARTS, drawn)
-    assert "image_0, text_0, concatenated; not searched" in concat
+    concat = model_card(spec_with(baseline="late concat"), PARTS, drawn)
+    assert "Network: late concat, not searched" in concat
     assert "Drawn at random" not in concat
 
 
@@ -172,14 +174,22 @@ def test_films_have_their_biases_and_other_data_has_not():
         threshold=None,
         channels={"sound_0": 8, "face_0": 8},
         positions={"sound_0": 1, "face_0": 1},
-        genotype=None,
-        features=("sound_0", "face_0"),
+        baseline="late concat",
     )
-    other = model_card(sounds, {"sound": "identity", "face": "identity"}, FACTS)
+    parts = {"sound": "identity", "face": "identity"}
+    other = model_card(sounds, parts, facts_with(data="sensors", topic=None))
     assert not re.search("film|poster|genre|plot|threshold", body(other), flags=re.IGNORECASE)
     assert "exactly one class" in other
     assert "single-label-classification" in front(other)["tags"]
     assert '{"sound": values, "face": values}' in other
+
+
+def test_topic_is_that_of_the_facts_whatever_the_classes_are_called():
+    told = section(model_card(SPEC, PARTS, facts_with(topic=None)), "Biases")
+    assert "Posters" not in told and "Labels were assigned by somebody" in told
+    assert "Posters" not in model_card(SPEC, PARTS, None)
+    named = spec_with(classes=("a", "b"))
+    assert "Posters sell" in section(model_card(named, PARTS, FACTS), "Biases")
 
 
 def test_generated_sample_is_called_a_toy():
@@ -191,7 +201,7 @@ def test_generated_sample_is_called_a_toy():
 
 def test_model_that_no_run_made_says_so():
     card = model_card(SPEC, PARTS, None)
-    assert "put together by hand" in card and "None: nobody told any." in card
+    assert "put together by hand" in card and "No scores are recorded." in card
     assert "whoever trained them decides" in card.lower()
 
 
@@ -217,48 +227,93 @@ def test_names_from_outside_cannot_break_the_card():
         ({"positions": {"image_0": 4, "text_0": 0}}, "sizes >= 1"),
         ({"positions": {"image_0": 4}}, "positions of the same features"),
         ({"shapes": {"image": (3,)}}, "a shape of each array"),
-        ({"features": ()}, "features it has"),
-        ({"genotype": None, "features": ("sound_0",)}, "features it has"),
-        ({"features": ("text_0",)}, "the genotype's features"),
-        ({"fusion": FusionConfig(channels=8, length=4, cells=2)}, "a genotype of 2 nodes"),
+        ({"genotype": None}, "a genotype or a baseline"),
+        ({"genotype": GENOTYPE, "baseline": "gmu"}, "a genotype or a baseline"),
+        ({"baseline": "found"}, "the genotype of 'found'"),
+        ({"baseline": "gmu", "space": LayersConfig()}, "a baseline's sizes"),
+        ({"space": GENOTYPE}, "a space that can be opened"),
+        ({"channels": {"image_0": 8, "text_1": 8}, "positions": {"image_0": 4, "text_1": 1}},
+         "the features of its genotype"),
         ({"kinds": {"a b": "image", "text": "text"}}, "modalities named by identifiers"),
     ],
-)
+)  # fmt: skip
 def test_specification_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(InputError, match=f"a classifier needs {message}"):
         spec_with(**changes)
 
 
-def test_width_of_an_embedding_follows_from_the_specification():
-    assert SPEC.width == 1 * 4 * 8
-    assert spec_with(genotype=None).width == 8 * (4 + 1)
-    steps = spec_with(
-        fusion=FusionConfig(channels=8, length=4, cells=1, steps=2),
-        genotype=Genotype(
-            "fusion",
-            (
-                Node("cell_0_step_0", "Sum", ("image_0", "text_0")),
-                Node("cell_0_step_1", "Sum", ("image_0", "cell_0_step_0")),
-                Node("cell_0", "Concat", ("cell_0_step_0", "cell_0_step_1")),
-            ),
-        ),
+def test_baseline_that_nobody_knows_is_refused():
+    with pytest.raises(InputError, match="unknown method 'sound only'"):
+        spec_with(baseline="sound only")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reads"),
+    [
+        ("text only", ("text",)),
+        ("image maxout", ("image",)),
+        ("late concat", ("image", "text")),
+        ("gmu", ("image", "text")),
+    ],
+)
+def test_name_of_a_baseline_says_which_modalities_it_reads(baseline, reads):
+    assert spec_with(baseline=baseline).modalities == reads
+
+
+def test_width_is_that_of_the_network():
+    assert SPEC.build()[1] == 1 * 4 * 8
+    assert spec_with(baseline="late concat").build()[1] == 8 * (4 + 1)
+    two = FusionConfig(channels=8, length=4, cells=1, steps=2)
+    steps = (
+        Node("cell_0_step_0", "Sum", ("image_0", "text_0")),
+        Node("cell_0_step_1", "Sum", ("image_0", "cell_0_step_0")),
+        Node("cell_0", "Concat", ("cell_0_step_0", "cell_0_step_1")),
     )
-    assert steps.width == 32
+    assert spec_with(space=two, genotype=Genotype("fusion", steps)).build()[1] == 32
+
+
+def test_specification_survives_json_with_the_name_of_its_space():
+    layers = Genotype("layers", (Node("layer_0", "relu", ("image_0", "text_0")),))
+    for spec in (
+        SPEC,
+        spec_with(baseline="gmu"),
+        spec_with(space=LayersConfig(channels=8), genotype=layers),
+    ):
+        values = json.loads(json.dumps(spec.plain()))
+        assert values["space"]["name"] == spec.space.open(spec.channels).name
+        assert ClassifierSpec.from_plain(values, "here") == spec
+
+
+@pytest.mark.parametrize("name", ["nowhere_at_all:Config", "os:system", "ssnas_core:Run"])
+def test_space_that_a_file_names_is_not_imported_or_called(name):
+    values = {**SPEC.plain(), "space": {"name": name, "command": "ls"}}
+    with pytest.raises(InputError):
+        ClassifierSpec.from_plain(values, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere_at_all:Net", "import nowhere_at_all"), ("os:system", "is no network")],
+)
+def test_baseline_that_a_file_names_is_not_imported_or_called(name, message):
+    values = {**SPEC.plain(), "genotype": None, "baseline": name}
+    with pytest.raises(InputError, match=message):
+        ClassifierSpec.from_plain(values, "here")
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"strategy": "surrogate"}, "contrastive objective, surrogate search, in the space of "),
-        ({"objective": None, "strategy": None}, "Drawn at random from the space of "),
+        ({"strategy": "surrogate"}, "contrastive objective, surrogate search, in the space "),
+        ({"objective": None, "strategy": None}, "Drawn at random from the space "),
     ],
 )
 def test_space_of_the_architecture_is_told(changes, told):
     node = Node("layer_0", "relu", ("image_0", "text_0"))
     layers = LayersConfig(channels=8, modality_dropout=0.25)
-    spec = spec_with(genotype=Genotype("layers", (node,)), layers=layers)
+    spec = spec_with(genotype=Genotype("layers", (node,)), space=layers)
     facts = facts_with(**changes)
     card = model_card(spec, PARTS, facts)
-    assert f"{told}fusion layers" in section(card, "What it is")
-    assert f"{told}fusion networks" in section(model_card(SPEC, PARTS, facts), "What it is")
+    assert f'{told}"layers"' in section(card, "What it is")
+    assert f'{told}"fusion"' in section(model_card(SPEC, PARTS, facts), "What it is")
     assert "was trained with some missing" in section(card, "Limits")
