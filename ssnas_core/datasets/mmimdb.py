@@ -16,15 +16,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import logging
 import os
 import re
 import reprlib
 import shutil
 import tarfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +31,7 @@ from tqdm.auto import tqdm
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.locks import alone_in
-from ssnas_core.datasets.records import SPLITS, Dataset, Record
-
-# The genres of MM-IMDB's published task, which its readers share.
-
+from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 
 GENRES = (
     "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
@@ -45,9 +40,17 @@ GENRES = (
 )  # fmt: skip
 """The 23 classes in published order."""
 
+DROPPED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
+"""Genres of the archive that are not part of the 23-genre task."""
 
-# An archive from anywhere, unpacked once: only the files that are wanted, within bounds.
+MAX_JSON_BYTES = 10 * 10**6
+"""A larger JSON file is not a movie's data; published ones are a few kB."""
 
+MAX_POSTER_BYTES = 50 * 10**6
+"""A larger poster is not decoded; published ones are about 300 kB."""
+
+MAX_PLOT = 100_000
+"""Characters of the longest plot that is taken for one; published ones have a few thousand."""
 
 MAX_TOTAL_BYTES = 40 * 10**9
 """An archive that would unpack to more is refused; the published one unpacks to about 8 GB."""
@@ -64,6 +67,8 @@ MAX_MEMBERS = 250_000
 MAX_HEADER_BYTES = 1 << 20
 """Headers of one member that are longer are refused; one of plain names has 512 bytes."""
 
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MEMBER = re.compile(rf"(?:mmimdb/)?(split\.json|dataset/{_ID.pattern}\.(?:json|jpeg|jpg))")
 _MARKER = "unpacked.json"
 # what gzip and tarfile raise at data they cannot make sense of
 _BROKEN = (
@@ -71,11 +76,180 @@ _BROKEN = (
     *(ArithmeticError, LookupError, RuntimeError),
 )
 
-Wanted = Callable[[str], tuple[str, int] | None]
-"""Name of a member -> where it belongs in the folder, and its most bytes; None to pass it over."""
+
+class _BadRecordError(Exception):
+    """A record that cannot be used; its arguments are the file to blame, and why."""
 
 
-def unpack_once(archive: Path, root: Path, wanted: Wanted, *, progress: bool) -> None:
+def read_mmimdb(
+    path: Path, *, unpack_to: Path | None = None, strict: bool = False, progress: bool = False
+) -> Dataset:
+    """MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
+
+    Records come in the order of `split.json`: train, dev, test, each as listed.
+    A record that cannot be used (files missing or empty, malformed JSON, no
+    plot, an unknown genre or none of the 23, listed twice) is left out, and
+    all of them are reported in one warning and in `Dataset.skipped`. Posters
+    are not decoded here.
+
+    Args:
+        path: `mmimdb.tar.gz`, or the folder that holds `split.json` and
+            `dataset/`, or that folder's parent.
+        unpack_to: folder for an archive's files, unpacked on first use; by
+            default `<archive>-unpacked` beside it. A folder is read in place.
+        strict: raise on the first unusable record instead.
+        progress: show progress bars on stderr.
+
+    Raises:
+        InputError: nothing usable at `path`, a damaged or hostile archive, a
+            split without usable records, or, if `strict`, any unusable record.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist; expected mmimdb.tar.gz or its unpacked folder, "
+            "mend the path or download the archive."
+        )
+    if path.is_dir():
+        root = next((f for f in (path, path / "mmimdb") if (f / "split.json").is_file()), None)
+        if root is None:
+            raise InputError(
+                f"{path} holds no split.json; expected MM-IMDB's folder with split.json and "
+                "dataset/, name that folder or its parent."
+            )
+    else:
+        stem = re.sub(r"(\.tar)?\.[^.]+$", "", path.name)
+        root = Path(unpack_to) if unpack_to is not None else path.parent / f"{stem}-unpacked"
+        _unpack_once(path, root, progress)
+    return _read_folder(root, strict=strict, progress=progress)
+
+
+def _wanted(name: str) -> tuple[str, int] | None:
+    """Return where a member of the archive belongs, and its most bytes; None to pass it over."""
+    match = _MEMBER.fullmatch(name)
+    if match is None:
+        return None
+    return match[1], MAX_JSON_BYTES if name.endswith(".json") else MAX_POSTER_BYTES
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file by its name."""
+    sizes = {}
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}.") from error
+    for entry in entries:
+        with contextlib.suppress(OSError):  # as of a link to itself: the record lacks it
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
+    if not (root / "dataset").is_dir():
+        raise InputError(f"{root} holds no folder dataset/; expected it beside split.json.")
+    sizes = _sizes(root / "dataset") | _oversized(root)
+
+    listed: dict[str, list[tuple[str, Any]]] = {}
+    for split, entry in _entries(root / "split.json"):
+        listed.setdefault(_name(entry), []).append((split, entry))
+    skips = Skips(str(root), strict)
+    records: list[Record] = []
+    for name, listings in tqdm(listed.items(), desc="reading MM-IMDB", disable=not progress):
+        split, entry = listings[0]
+        try:
+            if not isinstance(entry, str) or not _ID.fullmatch(entry):
+                raise _BadRecordError("split.json", "not a safe id (letters, digits, _ and -)")
+            if len(listings) > 1:
+                places = " and ".join(split for split, _ in listings)
+                raise _BadRecordError("split.json", f"listed in {places}")
+            records.append(_read_record(root / "dataset", entry, split, sizes))
+        except _BadRecordError as bad:
+            file, reason = bad.args
+            skips.add(name, reason, f"/{file}")
+    skips.check(records)
+    kinds = {"image": "image", "text": "text"}
+    return Dataset("mmimdb", kinds, GENRES, tuple(records), skips.reasons)
+
+
+def _name(entry: Any) -> str:
+    """Return what reports call an entry of the split, which may be no id at all."""
+    return entry[:64] if isinstance(entry, str) else reprlib.repr(entry)[:64]
+
+
+def _entries(path: Path) -> list[tuple[str, Any]]:
+    """Return all (split, id) of a split file, in order; ids are not checked yet."""
+    document = read_json(path)
+    lists = [document.get(split) if isinstance(document, dict) else None for split in SPLITS]
+    if not all(isinstance(ids, list) for ids in lists):
+        raise InputError(
+            f"{path}: expected lists of ids under train, dev and test, "
+            f"got {reprlib.repr(document)[:60]}; restore the file."
+        )
+    return [(split, entry) for split, ids in zip(SPLITS, lists, strict=True) for entry in ids or ()]
+
+
+def _read_record(folder: Path, name: str, split: str, sizes: Mapping[str, int]) -> Record:
+    poster = next((f for f in (f"{name}.jpeg", f"{name}.jpg") if f in sizes), f"{name}.jpeg")
+    for file, kind, limit in (
+        (f"{name}.json", "JSON", MAX_JSON_BYTES),
+        (poster, "poster", MAX_POSTER_BYTES),
+    ):
+        size = sizes.get(file)
+        if size is None:
+            raise _BadRecordError(f"dataset/{file}", f"{kind} missing")
+        if size == 0:
+            raise _BadRecordError(f"dataset/{file}", f"{kind} empty (0 bytes)")
+        if size > limit:
+            raise _BadRecordError(f"dataset/{file}", f"{kind} larger than {limit // 10**6} MB")
+    file = f"dataset/{name}.json"
+    try:
+        document = json.loads((folder / f"{name}.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise _BadRecordError(file, "JSON unreadable or malformed") from None
+    if not isinstance(document, dict):
+        raise _BadRecordError(file, "JSON is not an object")
+    text = _longest_plot(document, file)
+    return Record(name, {"image": folder / poster, "text": text}, _genres(document, file), split)
+
+
+def _longest_plot(document: Mapping[str, Any], file: str) -> str:
+    if "plot" not in document:
+        raise _BadRecordError(file, "no 'plot'")
+    plots = document["plot"]
+    plots = [plots] if isinstance(plots, str) else plots
+    if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
+        raise _BadRecordError(file, "'plot' is not text or a list of texts")
+    plot = max((plot.strip() for plot in plots), key=len, default="")
+    if not plot:
+        raise _BadRecordError(file, "plot is empty")
+    if len(plot) > MAX_PLOT:
+        raise _BadRecordError(file, f"plot longer than {MAX_PLOT:,} characters")
+    if re.search("[\ud800-\udfff]", plot):  # JSON can escape what UTF-8 cannot encode
+        raise _BadRecordError(file, "plot is not valid Unicode")
+    return plot
+
+
+def _genres(document: Mapping[str, Any], file: str) -> tuple[str, ...]:
+    if "genres" not in document:
+        raise _BadRecordError(file, "no 'genres'")
+    named = document["genres"]
+    if not isinstance(named, list) or not all(isinstance(genre, str) for genre in named):
+        raise _BadRecordError(file, "'genres' is not a list of texts")
+    genres = [genre for genre in named if genre not in DROPPED_GENRES]
+    for genre in genres:
+        if genre not in GENRES:
+            raise _BadRecordError(file, f"unknown genre {genre[:40]!r}")
+    if not genres:
+        raise _BadRecordError(file, f"none of the {len(GENRES)} genres")
+    return tuple(genre for genre in GENRES if genre in genres)
+
+
+# An archive from anywhere, unpacked once: only the files that are wanted, within bounds.
+
+
+def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
     """Unpack into `root` unless the marker there says that this archive already is.
 
     The marker is written as unfinished first and as done last, so a killed unpack is redone.
@@ -106,7 +280,7 @@ def unpack_once(archive: Path, root: Path, wanted: Wanted, *, progress: bool) ->
                 (root / "split.json").unlink(missing_ok=True)
             write_json(root / _MARKER, {"archive": identity, "done": False})
             (root / "dataset").mkdir(exist_ok=True)
-            whole["oversized"] = _unpack(archive, root, wanted, progress)
+            whole["oversized"] = _unpack(archive, root, progress)
             write_json(root / _MARKER, whole)
     except InputError:
         raise
@@ -122,8 +296,8 @@ def unpack_once(archive: Path, root: Path, wanted: Wanted, *, progress: bool) ->
         ) from error
 
 
-def oversized(root: Path) -> dict[str, int]:
-    """File name -> size of the members that unpacking left out for their size.
+def _oversized(root: Path) -> dict[str, int]:
+    """Return file name -> size of the members that unpacking left out for their size.
 
     Raises:
         InputError: `root` was not unpacked to the end.
@@ -131,22 +305,22 @@ def oversized(root: Path) -> dict[str, int]:
     marker = _marker(root)
     if marker is None:
         return {}
-    told = marker.get("oversized") or {}
-    if marker.get("done") is not True or not isinstance(told, dict):
+    sizes = marker.get("oversized") or {}
+    if marker.get("done") is not True or not isinstance(sizes, dict):
         raise InputError(
             f"{root} is an interrupted unpack; expected a finished one, read the archive again "
             "to redo it."
         )
-    return {name: size for name, size in told.items() if isinstance(size, int)}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)}
 
 
 def _marker(root: Path) -> dict[str, Any] | None:
-    """What the marker of an unpacked folder says, {} if that is something else; None without."""
+    """Return the marker of an unpacked folder, {} if that is something else; None without."""
     marker = read_json(root / _MARKER) if (root / _MARKER).is_file() else None
     return marker if isinstance(marker, dict | None) else {}
 
 
-def _unpack(archive: Path, root: Path, wanted: Wanted, progress: bool) -> dict[str, int]:
+def _unpack(archive: Path, root: Path, progress: bool) -> dict[str, int]:
     """Stream the wanted members into `root`; the sizes of those left out as too large."""
     left: dict[str, int] = {}
     size = archive.stat().st_size
@@ -167,7 +341,7 @@ def _unpack(archive: Path, root: Path, wanted: Wanted, progress: bool) -> dict[s
                 total, count = max(total + member.size, members.offset), count + 1
                 if total > most or count > MAX_MEMBERS:
                     raise _too_large(archive, most)
-                place = wanted("/".join(part for part in member.name.split("/") if part != "."))
+                place = _wanted("/".join(part for part in member.name.split("/") if part != "."))
                 if not member.isreg() or place is None:
                     continue
                 target = root / place[0]
@@ -239,206 +413,3 @@ class _Watched:
         if self._read > self.most:
             raise tarfile.ReadError("more between its members than they have")
         return chunk
-
-
-DROPPED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
-"""Genres of the archive that are not part of the 23-genre task."""
-
-MAX_JSON_BYTES = 10 * 10**6
-"""A larger JSON file is not a movie's data; published ones are a few kB."""
-
-MAX_POSTER_BYTES = 50 * 10**6
-"""A larger poster is not decoded; published ones are about 300 kB."""
-
-MAX_PLOT = 100_000
-"""Characters of the longest plot that is taken for one; published ones have a few thousand."""
-
-_LOG = logging.getLogger(__name__)
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MEMBER = re.compile(rf"(?:mmimdb/)?(split\.json|dataset/{_ID.pattern}\.(?:json|jpeg|jpg))")
-
-
-class _BadRecordError(Exception):
-    """A record that cannot be used; its arguments are the file to blame, and why."""
-
-
-def read_mmimdb(
-    path: Path, *, unpack_to: Path | None = None, strict: bool = False, progress: bool = False
-) -> Dataset:
-    """MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
-
-    Records come in the order of `split.json`: train, dev, test, each as listed.
-    A record that cannot be used (files missing or empty, malformed JSON, no
-    plot, an unknown genre or none of the 23, listed twice) is left out, and
-    all of them are reported in one warning and in `Dataset.skipped`. Posters
-    are not decoded here.
-
-    Args:
-        path: `mmimdb.tar.gz`, or the folder that holds `split.json` and
-            `dataset/`, or that folder's parent.
-        unpack_to: folder for an archive's files, unpacked on first use; by
-            default `<archive>-unpacked` beside it. A folder is read in place.
-        strict: raise on the first unusable record instead.
-        progress: show progress bars on stderr.
-
-    Raises:
-        InputError: nothing usable at `path`, a damaged or hostile archive, a
-            split without usable records, or, if `strict`, any unusable record.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(
-            f"{path} does not exist; expected mmimdb.tar.gz or its unpacked folder, "
-            "mend the path or download the archive."
-        )
-    if path.is_dir():
-        root = next((f for f in (path, path / "mmimdb") if (f / "split.json").is_file()), None)
-        if root is None:
-            raise InputError(
-                f"{path} holds no split.json; expected MM-IMDB's folder with split.json and "
-                "dataset/, name that folder or its parent."
-            )
-    else:
-        stem = re.sub(r"(\.tar)?\.[^.]+$", "", path.name)
-        root = Path(unpack_to) if unpack_to is not None else path.parent / f"{stem}-unpacked"
-        unpack_once(path, root, _wanted, progress=progress)
-    return _read_folder(root, strict=strict, progress=progress)
-
-
-def _wanted(name: str) -> tuple[str, int] | None:
-    """Where a member of the archive belongs, and how large it may be."""
-    found = _MEMBER.fullmatch(name)
-    if found is None:
-        return None
-    return found[1], MAX_JSON_BYTES if name.endswith(".json") else MAX_POSTER_BYTES
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """File name -> bytes."""
-    sizes = {}
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror or error}.") from error
-    for entry in entries:
-        with contextlib.suppress(OSError):  # as of a link to itself: the record lacks it
-            if entry.is_file():
-                sizes[entry.name] = entry.stat().st_size
-    return sizes
-
-
-def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
-    if not (root / "dataset").is_dir():
-        raise InputError(f"{root} holds no folder dataset/; expected it beside split.json.")
-    sizes = _sizes(root / "dataset") | oversized(root)
-
-    listed = _listed_ids(root / "split.json")
-    places: dict[str, list[str]] = {}
-    for split, entry in listed:
-        places.setdefault(_name(entry), []).append(split)
-    records: list[Record] = []
-    skipped: dict[str, str] = {}
-    for split, entry in tqdm(listed, desc="reading MM-IMDB", disable=not progress):
-        try:
-            if not isinstance(entry, str) or not _ID.fullmatch(entry):
-                raise _BadRecordError("split.json", "not a safe id (letters, digits, _ and -)")
-            if len(places[entry]) > 1:
-                raise _BadRecordError("split.json", f"listed in {' and '.join(places[entry])}")
-            records.append(_read_record(root / "dataset", entry, split, sizes))
-        except _BadRecordError as bad:
-            file, reason = bad.args
-            if strict:
-                raise InputError(
-                    f"{root / file}: record {_name(entry)!r}: {reason}; mend it, "
-                    "or read with strict off to leave it out."
-                ) from None
-            skipped[_name(entry)] = reason
-    _report(skipped, len(listed))
-    for split in SPLITS:
-        if all(record.split != split for record in records):
-            example = next((f", e.g. {name!r}: {why}" for name, why in skipped.items()), "")
-            raise InputError(
-                f"{root}: expected usable records in split {split!r}, got none "
-                f"({len(skipped)} of all {len(listed)} unusable{example}); restore the data."
-            )
-    return Dataset("mmimdb", {"image": "image", "text": "text"}, GENRES, tuple(records), skipped)
-
-
-def _name(entry: Any) -> str:
-    """What an entry of the split, perhaps no id at all, is called in reports."""
-    return entry[:64] if isinstance(entry, str) else reprlib.repr(entry)[:64]
-
-
-def _listed_ids(path: Path) -> list[tuple[str, Any]]:
-    """All (split, id) of a split file, in order; ids are not checked yet."""
-    document = read_json(path)
-    lists = [document.get(split) if isinstance(document, dict) else None for split in SPLITS]
-    if not all(isinstance(ids, list) for ids in lists):
-        raise InputError(
-            f"{path}: expected lists of ids under train, dev and test, "
-            f"got {reprlib.repr(document)[:60]}; restore the file."
-        )
-    return [(split, entry) for split, ids in zip(SPLITS, lists, strict=True) for entry in ids or ()]
-
-
-def _read_record(folder: Path, name: str, split: str, sizes: Mapping[str, int]) -> Record:
-    poster = next((f for f in (f"{name}.jpeg", f"{name}.jpg") if f in sizes), f"{name}.jpeg")
-    for file, kind, limit in (
-        (f"{name}.json", "JSON", MAX_JSON_BYTES),
-        (poster, "poster", MAX_POSTER_BYTES),
-    ):
-        size = sizes.get(file)
-        if size is None:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} missing")
-        if size == 0:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} empty (0 bytes)")
-        if size > limit:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} larger than {limit // 10**6} MB")
-    file = f"dataset/{name}.json"
-    try:
-        document = json.loads((folder / f"{name}.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise _BadRecordError(file, "JSON unreadable or malformed") from None
-    if not isinstance(document, dict):
-        raise _BadRecordError(file, "JSON is not an object")
-    text = _longest_plot(document, file)
-    return Record(name, {"image": folder / poster, "text": text}, _genres(document, file), split)
-
-
-def _longest_plot(document: Mapping[str, Any], file: str) -> str:
-    if "plot" not in document:
-        raise _BadRecordError(file, "no 'plot'")
-    plots = document["plot"]
-    plots = [plots] if isinstance(plots, str) else plots
-    if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
-        raise _BadRecordError(file, "'plot' is not text or a list of texts")
-    plot = max((plot.strip() for plot in plots), key=len, default="")
-    if not plot:
-        raise _BadRecordError(file, "plot is empty")
-    if len(plot) > MAX_PLOT:
-        raise _BadRecordError(file, f"plot longer than {MAX_PLOT:,} characters")
-    if re.search("[\ud800-\udfff]", plot):  # JSON can escape what UTF-8 cannot encode
-        raise _BadRecordError(file, "plot is not valid Unicode")
-    return plot
-
-
-def _genres(document: Mapping[str, Any], file: str) -> tuple[str, ...]:
-    if "genres" not in document:
-        raise _BadRecordError(file, "no 'genres'")
-    named = document["genres"]
-    if not isinstance(named, list) or not all(isinstance(genre, str) for genre in named):
-        raise _BadRecordError(file, "'genres' is not a list of texts")
-    kept = set(named) - DROPPED_GENRES
-    for genre in named:
-        if genre in kept and genre not in GENRES:
-            raise _BadRecordError(file, f"unknown genre {genre[:40]!r}")
-    if not kept:
-        raise _BadRecordError(file, f"none of the {len(GENRES)} genres")
-    return tuple(genre for genre in GENRES if genre in kept)
-
-
-def _report(skipped: Mapping[str, str], listed: int) -> None:
-    if skipped:
-        reasons = Counter(skipped.values()).most_common(5)
-        shown = ", ".join(f"{count} x {reason}" for reason, count in reasons)
-        _LOG.warning("MM-IMDB: left out %d of %d records: %s", len(skipped), listed, shown)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import mmimdb
-from ssnas_core.datasets import mmimdb as _unpacking
 from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
 
 SPLIT = {"train": ["0003", "0001", "0002"], "dev": ["0005", "0004"], "test": ["0006"]}
@@ -319,7 +318,7 @@ def test_members_and_files_over_the_limits_are_bad_records(tmp_path, monkeypatch
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_unpacking, "MAX_TOTAL_BYTES", 1_000_000)
+    monkeypatch.setattr(mmimdb, "MAX_TOTAL_BYTES", 1_000_000)
     made = {"bomb": b"\0" * 1_000_001} | files()  # counted although it would not be unpacked
     path = write_archive(tmp_path / "mmimdb.tar.gz", made)
     with pytest.raises(InputError, match="unpacks to more than 0.001 GB"):
@@ -327,7 +326,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
 
 
 def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_unpacking, "MIN_TOTAL_BYTES", 100_000)
+    monkeypatch.setattr(mmimdb, "MIN_TOTAL_BYTES", 100_000)
     whole = files(**{"dataset/0001.jpeg": b"\0" * 1_000_000})
     with pytest.raises(InputError, match=r"unpacks to more than 0\.0001\d* GB or 250,000 files"):
         read_mmimdb(write_archive(tmp_path / "a.tar.gz", whole))
@@ -337,7 +336,7 @@ def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(tmp_path, mon
 
 def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
     path = write_archive(tmp_path / "mmimdb.tar.gz", files())
-    monkeypatch.setattr(_unpacking, "MAX_MEMBERS", len(files()) - 1)
+    monkeypatch.setattr(mmimdb, "MAX_MEMBERS", len(files()) - 1)
     with pytest.raises(InputError, match="unpacks to more than 1 GB or 12 files"):
         read_mmimdb(path)
 
@@ -396,7 +395,7 @@ def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, monkeypatch):
         copied.append(target.write(source.read()))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_unpacking.shutil, "copyfileobj", killed)
+        patch.setattr(mmimdb.shutil, "copyfileobj", killed)
         with pytest.raises(KeyboardInterrupt):
             read_mmimdb(path)
     assert (tmp_path / "mmimdb-unpacked/split.json").exists()
