@@ -1,4 +1,4 @@
-"""How an architecture is found."""
+"""Strategies: ways to search a space for an architecture."""
 
 from ssnas_core.common.parts import Parts
 

@@ -246,10 +246,10 @@ def bilevel(
             f"stop='eigenvalue' compares means over {WINDOW} epochs and needs {2 * WINDOW} of "
             f"them, got {epochs}; search longer, or use stop='never'."
         )
-    run = settings_of(context.seed, config, len(train), len(dev), precision=context.precision)
-    history = resume(checkpoint, levels.parts, run)
+    settings = settings_of(context.seed, config, len(train), len(dev), precision=context.precision)
+    history = resume(checkpoint, levels.parts, settings)
     if history:
-        keep_epoch(None, levels.parts, history, run, context.on_epoch)
+        keep_epoch(None, levels.parts, history, settings, context.on_epoch)
     else:
         history = [{"epoch": 0, **levels.snapshot()}]
     total, done = epochs * sum(steps.values()), (len(history) - 1) * sum(steps.values())
@@ -283,13 +283,13 @@ def bilevel(
                 )
                 levels.model.eval()
                 report = objective.report(levels.model, source, dev[:256], generator)
-            # Keep: what the epoch came to, and what decides where its logits do not.
+            # Keep: the epoch's losses, logits and genotype, in the history and the checkpoint.
             entry = {"epoch": epoch, "train_loss": train_loss, "arch_loss": arch_loss, **report}
             entry |= levels.snapshot()
             entry |= levels.verdict(history, last=epoch == epochs)
             history.append(entry)
             bar.set_postfix(loss=f"{train_loss:.3f}")
-            keep_epoch(checkpoint, levels.parts, history, run, context.on_epoch)
+            keep_epoch(checkpoint, levels.parts, history, settings, context.on_epoch)
     # Decide: by importances, or the logits of the epoch to go back to, or the last logits.
     last = history[-1]
     levels.set_logits(last.get("importance", history[last.get("from_epoch", -1)]["logits"]))
@@ -359,7 +359,7 @@ class Levels:
 
         Args:
             rows: (N,) train samples.
-            rate: xi, of this step.
+            rate: xi, the learning rate.
             generator: of views and dropout.
         """
         self.weight_optimizer.param_groups[0]["lr"] = rate
@@ -378,9 +378,10 @@ class Levels:
 
         Args:
             rows: (N,) dev samples.
-            unroll: (N,) train samples, for the gradient of L_dev(w - xi dL_train/dw, a); or None.
-            rate: xi, of the last step of w.
-            share: of the whole Beta-Decay, that L_dev has.
+            unroll: (N,) train samples of dL_train/dw in L_dev(w - xi dL_train/dw, a), whose
+                gradient it then is; None for the first order.
+            rate: xi, the learning rate of the last step of w.
+            share: how much of Beta-Decay is in L_dev by now, 0 to 1.
             generator: of views and dropout.
         """
 
@@ -412,15 +413,15 @@ class Levels:
         return {"logits": logits, "genotype": str(self.space.derive(self.named))}
 
     def verdict(self, history: Sequence[Mapping[str, Any]], last: bool) -> dict[str, Any]:
-        """Return what the epoch after `history` has to say of the genotype beside its logits."""
+        """Return what judges the genotype beside the logits, for the epoch after `history`."""
         if self.config.stop == "eigenvalue":
             self._learn(weights=False, logits=True)
             value = curvature(partial(self._judged, self.dev_batches[:1]), self.logits)
             back = epoch_before_sharp([*(e["eigenvalue"] for e in history[1:]), value])
-            there = (
-                {} if back is None else {"from_epoch": back, "genotype": history[back]["genotype"]}
-            )
-            return {"eigenvalue": value, **there}
+            if back is None:
+                return {"eigenvalue": value}
+            genotype = history[back]["genotype"]
+            return {"eigenvalue": value, "from_epoch": back, "genotype": genotype}
         if self.config.select == "perturbation" and last:
             with torch.no_grad():
                 rises = importances(lambda: float(self._judged(self.dev_batches)), self.named)

@@ -91,7 +91,7 @@ class Trials:
         self.context, self.config, self.total, self.shared = context, config.train, total, shared
         self.history: list[dict[str, Any]] = []
         self._tried: list[Genotype] = []
-        self._run = settings_of(context.seed, config, train, dev, precision=context.precision)
+        self._settings = settings_of(context.seed, config, train, dev, precision=context.precision)
         self._stored, weights = on_rank_zero(self._load)
         if shared is not None:
             shared.update(weights)
@@ -192,9 +192,9 @@ class Trials:
     def _save(self) -> None:
         path, history = self.context.checkpoint, self.history
         if path is not None and self.shared is None:
-            write_json(path, {"settings": self._run, "trials": history})
+            write_json(path, {"settings": self._settings, "trials": history})
         elif path is not None:
-            save_checkpoint(path, {}, history, settings=self._run, shared=self.shared)
+            save_checkpoint(path, {}, history, settings=self._settings, shared=self.shared)
         if self.context.on_epoch is not None:
             self.context.on_epoch(list(history))
 
@@ -209,7 +209,7 @@ class Trials:
             return [], {}
         saved: Any = read_json(path) if self.shared is None else load_checkpoint(path)
         saved = saved if isinstance(saved, dict) else {}
-        same_run(saved.get("settings"), self._run, str(path))
+        same_run(saved.get("settings"), self._settings, str(path))
         trials = saved.get("trials" if self.shared is None else "history")
         weights = saved.get("shared", {})
         if not (

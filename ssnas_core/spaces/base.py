@@ -163,8 +163,3 @@ def validate(space: Space, genotype: Genotype) -> None:
 def features_of(space: Space, genotype: Genotype) -> tuple[str, ...]:
     """Return the names of the features of a space, in order; those of `genotype` if it has none."""
     return tuple(getattr(space, "features", genotype.features))
-
-
-# Until the strategies have switched to the names above.
-BuildableSpace = DrawableSpace = Space
-_GrowingSpace = GrowingSpace
