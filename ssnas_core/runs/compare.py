@@ -206,7 +206,7 @@ def _opened(path: Path) -> _Opened:
     if settings.get("recipe.parts") == [config["space"]]:  # sizes of all networks: said once
         del settings["recipe.parts"]
     settings.pop("data", None)
-    data = str(config["data"])
+    data = str(config.get("data"))
     return _Opened(str(path), stage, cells, broken, settings, (data, prepared or data))
 
 

@@ -165,7 +165,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         for axis in ("space", "objective", "strategy")
     ]
     texts = [typed(str, part.get("name"), f"{where}: name") for part in parts]
-    if not all(text.isprintable() and len(text) < 5000 for text in (*texts, str(config["data"]))):
+    texts.append(str(config.get("data")))
+    if not all(text.isprintable() and len(text) < 5000 for text in texts):
         raise InputError(f"{where}: expected texts of one line; restore it.")
     for count in ("epochs", "trials", "min_steps"):
         typed(int | None, parts[2].get(count), f"{where}: strategy.{count}")

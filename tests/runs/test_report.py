@@ -19,9 +19,9 @@ from ssnas_core.common.files import write_json
 from ssnas_core.runs import report as reports
 from ssnas_core.runs.compare import compare_runs, comparison_csv, comparison_table, plot_comparison
 from ssnas_core.runs.folder import FORMAT, RunFolder
-from ssnas_core.runs.reading import features_of, logit_labels, search_history
+from ssnas_core.runs.reading import logit_labels, search_history
 from ssnas_core.runs.recipes import RunConfig
-from ssnas_core.runs.report import draw_comparison, show_genotype, show_run
+from ssnas_core.runs.report import show_genotype, show_run
 from ssnas_core.runs.run import Run
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
@@ -62,7 +62,7 @@ def copy(finished, tmp_path):
 
 
 PREPARED = ("prepared.json", "dataset.json", "timings.jsonl")
-SEARCHED = (*PREPARED, "genotype.json", "history.jsonl")
+SEARCHED = (*PREPARED, "genotype.json", "history.jsonl", "labels.json")
 
 
 def test_finished_run_is_shown_whole(finished, tmp_path):
@@ -101,10 +101,8 @@ def test_text_says_what_was_found_scored_labelled_and_spent(finished, tmp_path):
 def test_weights_have_names_without_the_feature_store(finished):
     run, _ = finished
     folder = RunFolder.opened(run.folder.path)
-    config = RunFolder.config_of(folder.path)
-    history = search_history(folder, "bilevel")
-    assert logit_labels(features_of(folder), config, history) == run.space.labels()
-    assert logit_labels(features_of(folder), config, []) == {}
+    assert logit_labels(folder, search_history(folder)) == run.space.labels()
+    assert logit_labels(folder, []) == {}
 
 
 def test_search_of_a_space_of_many_features_is_read_whole(tmp_path):
@@ -118,10 +116,10 @@ def test_search_of_a_space_of_many_features_is_read_whole(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT}))
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in history))
     folder = RunFolder.opened(tmp_path)
-    assert search_history(folder, "bilevel") == history
+    assert search_history(folder) == history
     wide = {**history[0], "logits": {"alpha_0": [[0.0] * 2] * 501}}  # a broken folder's
     (tmp_path / "history.jsonl").write_text(json.dumps(wide))
-    assert search_history(folder, "bilevel") == []
+    assert search_history(folder) == []
 
 
 STAGES = {
@@ -164,7 +162,7 @@ def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
         return loss(*args)
 
     monkeypatch.setattr(Contrastive, "loss", stopping)
-    longer = replace(tiny_recipe, search=replace(tiny_recipe.search, min_steps=100))
+    longer = replace(tiny_recipe.strategy("bilevel"), min_steps=100)
     for space, strategy, words in (
         ("fusion", "bilevel", "1 of 2 epochs"),
         ("fusion", "bilevel", "1 of at least 2 epochs"),
@@ -174,8 +172,8 @@ def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
         ("layers", "surrogate", "1 trial"),
     ):
         left[0] = 9 if strategy == "bilevel" else 4
-        recipe = longer if "at least" in words else tiny_recipe
-        config = RunConfig(data=tiny_data, space=space, strategy=strategy, recipe=recipe)
+        part = longer if "at least" in words else strategy
+        config = RunConfig(data=tiny_data, space=space, strategy=part, recipe=tiny_recipe)
         run = Run(config, tmp_path / words / strategy, store=tiny_store, device="cpu")
         with pytest.raises(killed.Kill):
             run.search()
@@ -221,15 +219,17 @@ def test_same_run_gives_the_same_files(finished, tmp_path, tree):
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
 
 
-def test_run_whose_feature_names_are_not_noted_is_shown_with_a_note(copy):
+def test_run_whose_logits_have_no_names_is_shown_with_a_note(copy):
     mine = copy(*SEARCHED)
-    write_json(mine / "prepared.json", {"folder": "prepared-0"})
-    told = show_run(mine, formats=("svg",))
-    assert "search" in told["figures"]
-    assert told["notes"] == [
-        "names of features are not noted in this run; architecture weights have none"
+    (mine / "labels.json").unlink()
+    result = show_run(mine, formats=("svg",))
+    assert "search" in result["figures"]
+    assert result["notes"] == [
+        "names of logits are not noted in this run; architecture weights have none"
     ]
-    assert told["notes"][0] in told["text"]
+    assert result["notes"][0] in result["text"]
+    (mine / "labels.json").write_text('{"alpha_0": 3}')
+    assert any("labels.json" in note for note in show_run(mine, formats=())["notes"])
 
 
 def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
@@ -237,7 +237,7 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     (mine / "checkpoint").mkdir()
     (mine / "checkpoint" / "search.pt").write_bytes(b"PK torn")
     (note,) = show_run(mine)["notes"]
-    assert "search.pt is not a usable checkpoint" in note
+    assert "search.pt is not valid JSON" in note  # as trials are, where it is no checkpoint
     write_json(mine / "cells" / "other_r1" / "train.json", {"method": "found"})
     (mine / "prepared.json").write_text('{"channels": {"../../x": 1}}')
     (mine / "timings.jsonl").write_bytes(b'{"stage": "search", "seconds": 1e999}\n\xff\n[1]\n')
@@ -246,7 +246,7 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     for message in (
         "other_r1/train.json is not of a trained cell: .* delete it",
         "prepared.json: expected channels of features by name",
-        "search.pt is not a usable checkpoint",
+        "search.pt is not valid JSON",
         "timings.jsonl: 2 broken lines are left out",
     ):
         assert re.search(message, "\n".join(told["notes"]))
@@ -280,7 +280,8 @@ def test_what_cannot_be_shown_is_refused(copy, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"strategy": None}, {"seed": "x"}, {"recipe": {}}, {"recipe": {"fusion": {"more": 1}}}],
+    [{"strategy": None}, {"seed": "x"}, {"space": {"name": 3}}, {"data": "two\nlines"}]
+    + [{"strategy": {"name": "bilevel", "epochs": "many"}}],
 )
 def test_configuration_edited_by_hand_is_no_runs(copy, change):
     run = copy()
@@ -375,7 +376,7 @@ def test_runs_that_differ_in_the_seed_become_mean_and_interval(made):
     table = comparison_table(rows)
     assert cells(table) == [
         ["found", "0.1", "fusion", "contrastive", "bilevel", "test", "3",
-         f"{mean:.3f}", f"{low:.3f}", "..", f"{high:.3f}"],
+         f"{mean:.3f}", f"[{low:.3f},", f"{high:.3f}]"],
     ]  # fmt: skip
     assert "\n\n" not in table  # nothing to remark
     json.dumps(rows, allow_nan=False)
@@ -383,27 +384,32 @@ def test_runs_that_differ_in_the_seed_become_mean_and_interval(made):
 
 def test_one_seed_has_no_interval(made):
     table = comparison_table(compare_runs([made("run", {("found", 1.0): 0.5})]))
-    assert cells(table)[0][-3:] == ["1", "0.500", "-"]
+    assert cells(table)[0][-2:] == ["1", "0.500"]
 
 
 def test_runs_of_another_recipe_or_strategy_are_kept_apart_and_said_to_be(made, tiny_recipe):
-    longer = {"search": replace(tiny_recipe.search, epochs=7)}
+    longer = replace(tiny_recipe.strategy("bilevel"), epochs=7)
     rows = compare_runs(
         [
             made("a", {("found", 0.1): 0.4}, seed=0),
             made("b", {("found", 0.1): 0.6}, seed=1),
-            made("c", {("found", 0.1): 0.8}, seed=0, recipe=longer),
+            made("c", {("found", 0.1): 0.8}, seed=0, strategy=longer),
             made("d", {("found", 0.1): 0.2}, seed=0, strategy="random"),
         ]
     )
     assert [row["setting"] for row in rows] == ["A", "A", "B", "C"]
-    assert rows[2]["differs"] == {"strategy": "bilevel", "recipe.search.epochs": 7}
-    assert rows[3]["differs"] == {"strategy": "random", "recipe.search.epochs": 2}
+    assert rows[2]["differs"] == "strategy=bilevel, strategy.epochs=7"
+    assert rows[3]["differs"] == "strategy=random"  # its trials are compared with no other's
     table = comparison_table(rows)
     assert [line[6:9] for line in cells(table)] == [
         ["A", "2", "0.500"], ["B", "1", "0.800"], ["C", "1", "0.200"],
     ]  # fmt: skip
-    assert "\nsetting B: strategy=bilevel, recipe.search.epochs=7; " in table
+    assert "\nsetting B: strategy=bilevel, strategy.epochs=7; " in table
+    figure = plot_comparison(rows)
+    words = {text.get_text() for text in figure.axes[0].texts}
+    assert words == {"found, A", "found, B", "found, C"}
+    (notes,) = figure.texts
+    assert "B: strategy=bilevel, strategy.epochs=7\nC: strategy=random" in notes.get_text()
 
 
 def test_runs_of_another_space_are_kept_apart_and_the_table_says_which(made):
@@ -412,20 +418,10 @@ def test_runs_of_another_space_are_kept_apart_and_the_table_says_which(made):
     runs.append(made("b", cells_of, strategy="random", space="layers"))
     rows = compare_runs(runs)
     assert [row["space"] for row in rows] == ["fusion", "layers"]
-    assert [row["differs"] for row in rows] == [{"space": "fusion"}, {"space": "layers"}]
+    assert [row["differs"] for row in rows] == ["space=fusion", "space=layers"]
     assert [line[2:4] for line in cells(comparison_table(rows))] == [
         ["fusion", "contrastive"], ["layers", "contrastive"],
     ]  # fmt: skip
-
-
-def test_what_an_older_version_did_not_tell_is_no_difference(made):
-    new = made("new", {("found", 0.1): 0.4}, seed=0)
-    old = made("old", {("found", 0.1): 0.6}, seed=1)
-    told = json.loads((old / "config.json").read_text())
-    del told["space"], told["precision"], told["recipe"]["search"]["sampling"]
-    write_json(old / "config.json", told)
-    rows = compare_runs([new, old])
-    assert [(row["space"], row["setting"]) for row in rows] == [("fusion", "")] * 2
 
 
 def test_label_ratios_of_a_run_are_no_setting(made):
@@ -446,11 +442,11 @@ def test_same_data_at_another_path_is_the_same_and_changed_data_is_not(made, tmp
     assert {row["setting"] for row in compare_runs([one, moved])} == {""}
     rows = compare_runs([one, edited])
     assert [row["setting"] for row in rows] == ["A", "B"]
-    assert rows[1]["differs"] == {"data": f"{tmp_path / 'data'} (prepared-1)"}
+    assert rows[1]["differs"] == f"data={tmp_path / 'data'} (prepared-1)"
     rows = compare_runs([one, other])
-    assert [row["differs"]["data"] for row in rows] == [
-        str(tmp_path / "data"), str(tmp_path / "other"),
-    ]  # fmt: skip
+    assert [row["differs"] for row in rows] == [
+        f"data={tmp_path / name}" for name in ("data", "other")
+    ]
 
 
 def test_same_seed_again_does_not_count_again(made):
@@ -459,9 +455,9 @@ def test_same_seed_again_does_not_count_again(made):
     rows = compare_runs([first, second, first])
     assert [row["repeats"] for row in rows] == [None, None, str(first), str(first)]
     table = comparison_table(rows)
-    assert [line[-3:-1] for line in cells(table)] == [["1", "0.300"], ["1", "0.400"]]
+    assert [line[-2:] for line in cells(table)] == [["1", "0.300"], ["1", "0.400"]]
     assert f"{second}: 2 cells repeat {first} (same setting and seed), not counted" in table
-    assert plot_comparison(rows).axes[0].containers[0].lines[0].get_ydata().tolist() == [0.3]
+    assert plot_comparison(rows).axes[0].lines[0].get_ydata().tolist() == [0.3]
 
 
 def test_scores_on_dev_and_on_test_are_never_averaged(made):
@@ -474,7 +470,8 @@ def test_scores_on_dev_and_on_test_are_never_averaged(made):
     table = comparison_table(rows)
     assert "dev: the labelled dev part" in table
     assert f"{trained}: not finished (1 cells fine-tuned, 0 of them scored on test)." in table
-    assert len(plot_comparison(rows).axes[0].containers) == 2
+    words = {text.get_text() for text in plot_comparison(rows).axes[0].texts}
+    assert words == {"found, on test", "found, on dev"}
 
 
 def test_methods_of_one_label_ratio_stand_together_whatever_the_run(made):
@@ -505,18 +502,18 @@ def test_folder_that_is_no_run_or_has_nothing_trained_is_said_not_raised(made, t
         with pytest.raises(InputError, match="expected at least one run folder to compare"):
             compare_runs(nothing)
     assert comparison_table(compare_runs([begun])).startswith("no trained method to compare\n")
-    with pytest.raises(InputError, match="none of the runs has a weighted F1 to draw"):
+    with pytest.raises(InputError, match="expected runs with a trained method, got none"):
         plot_comparison(compare_runs([begun]))
 
 
 def test_single_label_runs_are_compared_by_accuracy_or_by_what_is_asked(made):
     run = made("run", {("found", 0.1): 0.4}, more={"accuracy": 0.75})
     rows = compare_runs([run])
-    assert "accuracy" in comparison_table(rows) and cells(comparison_table(rows))[0][-2] == "0.750"
-    assert cells(comparison_table(rows, "weighted_f1"))[0][-2] == "0.400"
+    assert (rows[0]["score"], rows[0]["labelled"]) == (0.75, 12)
+    assert "accuracy" in comparison_table(rows) and cells(comparison_table(rows))[0][-1] == "0.750"
+    assert cells(comparison_table(rows, "weighted_f1"))[0][-1] == "0.400"
     assert plot_comparison(rows).axes[0].get_ylabel() == "accuracy on test"
-    drawn = draw_comparison(rows, run.parent / "drawn.svg").read_bytes()
-    assert drawn == draw_comparison(rows, run.parent / "again.svg").read_bytes()
+    assert plot_comparison(rows, "weighted_f1").axes[0].get_ylabel() == "weighted F1 on test"
 
 
 def test_csv_has_a_line_per_cell_and_per_folder_without_any(made, tmp_path):
