@@ -5,6 +5,7 @@ from .backbones.factory import image_backbone as image_backbone
 from .backbones.factory import text_backbone as text_backbone
 from .common.errors import InputError as InputError
 from .datasets.arrays import ArrayDataset as ArrayDataset
+from .datasets.arrays import read_npz as read_npz
 from .datasets.avmnist import read_avmnist as read_avmnist
 from .datasets.download import download as download
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
@@ -16,8 +17,8 @@ from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
 from .datasets.splits import labelled_part as labelled_part
 from .datasets.table import read_table as read_table
+from .features.config import PrepareConfig as PrepareConfig
 from .features.live import LiveFeatures as LiveFeatures
-from .features.prepare import PrepareConfig as PrepareConfig
 from .features.prepare import prepare as prepare
 from .features.store import FeatureStore as FeatureStore
 from .models.classifier import MultimodalClassifier as MultimodalClassifier

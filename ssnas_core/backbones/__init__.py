@@ -1,1 +1,20 @@
 """Raw input to named feature maps, shallow to deep."""
+
+from ssnas_core.common.parts import Parts
+
+# A name that two kinds of modality share has the kind at its end; users leave it out.
+BACKBONES = Parts(
+    "backbone",
+    {
+        "small": "ssnas_core.backbones.image:SmallConvNet",
+        "vgg19": "ssnas_core.backbones.image:VGG19",
+        "torchvision": "ssnas_core.backbones.image:TorchvisionNet",
+        "timm": "ssnas_core.backbones.image:TimmNet",
+        "transformers-image": "ssnas_core.backbones.transformers:TransformerImage",
+        "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
+        "word2vec": "ssnas_core.backbones.text:Word2VecMLP",
+        "transformers-text": "ssnas_core.backbones.transformers:TransformerText",
+        "identity": "ssnas_core.backbones.arrays:IdentityArray",
+        "maxout-array": "ssnas_core.backbones.arrays:MaxoutArray",
+    },
+)

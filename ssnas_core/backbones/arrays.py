@@ -22,13 +22,11 @@ class IdentityArray(ArrayBackbone):
         shape: of one row, (C,) or (P, C).
     """
 
-    _kind = "array-identity"
-
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
         self.name = f"array identity {self.shape}"
         self.channels = {"0": self.shape[-1]}
-        self._options = {"shape": self.shape}
+        self.options = {"shape": self.shape}
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, C) -> tap "0" (N, C, 1); (N, P, C) -> tap "0" (N, C, P)."""
@@ -52,7 +50,6 @@ class MaxoutArray(ArrayBackbone):
     """
 
     learns = True
-    _kind = "array-maxout"
 
     def __init__(
         self, shape: Sequence[int], hidden: int = 64, outputs: int = 128, pieces: int = 5
@@ -67,7 +64,7 @@ class MaxoutArray(ArrayBackbone):
         self.name = f"array maxout {'-'.join(map(str, widths))} pieces {pieces}"
         self.channels = {str(tap): width for tap, width in enumerate(widths)}
         self.layers = MaxoutLayers(widths, pieces)
-        self._options = {
+        self.options = {
             "shape": self.shape, "hidden": hidden, "outputs": outputs, "pieces": pieces
         }  # fmt: skip
 

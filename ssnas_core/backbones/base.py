@@ -1,68 +1,80 @@
-"""What every backbone promises, whatever its modality."""
+"""The interface of all backbones, and of those of images, of texts and of arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssnas_core.backbones import BACKBONES
 from ssnas_core.common.errors import InputError
 
-CONFIG_VERSION = 1  # of what `Backbone.config` gives
+CONFIG_VERSION = 1  # of the fields of `Backbone.config`
 
 
 class Backbone(nn.Module):
     """A network whose forward returns named features, one per tap, shallow first.
 
+    A class of one's own derives from `ImageBackbone`, `TextBackbone` or `ArrayBackbone`,
+    sets `name` and `channels` (images: `size`), and has a forward. Where its constructor
+    needs arguments, `options` holds them, so that a saved folder can build it again.
+
     Attributes:
         modality_kind: "image", "text" or "array".
-        name: what it is, with its options; part of the fingerprint.
+        name: a description with all options; part of the fingerprint.
         channels: tap -> number of channels, in depth order; taps are "0", "1", ...
         learns: whether it comes without knowledge, so that a preparation is to
             train it by self-supervision.
+        options: arguments of the constructor, JSON values; no weights.
     """
 
     modality_kind: str
     name: str
     channels: dict[str, int]
     learns: bool = False
+    options: Mapping[str, Any] = MappingProxyType({})
 
-    _kind: str | None = None  # what `backbone_from_config` knows it by
-    _options: dict[str, Any]  # what it needs to be built again, as JSON
+    argument: ClassVar[str] = ""  # of the library's own: what follows its name and a colon
+    made_by: str | None = None  # the name of what builds it, where that is not its class
     _grown: tuple[str, ...] = ()  # buffers whose first dimension is part of the state
     _cached: tuple[str, ...] = ()  # cached properties made from the state
 
     def config(self) -> dict[str, Any]:
-        """What `backbone_from_config` builds it again from, JSON values; no weights.
+        """Return JSON values from which `backbone_from_config` builds it again; no weights.
 
         Raises:
-            InputError: a class of one's own that says nothing here.
+            InputError: its class is not importable, so that no file can name it.
         """
-        if self._kind is None:
-            raise InputError(
-                f"expected a backbone that can be described, got {type(self).__name__}; "
-                "give its class a method config() and build it again yourself."
-            )
-        told = {"kind": self._kind, "version": CONFIG_VERSION, "name": self.name}
-        return json.loads(json.dumps({**told, **self._options}))
+        kind = self.made_by or BACKBONES.name_of(self)
+        fields = {"kind": kind, "version": CONFIG_VERSION, "name": self.name, **self.options}
+        return json.loads(json.dumps(fields))
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        """Return a new one with random weights; the state dict of the old one then fits.
+
+        `options` come from a file: a constructor that would follow them to other files
+        or to the network needs a `rebuilt` of its own.
+
+        Args:
+            folder: the one that `save_files` wrote into.
+            options: as in the attribute.
+        """
+        return cls(**options)
 
     def save_files(self, folder: Path) -> None:
         """Write into `folder`, its own, what config and state dict leave out; often nothing."""
 
     def fingerprint(self) -> str:
         """Hex hash of the name, the taps and all weights and fitted state."""
-        digest = hashlib.sha256(json.dumps([self.name, self.channels]).encode())
-        for key, value in sorted(self.state_dict().items()):
-            value = value.detach().cpu().contiguous()
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return content_hash([self.name, self.channels], self)
 
     def _forget(self) -> None:
         """Drop what was made from a state that is no longer there."""
@@ -79,11 +91,25 @@ class Backbone(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def content_hash(values: Any, module: nn.Module) -> str:
+    """Hex hash of JSON values, and of all weights and buffers of a module."""
+    digest = hashlib.sha256(json.dumps(values).encode())
+    for key, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def words_of(vocabulary: Tensor, *rows: Tensor) -> list[str]:
-    """The words in a fitted vocabulary, lines of UTF-8 as uint8; `rows` have one each.
+    """Return the words of a fitted vocabulary, lines of UTF-8 as uint8.
+
+    Args:
+        vocabulary: (bytes,) uint8.
+        rows: tensors with one row per word.
 
     Raises:
-        InputError: it is something else, as in a state dict that was edited.
+        InputError: something else, as in a state dict that was edited.
     """
     try:
         words = bytes(vocabulary.cpu().numpy()).decode().split("\n")
@@ -105,12 +131,12 @@ class ImageBackbone(Backbone):
 
 
 class TextBackbone(Backbone):
-    """A backbone of texts; forward: what `vectorize` gives -> tap -> (N, C, T)."""
+    """A backbone of texts; forward: `vectorize`d texts -> tap -> (N, C, T)."""
 
     modality_kind = "text"
 
     def fit(self, texts: Sequence[str]) -> Any:
-        """Learn what `vectorize` needs, from train texts and without labels; returns self."""
+        """Learn from train texts, without labels, whatever `vectorize` needs; return self."""
         return self
 
     def vectorize(self, texts: Sequence[str]) -> Tensor:
@@ -119,10 +145,10 @@ class TextBackbone(Backbone):
 
 
 class ArrayBackbone(Backbone):
-    """A backbone of arrays; forward: what `vectorize` gives -> tap -> (N, C, P).
+    """A backbone of arrays; forward: `vectorize`d rows -> tap -> (N, C, P).
 
-    `fit` learns mean and standard deviation of each channel, `vectorize` takes
-    them off and out: so 0 is the mean of the train rows, whatever their units.
+    `fit` learns mean and standard deviation of each channel; `vectorize` subtracts the
+    one and divides by the other, so that 0 is the mean of the train rows in any units.
 
     Args:
         shape: of one row: (C,), a vector, or (P, C), vectors at P positions.
@@ -145,14 +171,14 @@ class ArrayBackbone(Backbone):
         self.register_buffer("scale", torch.zeros(self.shape[-1]))  # 0: not fitted
 
     def _rows(self, rows: Any) -> np.ndarray:
-        """`rows` as finite float32 (N, *shape), not copied where it is that already."""
+        """Return `rows` as finite float32 (N, *shape), not copied if they already are."""
         values = np.asarray(rows)
         if values.shape[1:] != self.shape:
             raise InputError(
                 f"expected array rows of shape {('N', *self.shape)}, got {values.shape}; "
                 "give one row per sample, as those the backbone was built for."
             )
-        with np.errstate(over="ignore"):  # said below
+        with np.errstate(over="ignore"):  # refused below
             values = values.astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise InputError(
@@ -199,7 +225,7 @@ class ArrayBackbone(Backbone):
         return values.sub_(self.mean.cpu()).div_(self.scale.cpu())
 
 
-# Maxout layers (Goodfellow et al., arXiv:1302.4389), as GMU and BM-NAS put on text vectors.
+# Maxout layers, as GMU (arXiv:1702.01992) and BM-NAS (arXiv:2104.09379) put on text vectors.
 
 
 class Maxout(nn.Module):
@@ -216,7 +242,7 @@ class Maxout(nn.Module):
 
 
 class MaxoutLayers(nn.ModuleList):
-    """A vector and what maxout layers, each after batch norm, make of it: one tap each.
+    """Maxout layers, each after a batch norm; the vector and the output of each are taps.
 
     Args:
         widths: of the vector (tap "0") and of each layer.

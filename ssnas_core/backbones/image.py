@@ -1,4 +1,4 @@
-"""Image backbones: a small conv net for two CPU cores, VGG-19, any torchvision classifier.
+"""Image backbones: a small conv net for two CPU cores, VGG-19, any model of torchvision or timm.
 
 VGG-19's taps are BM-NAS's (arXiv:2104.09379, released code): `features` after
 layers 20, 26, 33 and 36. Deviation from that code: it feeds BGR images with the
@@ -8,14 +8,17 @@ statistics; here every pre-trained network gets what it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ssnas_core.backbones.base import ImageBackbone
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.common.files import load_states, load_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,7 +36,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) as whole numbers; `InputError` unless both are >= 1 and of a usable size."""
+    """Return (H, W) as whole numbers; raise `InputError` unless both are usable."""
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
         raise InputError(
             f"an image size must be (H, W), both >= 1, got {str(size)[:40]}; as (96, 64), "
@@ -65,7 +68,6 @@ class SmallConvNet(ImageBackbone):
     """
 
     learns = True
-    _kind = "small"
 
     def __init__(
         self, size: tuple[int, int] = (96, 64), widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -74,7 +76,7 @@ class SmallConvNet(ImageBackbone):
         self.size = check_size(size)
         self.name = f"small {self.size} {tuple(widths)}"
         self.channels = {str(depth): width for depth, width in enumerate(widths)}
-        self._options = {"size": self.size, "widths": widths}
+        self.options = {"size": self.size, "widths": widths}
         self.blocks = nn.ModuleList(
             _Block(inputs, outputs, deep=depth >= len(widths) - 2)
             for depth, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False))
@@ -92,13 +94,15 @@ class SmallConvNet(ImageBackbone):
 
 
 class _TappedNet(ImageBackbone):
-    """A pre-trained network cut at its last tap, with ImageNet's normalisation in front.
+    """A published network that ends at its last tap, behind the normalisation it expects.
 
     Args:
-        trunk: images -> tap -> feature map or tokens.
-        name: what it is.
-        size: (H, W) it is meant for.
-        kind, options: what `backbone_from_config` needs beside name and size.
+        trunk: images -> tap -> feature map.
+        name: a description with the weights.
+        size: (H, W) of the images it is meant for.
+        colours: mean and standard deviation of R, G and B in [0, 1].
+        options: as `Backbone.options`, without the size.
+        own_colours: whether the colours are part of the state, as another model has others.
     """
 
     mean: Tensor
@@ -109,23 +113,28 @@ class _TappedNet(ImageBackbone):
         trunk: nn.Module,
         name: str,
         size: tuple[int, int],
-        kind: str | None = None,
+        *,
+        colours: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+        own_colours: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
-        self._kind = kind
-        self._options = {"size": size, **options}
+        self.options = {"size": size, **options}
         self.size = size
         self.name = f"{name} {size}"
         self.trunk = trunk.to(memory_format=torch.channels_last)  # up to a third faster on CPUs
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        for buffer, values in zip(("mean", "std"), colours, strict=True):
+            self.register_buffer(buffer, torch.tensor(values).view(3, 1, 1), persistent=own_colours)
         training = trunk.training
         trunk.eval()
         with torch.inference_mode():
             maps = self.trunk(torch.zeros(1, 3, *size))
         trunk.train(training)
         self.channels = {tap: value.shape[1] for tap, value in maps.items()}
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        return cls(weights=None, **options)  # type: ignore[call-arg]  # of each subclass
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
@@ -156,6 +165,22 @@ class _Extracted(nn.Module):
         return {tap: self.arrange(value) for tap, value in self.traced(images).items()}
 
 
+class _Listed(nn.Module):
+    """A network that returns a list of maps; the last `taps` of them, as (N, C, H', W')."""
+
+    def __init__(self, net: nn.Module, taps: int, arrange: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net = net
+        self.taps = taps
+        self.arrange = arrange
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {
+            str(tap): self.arrange(value)
+            for tap, value in enumerate(self.net(images)[-self.taps :])
+        }
+
+
 def _as_is(value: Tensor) -> Tensor:
     return value
 
@@ -170,8 +195,15 @@ def _tokens_to_map(value: Tensor) -> Tensor:
     return value[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
+def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> InputError:
+    return InputError(
+        f"{name} cannot take images of size {size}: {one_line(error)}; "
+        "choose another size, often (224, 224)."
+    )
+
+
 def _torchvision_model(model_name: str, weights: str | None, **options: Any) -> nn.Module:
-    """The classifier itself, with every failure told as what to do about it."""
+    """Return the whole classifier; raise `InputError` for every failure."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -193,26 +225,6 @@ def _torchvision_model(model_name: str, weights: str | None, **options: Any) -> 
             f"expected to download {url}, got: {error}; put that file into {folder}, "
             "or pass weights=None for random weights."
         ) from error
-
-
-def vgg19(weights: str | None = None, size: tuple[int, int] = (256, 160)) -> ImageBackbone:
-    """VGG-19 with BM-NAS's four taps, 512 channels each; it ends at the last tap.
-
-    Args:
-        weights: None for random ones (from torch's seed), or "DEFAULT" (ImageNet).
-        size: (H, W) of the images, each >= 32.
-
-    Raises:
-        InputError: the weights cannot be downloaded.
-    """
-    size = check_size(size)
-    if min(size) < 32:
-        raise InputError(f"vgg19 halves images five times, so needs sides >= 32, got {size}.")
-    layers = _torchvision_model("vgg19", weights).get_submodule("features")
-    ends = [0, *(tap + 1 for tap in VGG19_TAPS)]
-    assert isinstance(layers, nn.Sequential)
-    slices = _Slices(layers[a:b] for a, b in zip(ends, ends[1:], strict=False))
-    return _TappedNet(slices, f"vgg19 {weights}", size, "vgg19")
 
 
 def _stages(model: nn.Module, size: tuple[int, int], channels_last: bool) -> list[str]:
@@ -251,12 +263,29 @@ def _stages(model: nn.Module, size: tuple[int, int], channels_last: bool) -> lis
     return list(dict(seen).values())  # of each resolution, the last to finish
 
 
-def torchvision_backbone(
-    model_name: str,
-    weights: str | None = None,
-    taps: int = 4,
-    size: tuple[int, int] = (224, 224),
-) -> ImageBackbone:
+class VGG19(_TappedNet):
+    """VGG-19 with BM-NAS's four taps, 512 channels each; it ends at the last tap.
+
+    Args:
+        weights: None for random ones (from torch's seed), or "DEFAULT" (ImageNet).
+        size: (H, W) of the images, each >= 32.
+
+    Raises:
+        InputError: the weights cannot be downloaded.
+    """
+
+    def __init__(self, weights: str | None = None, size: tuple[int, int] = (256, 160)) -> None:
+        size = check_size(size)
+        if min(size) < 32:
+            raise InputError(f"vgg19 halves images five times, so needs sides >= 32, got {size}.")
+        layers = _torchvision_model("vgg19", weights).get_submodule("features")
+        ends = [0, *(tap + 1 for tap in VGG19_TAPS)]
+        assert isinstance(layers, nn.Sequential)
+        slices = _Slices(layers[a:b] for a, b in zip(ends, ends[1:], strict=False))
+        super().__init__(slices, f"vgg19 {weights}", size)
+
+
+class TorchvisionNet(_TappedNet):
     """Any torchvision classification model, tapped at the end of its last stages.
 
     Taps are the last layers of the last `taps` spatial resolutions (fewer if the
@@ -268,66 +297,154 @@ def torchvision_backbone(
         weights: None for random ones (from torch's seed), or "DEFAULT".
         taps: how many feature maps, >= 1.
         size: (H, W) of the images.
+        pretrained: without `weights`, the shape that a network with weights has: for
+            those that a state dict brings.
 
     Raises:
         InputError: unknown model, no weights to be had, or a size it cannot take.
     """
-    return _tapped_torchvision(model_name, weights, taps, size, pretrained=weights is not None)
+
+    argument = "MODEL"
+
+    def __init__(
+        self,
+        model_name: str,
+        weights: str | None = None,
+        taps: int = 4,
+        size: tuple[int, int] = (224, 224),
+        pretrained: bool = False,
+    ) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor
+        from torchvision.models.swin_transformer import SwinTransformer
+        from torchvision.models.vision_transformer import VisionTransformer
+
+        size = check_size(size)
+        if taps < 1:
+            raise InputError(f"taps must be >= 1, got {taps}.")
+        options = {
+            "model_name": model_name, "taps": taps, "pretrained": pretrained or weights is not None
+        }  # fmt: skip
+        shape: dict[str, Any] = {}  # what loading weights changes beside weights
+        if pretrained and model_name in ("googlenet", "inception_v3"):
+            shape = {"transform_input": True}  # they then normalise differently
+        elif pretrained and model_name.startswith("vit_"):
+            shape = {"image_size": size[0]}  # the largest then take larger images
+        model = _torchvision_model(model_name, weights, **shape)
+        arrange = _as_is
+        try:
+            if isinstance(model, VisionTransformer):
+                model(torch.zeros(1, 3, *size))  # it insists on its own size
+                layers = model.encoder.layers.named_children()
+                blocks = [f"encoder.layers.{name}" for name, _ in layers]
+                taps = min(taps, len(blocks))
+                stages = [blocks[len(blocks) * (tap + 1) // taps - 1] for tap in range(taps)]
+                arrange = _tokens_to_map
+            else:
+                last = isinstance(model, SwinTransformer)
+                stages = _stages(model, size, channels_last=last)[-taps:]
+                arrange = _channels_first if last else _as_is
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise _wrong_size(model_name, size, error) from error
+        nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
+        traced = create_feature_extractor(model, return_nodes=nodes)
+        name = f"torchvision:{model_name} {weights} {tuple(stages)}"
+        super().__init__(_Extracted(traced, arrange), name, size, **options)
 
 
-def rebuilt_torchvision(
-    model_name: str, taps: int, size: tuple[int, int], pretrained: bool
-) -> ImageBackbone:
-    """`torchvision_backbone` without weights, shaped as with those it was `pretrained` with.
+class TimmNet(_TappedNet):
+    """Any timm model that has `features_only`, tapped at the end of its last stages.
 
-    Loading weights changes more than weights in some of torchvision's models:
-    GoogLeNet and Inception v3 then normalise differently, the largest vision
-    transformers take larger images.
+    Args:
+        model: a name of timm's, as resnet18.a1_in1k, or NAME@FILE with a checkpoint of
+            that model, a state dict in .safetensors or as torch.save writes it.
+        weights: None for random ones (from torch's seed), or "DEFAULT": those of the
+            file, or the published ones.
+        taps: how many feature maps, >= 1, the last ones.
+        size: (H, W) of the images; None for the model's own.
+
+    Raises:
+        InputError: timm is not installed, an unknown model, no weights to be had, or a
+            size it cannot take.
     """
-    options: dict[str, Any] = {}
-    if pretrained and model_name in ("googlenet", "inception_v3"):
-        options = {"transform_input": True}
-    if model_name.startswith("vit_"):
-        options = {"image_size": size[0]}
-    return _tapped_torchvision(model_name, None, taps, size, pretrained=pretrained, **options)
+
+    argument = "NAME"
+
+    def __init__(
+        self,
+        model: str,
+        weights: str | None = None,
+        taps: int = 4,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        if weights not in (None, "DEFAULT") or taps < 1:
+            raise InputError(
+                f"weights must be None or 'DEFAULT' and taps >= 1, got {weights!r} and {taps}."
+            )
+        name, _, file = model.partition("@")
+        overlay = {}
+        if weights is not None and file:
+            overlay = {"pretrained_cfg_overlay": {"state_dict": _timm_state(name, Path(file))}}
+        try:
+            net = _timm(name).create_model(
+                name, pretrained=weights is not None, features_only=True, **overlay
+            )
+        except InputError:
+            raise
+        except Exception as error:  # timm and the hub raise many kinds
+            raise InputError(
+                f"expected a timm model with features_only and weights {weights}, got {name!r}: "
+                f"{one_line(error)}; see timm.list_models(), or give a checkpoint as "
+                "timm:NAME@FILE."
+            ) from error
+        about = net.pretrained_cfg
+        about.pop("state_dict", None)  # a second copy of all weights
+        size = check_size(tuple(about["input_size"][1:]) if size is None else size)
+        last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
+        try:
+            super().__init__(
+                _Listed(net, taps, _channels_first if last else _as_is),
+                f"timm:{name} {Path(file).name if file else weights} {taps}",
+                size,
+                colours=(about["mean"], about["std"]),
+                own_colours=True,
+                model=about["architecture"] if ":" in name else name,
+                taps=taps,
+            )
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise _wrong_size(name, size, error) from error
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        if ":" in str(options.get("model")):  # as hf-hub:..., which asks the network
+            raise InputError(f"expected the name of a timm model, got {options['model']!r:.60}.")
+        return super().rebuilt(folder, **options)
 
 
-def _tapped_torchvision(
-    model_name: str,
-    weights: str | None,
-    taps: int,
-    size: tuple[int, int],
-    *,
-    pretrained: bool,
-    **options: Any,
-) -> ImageBackbone:
-    from torchvision.models.feature_extraction import create_feature_extractor
-    from torchvision.models.swin_transformer import SwinTransformer
-    from torchvision.models.vision_transformer import VisionTransformer
-
-    size = check_size(size)
-    if taps < 1:
-        raise InputError(f"taps must be >= 1, got {taps}.")
-    told = {"model_name": model_name, "taps": taps, "pretrained": pretrained}
-    model = _torchvision_model(model_name, weights, **options)
-    arrange = _as_is
+def _timm(name: str) -> Any:
+    """Return the module timm, which only these backbones need."""
     try:
-        if isinstance(model, VisionTransformer):
-            model(torch.zeros(1, 3, *size))  # it insists on its own size
-            blocks = [f"encoder.layers.{name}" for name, _ in model.encoder.layers.named_children()]
-            taps = min(taps, len(blocks))
-            stages = [blocks[len(blocks) * (tap + 1) // taps - 1] for tap in range(taps)]
-            arrange = _tokens_to_map
-        else:
-            last = isinstance(model, SwinTransformer)
-            stages = _stages(model, size, channels_last=last)[-taps:]
-            arrange = _channels_first if last else _as_is
-    except (RuntimeError, AssertionError, ValueError) as error:
+        return importlib.import_module("timm")
+    except ImportError as error:
         raise InputError(
-            f"{model_name} cannot take images of size {size}: {error}; "
-            "choose another size, often (224, 224)."
+            f"expected timm for the backbone 'timm:{name}', got none installed; "
+            "pip install 'ssnas[timm]'."
         ) from error
-    nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
-    traced = create_feature_extractor(model, return_nodes=nodes)
-    name = f"torchvision:{model_name} {weights} {tuple(stages)}"
-    return _TappedNet(_Extracted(traced, arrange), name, size, "torchvision", **told)
+
+
+def _timm_state(name: str, file: Path) -> dict[str, Any]:
+    """Return the weights of the timm model `name` that `file` has.
+
+    Raises:
+        InputError: it is missing, broken, or lacks weights of that model.
+    """
+    state: Any = load_tensors(file) if file.suffix == ".safetensors" else load_states(file)
+    for key in ("state_dict", "model"):  # as training scripts wrap it
+        state = state.get(key, state) if isinstance(state, dict) else {}
+    needed = _timm(name).create_model(name, num_classes=0).state_dict()
+    lacking = [key for key in needed if not isinstance(state.get(key), Tensor)]
+    if lacking:
+        raise InputError(
+            f"expected all weights of timm's {name} in {file}, got none for {len(lacking)} of "
+            f"{len(needed)} (first: {lacking[0]}); give a checkpoint of that model."
+        )
+    return state

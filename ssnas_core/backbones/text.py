@@ -1,10 +1,11 @@
-"""Text backbone: a Maxout MLP on latent semantic vectors.
+"""Text backbones: a Maxout MLP on latent semantic vectors, or on the means of word vectors.
 
 The Maxout MLP (GMU, arXiv:1702.01992; BM-NAS, arXiv:2104.09379) is 300 -> 64 -> 128
 with five pieces. Deviation from both: its 300-d input is not the mean of word2vec
 vectors, which MM-IMDB ships only for its own plots, but TF-IDF reduced by a
 truncated SVD (latent semantic analysis), fitted on the train texts at hand. With
-a file of word vectors, `Word2VecMLP` is theirs.
+a file of word vectors, `Word2VecMLP` is theirs. Such files are read as a stream:
+word2vec's binary format, and text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -58,7 +59,6 @@ class MaxoutMLP(TextBackbone):
     """
 
     learns = True
-    _kind = "maxout"
     _grown = ("vocabulary", "idf", "components")
     _cached = ("_vectorizer",)
 
@@ -80,7 +80,7 @@ class MaxoutMLP(TextBackbone):
         self.channels = {"0": inputs, "1": hidden, "2": outputs}
         self.words = words
         self.layers = MaxoutLayers((inputs, hidden, outputs), pieces)
-        self._options = {
+        self.options = {
             "inputs": inputs, "hidden": hidden, "outputs": outputs, "pieces": pieces, "words": words
         }  # fmt: skip
         # the fitted state: buffers, so that every way of saving weights saves it
@@ -167,9 +167,6 @@ class MaxoutMLP(TextBackbone):
         return self.layers(vectorized)
 
 
-# Files of word vectors, read as a stream: word2vec's binary format, and text.
-
-
 _File = gzip.GzipFile | BufferedReader
 
 MAX_DIMENSION = 10_000
@@ -182,8 +179,10 @@ _BLOCK = 1 << 20
 
 
 class _Header(NamedTuple):
+    """The first line of a file of word vectors."""
+
     binary: bool
-    count: int | None  # words that the file says it has
+    count: int | None  # words, where the file says how many
     dimension: int
     first: bytes  # a line of words that was read already
     most: int  # bytes that the file may unpack to
@@ -191,7 +190,7 @@ class _Header(NamedTuple):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[_File, _Header]]:
-    """The file at its first word, and what its first line tells."""
+    """Open a file at its first word, with the header."""
     name = path.name.removesuffix(".gz")
     if not name.endswith((".bin", ".txt", ".vec")):
         raise InputError(
@@ -217,9 +216,9 @@ def _header(file: _File, path: Path, binary: bool) -> _Header:
         count, dimension, first = None, len(fields) - 1, line
         if binary or dimension < 2 or _numbers(fields[1:]) is None:
             expected = "a line 'words dimension'" if binary else "'word x1 x2 ...'"
-            found = repr(line[:40]) if line else "an empty file"
+            start = repr(line[:40]) if line else "an empty file"
             raise InputError(
-                f"expected {expected} at the start of {path}, got {found}; "
+                f"expected {expected} at the start of {path}, got {start}; "
                 "choose a file of word vectors, named .bin if it is binary, else .txt or .vec."
             )
     if not 1 <= dimension <= MAX_DIMENSION:
@@ -241,7 +240,7 @@ def _numbers(fields: list[bytes]) -> np.ndarray | None:
 
 
 def read_dimension(path: Path) -> int:
-    """D, the length of the vectors in a file; reads its first line.
+    """Return D, the length of the vectors in a file; read its first line.
 
     Raises:
         InputError: no such file, or not one of word vectors.
@@ -251,7 +250,7 @@ def read_dimension(path: Path) -> int:
 
 
 def read_vectors(path: Path, ranks: Mapping[bytes, int], most: int) -> dict[bytes, np.ndarray]:
-    """The vectors of wanted words; of those in the file, the `most` of lowest rank.
+    """Return the vectors of wanted words; of those in the file, the `most` of lowest rank.
 
     Reads the file once, whole, and keeps at most `most` vectors at a time. Of a word
     that comes twice the first vector counts. Words are compared as bytes: others
@@ -269,39 +268,39 @@ def read_vectors(path: Path, ranks: Mapping[bytes, int], most: int) -> dict[byte
         InputError: a file that is broken, whatever the words wanted.
     """
     path = Path(path)
-    kept: dict[bytes, np.ndarray] = {}
-    worst: list[tuple[int, bytes]] = []  # a heap: the largest rank kept is at the top
+    best: dict[bytes, np.ndarray] = {}
+    worst: list[tuple[int, bytes]] = []  # a heap: the largest rank is at the top
     with _opened(path) as (file, header):
         entries = _binary_entries if header.binary else _text_entries
         for number, (word, payload) in enumerate(entries(file, header, path), start=1):
             rank = ranks.get(word)
-            if rank is None or word in kept or (len(kept) == most and rank > -worst[0][0]):
+            if rank is None or word in best or (len(best) == most and rank > -worst[0][0]):
                 continue
             vector = _vector(payload, header, f"word {number} ({word.decode()!r}) of {path}")
             if vector is None:
                 continue
-            kept[word] = vector
+            best[word] = vector
             heapq.heappush(worst, (-rank, word))
-            if len(kept) > most:
-                del kept[heapq.heappop(worst)[1]]
-    return {word: kept[word] for word in sorted(kept, key=ranks.__getitem__)}
+            if len(best) > most:
+                del best[heapq.heappop(worst)[1]]
+    return {word: best[word] for word in sorted(best, key=ranks.__getitem__)}
 
 
 def _vector(payload: bytes, header: _Header, where: str) -> np.ndarray | None:
-    """The numbers of a word, or None where they are those of a word with a space in it."""
+    """Return the numbers of a word, or None where the word has a space in it."""
     if header.binary:
         vector = np.frombuffer(payload, "<f4").astype(np.float32)
     else:
         fields = payload.split()
         if len(fields) > header.dimension and _numbers(fields[:1]) is None:
             return None  # GloVe has such: "at name@domain.com 0.1 ..."
-        found = _numbers(fields)
-        if found is None or len(fields) != header.dimension:
+        numbers = _numbers(fields)
+        if numbers is None or len(fields) != header.dimension:
             raise InputError(
                 f"expected {header.dimension} numbers for {where}, got {len(fields)} fields; "
                 "the file is broken: download it again."
             )
-        vector = found
+        vector = numbers
     if not np.isfinite(vector).all():
         raise InputError(
             f"expected finite numbers for {where}, got NaN or infinity; "
@@ -310,10 +309,10 @@ def _vector(payload: bytes, header: _Header, where: str) -> np.ndarray | None:
     return vector
 
 
-def _miscounted(path: Path, header: _Header, found: str) -> InputError:
+def _miscounted(path: Path, header: _Header, got: str) -> InputError:
     return InputError(
         f"expected {header.count:,} words of {header.dimension} numbers in {path}, as its first "
-        f"line says, got {found}; the file is cut off or broken: download it again."
+        f"line says, got {got}; the file is cut off or broken: download it again."
     )
 
 
@@ -325,7 +324,7 @@ def _swollen(path: Path, header: _Header) -> InputError:
 
 
 def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Word and the bytes of its vector, for every word of a binary file."""
+    """Yield each word of a binary file with the bytes of its vector."""
     assert header.count is not None
     size = 4 * header.dimension
     block, place, total = b"", 0, 0
@@ -349,7 +348,7 @@ def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[
 
 
 def _text_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Word and the text of its vector, for every word of a text file."""
+    """Yield each word of a text file with the text of its vector."""
     number, line = 0, header.first or file.readline(MAX_LINE)
     blank = total = 0
     while line:
@@ -382,9 +381,6 @@ def _text_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[by
         raise _miscounted(path, header, f"{number:,}")
 
 
-# Text backbone: a Maxout MLP on the mean of a text's word vectors, from a file of one's own.
-
-
 _TOKEN = re.compile(r"\b\w\w+\b")  # as MaxoutMLP's words: letters and digits, two or more
 
 
@@ -393,7 +389,7 @@ class Word2VecMLP(TextBackbone):
 
     `fit` takes from the file the vectors of words that occur in the train texts, as
     written or in lower case; of these the `words` most frequent there. They become
-    part of the state dict, so the file is not needed again. A text becomes the mean
+    part of the state dict, so that the file is not needed again. A text becomes the mean
     of its known words' vectors, each as often as it occurs, written as in the text
     or, where that is unknown, in lower case. The mean is divided by one number for
     all texts, such that on the train texts with a known word the mean square of a
@@ -413,7 +409,7 @@ class Word2VecMLP(TextBackbone):
     """
 
     learns = True
-    _kind = "word2vec"
+    argument = "FILE"
     _grown = ("vocabulary", "vectors")
     _cached = ("_rows",)
 
@@ -433,37 +429,40 @@ class Word2VecMLP(TextBackbone):
         super().__init__()
         self.source = None if source is None else Path(source)
         if self.source is not None:
-            found = read_dimension(self.source)
-            if inputs not in (None, found):
-                raise InputError(f"expected vectors of {inputs} numbers in {source}, got {found}.")
-            inputs = found
+            length = read_dimension(self.source)
+            if inputs not in (None, length):
+                raise InputError(f"expected vectors of {inputs} numbers in {source}, got {length}.")
+            inputs = length
         if inputs is None or words < 1:
             raise InputError(
                 f"word vectors need a file or a length, and words >= 1, got {source}, {inputs} "
                 f"and {words}; as Word2VecMLP('vectors.bin')."
             )
         widths = (inputs, hidden, outputs)
-        told = "-".join(map(str, widths))
         name = "" if self.source is None else f"{self.source.name} "  # moving a file is no change
-        self.name = f"word2vec {name}{told} pieces {pieces} words {words}"
+        self.name = f"word2vec {name}{'-'.join(map(str, widths))} pieces {pieces} words {words}"
         self.channels = {str(tap): width for tap, width in enumerate(widths)}
         self.words = words
         self.layers = MaxoutLayers(widths, pieces)
         self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))  # lines, UTF-8
         self.register_buffer("vectors", torch.zeros(0, inputs))  # (words, D), as in the file
         self.register_buffer("scale", torch.tensor(1.0))  # of the train texts' means
-        self._options = {
+        self.options = {
             "inputs": inputs, "hidden": hidden, "outputs": outputs, "pieces": pieces, "words": words
         }  # fmt: skip
 
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        return cls(None, **options)
+
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """Word -> row of `vectors`."""
+        """Return word -> row of `vectors`."""
         words = words_of(self.vocabulary, self.vectors)
         return {word: row for row, word in enumerate(words)}
 
     def _means(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """The mean vector of each text, (D,) float32 in the file's units; zeros where none."""
+        """Yield the mean vector of each text, (D,) float32 in the file's units; else zeros."""
         vectors = self.vectors.cpu().numpy()
         for text in texts:
             rows = [
@@ -484,21 +483,21 @@ class Word2VecMLP(TextBackbone):
                 "expected a word2vec backbone with its file, got one built without; "
                 "make it anew, as text_backbone('word2vec:vectors.bin')."
             )
-        found: Counter[str] = Counter()  # of each word the file may have
+        counts: Counter[str] = Counter()  # of each word the file may have
         for word, count in Counter(w for text in texts for w in _TOKEN.findall(text)).items():
             for form in {word, word.lower()}:
-                found[form] += count
-        ordered = sorted(found, key=lambda word: (-found[word], word))
+                counts[form] += count
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
         ranks = {word.encode(): rank for rank, word in enumerate(ordered)}
-        kept = read_vectors(self.source, ranks, self.words)
-        if not kept:
+        vectors = read_vectors(self.source, ranks, self.words)
+        if not vectors:
             raise InputError(
                 f"expected words of the train texts in {self.source}, got none of {len(ranks):,} "
                 f"words of {len(texts):,} texts; choose vectors of the texts' language."
             )
         device = self.vectors.device
-        self.vocabulary = torch.tensor(list(b"\n".join(kept)), dtype=torch.uint8, device=device)
-        self.vectors = torch.from_numpy(np.stack(list(kept.values()))).to(device)
+        self.vocabulary = torch.tensor(list(b"\n".join(vectors)), dtype=torch.uint8, device=device)
+        self.vectors = torch.from_numpy(np.stack(list(vectors.values()))).to(device)
         self._forget()
         squares = [float(np.square(mean, dtype=np.float64).mean()) for mean in self._means(texts)]
         known = [square for square in squares if square > 0]

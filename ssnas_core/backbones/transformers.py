@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from ssnas_core.common.files import file_size, read_json
 
 @contextmanager
 def loading(source: str | Path, remedy: str) -> Iterator[None]:
-    """No progress bars, which are the caller's to ask for; failures are told as what to do."""
+    """Show no progress bars, and turn every failure to load `source` into an `InputError`."""
     from transformers.utils import logging as transformers_logging
 
     showing = transformers_logging.is_progress_bar_enabled()
@@ -51,7 +51,7 @@ def loading(source: str | Path, remedy: str) -> Iterator[None]:
 
 
 def _check_documents(folder: Path) -> None:
-    """Read what transformers would read with no bounds: the largest tokenizers take 40 MB."""
+    """Read within bounds what transformers reads without: large tokenizers take 40 MB."""
     for file in sorted(folder.iterdir()):
         if file.suffix == ".json":
             read_json(file, limit=64 * 2**20)
@@ -60,9 +60,9 @@ def _check_documents(folder: Path) -> None:
 
 
 def _part(model: Any, kind: str) -> Any:
-    """The encoder of `kind` within a model, without its pooler.
+    """Return the encoder of `kind` within a model, without its pooler.
 
-    The pooler is never used here, and its weights would never see a gradient.
+    The pooler is never used here, so that its weights would never see a gradient.
     """
     if kind == "text":
         model = model.get_encoder() if model.config.is_encoder_decoder else model
@@ -82,18 +82,28 @@ def _part(model: Any, kind: str) -> Any:
     return model
 
 
-def from_weights(source: str | Path, kind: str) -> tuple[Any, Any]:
-    """The encoder with its published weights, all of them, in float32; and the whole config."""
-    from transformers import AutoModel
+def _encoder(source: str | Path, kind: str, *, random: bool, offline: bool) -> tuple[Any, Any]:
+    """Return the encoder in float32, and the configuration of the whole model.
 
-    whole, told = AutoModel.from_pretrained(
-        source, trust_remote_code=False, output_loading_info=True
-    )
+    Args:
+        source: a folder or name.
+        kind: "text" or "image".
+        random: weights from torch's global seed instead of the published ones.
+        offline: ask no network.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+    if random:
+        config = AutoConfig.from_pretrained(source, **options)
+        model = _part(AutoModel.from_config(config, trust_remote_code=False), kind)
+        return model.float(), config
+    whole, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     config = whole.config
     named = {id(weight): name for name, weight in whole.named_parameters()}
     model = _part(whole, kind)
     used = {named[id(weight)] for weight in model.parameters() if id(weight) in named}
-    lacking = sorted(used & set(told["missing_keys"]))
+    lacking = sorted(used & set(report["missing_keys"]))
     if lacking:
         raise InputError(
             f"expected all weights of {str(source)!r}, got none for {len(lacking)} of "
@@ -102,43 +112,35 @@ def from_weights(source: str | Path, kind: str) -> tuple[Any, Any]:
     return model.float(), config
 
 
-def from_config(config: Any, kind: str) -> Any:
-    """The encoder with random weights, from torch's global seed."""
-    from transformers import AutoModel
-
-    return _part(AutoModel.from_config(config, trust_remote_code=False), kind).float()
-
-
-def saved_config(folder: Path | None) -> Any:
-    """The configuration that `save_config` wrote; no network is asked."""
-    from transformers import AutoConfig
-
-    if folder is None:
+def _saved(folder: Path | None) -> str:
+    """Return the folder with the files of a backbone, as transformers takes it."""
+    if folder is None or not folder.is_dir():
         raise InputError(
-            "expected the folder with the files of a transformers backbone, got none; "
+            f"expected the folder with the files of a transformers backbone, got {folder}; "
             "pass the folder that save_files wrote."
         )
-    return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    return str(folder)
 
 
 def even_depths(layers: int, taps: int) -> tuple[int, ...]:
-    """`taps` of `layers` layers (from 1), at even distances, the last included."""
+    """Return `taps` of `layers` layers (from 1), at even distances, the last included."""
+    if taps < 1:
+        raise InputError(f"taps must be >= 1, got {taps}.")
     taps = min(taps, layers)
     return tuple(-(-layers * (tap + 1) // taps) for tap in range(taps))
 
 
-def save_config(config: Any, folder: Path) -> None:
-    """Write an encoder's configuration into `folder`."""
+def _save_config(config: Any, folder: Path) -> None:
     config._name_or_path = ""  # where it lay on this machine is nobody's business
     Path(folder).mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
 
 
-def colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """What a model's own image processor does to colours, and the size (H, W) it gives.
+def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return the change of colours of a model's own image processor, and its size (H, W).
 
     It rescales, normalises and perhaps swaps channels: an affine map, (3, 3) and
-    (3,), of RGB in [0, 1], read off four images of one colour each. So any
+    (3,), of RGB in [0, 1]. It is read off four images of one colour each, so that any
     processor's rule holds, whatever its options are called.
     """
     from PIL import Image
@@ -167,46 +169,35 @@ class TransformerText(TextBackbone):
         source: a local folder, or a model's name on the Hugging Face hub or in its cache.
         taps: how many hidden layers, at even distances, the last included.
         length: tokens a text is cut to and padded to.
+        saved: `source` is the folder that `save_files` wrote; weights are random.
 
     Raises:
         InputError: no such model at hand, or a length it cannot take.
     """
 
-    _kind = "transformers-text"
+    argument = "NAME_OR_FOLDER"
 
-    def __init__(self, source: str | Path, taps: int = 4, length: int = 128) -> None:
+    def __init__(
+        self, source: str | Path, taps: int = 4, length: int = 128, *, saved: bool = False
+    ) -> None:
         super().__init__()
         from transformers import AutoTokenizer
 
         with loading(
             source, "Give a folder with config.json, tokenizer and weights, or go online once."
         ):
-            model, config = from_weights(source, "text")
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        # a folder's own name, not its path: moving a model does not change it
-        self._build(model, config, tokenizer, Path(source).name, taps, length)
-
-    @classmethod
-    def rebuilt(cls, folder: Path | None, taps: int, length: int) -> TransformerText:
-        """From what `save_files` wrote, with random weights; a state dict brings the real ones."""
-        from transformers import AutoTokenizer
-
-        self = cls.__new__(cls)
-        TextBackbone.__init__(self)
-        with loading(str(folder), "Give the folder that save_files wrote."):
-            config = saved_config(folder)
+            model, config = _encoder(source, "text", random=saved, offline=saved)
             tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), trust_remote_code=False, local_files_only=True
+                source, trust_remote_code=False, local_files_only=saved
             )
-            model = from_config(config, "text")
-            self._build(model, config, tokenizer, "rebuilt", taps, length)
-        return self
+            # a folder's own name, not its path: moving a model does not change it
+            self._hold(model, config, tokenizer, Path(source).name, taps, length)
 
-    def _build(
+    def _hold(
         self, model: Any, config: Any, tokenizer: Any, source: str, taps: int, length: int
     ) -> None:
-        if taps < 1 or length < 3:
-            raise InputError(f"taps must be >= 1 and length >= 3, got {taps} and {length}.")
+        if length < 3:
+            raise InputError(f"length must be >= 3, got {length}.")
         self.tokenizer = tokenizer
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -230,11 +221,15 @@ class TransformerText(TextBackbone):
             f"transformers:{source} layers {self.depths} length {length} vocabulary {tokens}"
         )
         self._whole_config = config
-        self._options = {"taps": taps, "length": length}
+        self.options = {"taps": taps, "length": length}
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        return cls(_saved(folder), saved=True, **options)
 
     def save_files(self, folder: Path) -> None:
         """Write the model's config.json and the tokenizer's files into `folder`, its own."""
-        save_config(self._whole_config, folder)
+        _save_config(self._whole_config, folder)
         self.tokenizer.save_pretrained(str(folder))
 
     def vectorize(self, texts: Sequence[str]) -> Tensor:
@@ -249,13 +244,13 @@ class TransformerText(TextBackbone):
                 max_length=self.length,
                 return_tensors="pt",
             )
-        found, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
-        if int(found.max()) >= known:
+        numbers, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
+        if int(numbers.max()) >= known:
             raise InputError(
                 f"expected the tokenizer of {self.name}, got one whose tokens are not among the "
                 f"model's {known}; restore its files."
             )
-        return found
+        return numbers
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""
@@ -286,13 +281,15 @@ class TransformerImage(ImageBackbone):
         taps: how many hidden layers, at even distances, the last included.
         size: (H, W) of the images; None for what the model's processor makes of a
             square image. Others work where the model takes them.
+        saved: `source` is the folder that `save_files` wrote; weights are random, and
+            a state dict brings the normalisation too.
 
     Raises:
         InputError: no such model at hand, not an image encoder, or a size it cannot
             take.
     """
 
-    _kind = "transformers-image"
+    argument = "NAME_OR_FOLDER"
 
     colours: Tensor  # (3, 3), of RGB in [0, 1]
     black: Tensor  # (3,)
@@ -303,10 +300,10 @@ class TransformerImage(ImageBackbone):
         weights: str | None = None,
         taps: int = 4,
         size: tuple[int, int] | None = None,
+        *,
+        saved: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import AutoConfig
-
         if weights not in (None, "DEFAULT"):
             raise InputError(f"weights must be None or 'DEFAULT', got {weights!r}.")
         with loading(
@@ -314,35 +311,20 @@ class TransformerImage(ImageBackbone):
             "Give an image encoder's folder with config.json, preprocessor_config.json and "
             "weights, or go online once.",
         ):
-            if weights is None:
-                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-                model = from_config(config, "image")
-            else:
-                model, config = from_weights(source, "image")
-            own = _pair(getattr(model.config, "image_size", None) or 224)
-            colours, black, made = colour_map(source, max(own))
-        name = f"transformers:{Path(source).name} {weights}"
-        self._build(model, config, name, taps, made if size is None else size)
-        self.colours.copy_(colours)
-        self.black.copy_(black)
+            model, config = _encoder(source, "image", random=weights is None, offline=saved)
+            side = max(_pair(getattr(model.config, "image_size", None) or 224))
+            colours, black = torch.eye(3), torch.zeros(3)
+            if not saved:
+                colours, black, made = _colour_map(source, side)
+                size = made if size is None else size
+            self.register_buffer("colours", colours)  # in the state dict: part of the model
+            self.register_buffer("black", black.clone())
+            name = f"transformers:{Path(source).name} {weights}"
+            self._hold(model, config, name, taps, size or (side, side))
 
-    @classmethod
-    def rebuilt(cls, folder: Path | None, taps: int, size: tuple[int, int]) -> TransformerImage:
-        """From what `save_files` wrote, with random weights; a state dict brings the real ones."""
-        self = cls.__new__(cls)
-        ImageBackbone.__init__(self)
-        with loading(str(folder), "Give the folder that save_files wrote."):
-            config = saved_config(folder)
-            self._build(from_config(config, "image"), config, "rebuilt", taps, size)
-        return self
-
-    def _build(self, model: Any, config: Any, name: str, taps: int, size: tuple[int, int]) -> None:
-        if taps < 1:
-            raise InputError(f"taps must be >= 1, got {taps}.")
+    def _hold(self, model: Any, config: Any, name: str, taps: int, size: tuple[int, int]) -> None:
         self.size = check_size(size)
         self.model = model
-        self.register_buffer("colours", torch.eye(3))  # in the state dict: part of the model
-        self.register_buffer("black", torch.zeros(3))
         self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         training = model.training
         model.eval()
@@ -366,17 +348,21 @@ class TransformerImage(ImageBackbone):
         self.channels = {str(tap): value.shape[1] for tap, value in enumerate(maps)}
         self.name = f"{name} layers {self.depths} {self.size}"
         self._whole_config = config
-        self._options = {"taps": taps, "size": self.size}
+        self.options = {"taps": taps, "size": self.size}
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        return cls(_saved(folder), None, saved=True, **options)
 
     def save_files(self, folder: Path) -> None:
         """Write the model's config.json into `folder`, its own; the state dict has the rest."""
-        save_config(self._whole_config, folder)
+        _save_config(self._whole_config, folder)
 
     def _states(self, images: Tensor) -> list[Tensor]:
-        """The model's hidden states of normalised images: maps where it has them, else tokens."""
+        """Return the hidden states of normalised images: maps if it has them, else tokens."""
         options: dict[str, Any] = {}
-        own = getattr(self.model.config, "image_size", None)
-        if self._resizes and own is not None and _pair(own) != tuple(images.shape[2:]):
+        usual = getattr(self.model.config, "image_size", None)
+        if self._resizes and usual is not None and _pair(usual) != tuple(images.shape[2:]):
             options["interpolate_pos_encoding"] = True
         out = self.model(pixel_values=images, output_hidden_states=True, **options)
         states: list[Tensor] = list(out.hidden_states or ())
@@ -394,7 +380,7 @@ class TransformerImage(ImageBackbone):
         return [one.permute(0, 3, 1, 2) for one in maps]  # Hiera has channels last
 
     def _arranged(self, state: Tensor, images: Tensor) -> Tensor:
-        """(N, C, H', W') of a map as it is, of tokens (N, leading + H' * W', C) by patch size."""
+        """Return maps (N, C, H', W') as they are, tokens (N, leading + H' * W', C) as maps."""
         if state.ndim == 4:
             return state
         config = self.model.config
@@ -421,6 +407,6 @@ class TransformerImage(ImageBackbone):
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    """(H, W) of a config's size: one number for both, or two."""
+    """Return (H, W) of a config's size: one number for both, or two."""
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)

@@ -8,12 +8,10 @@ needed again.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,16 @@ import torch
 from torch import Tensor
 
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
-from ssnas_core.backbones.factory import (
-    array_backbone,
-    backbone_from_config,
-    image_backbone,
-    text_backbone,
-)
+from ssnas_core.backbones.factory import backbone_from_config, is_own, open_backbone
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import (
     atomic_path,
+    disk_errors,
     load_states,
     map_array,
     plain_name,
     read_fields,
     read_json,
-    told_where,
     write_json,
 )
 from ssnas_core.common.locks import alone_in
@@ -44,16 +37,12 @@ from ssnas_core.common.random import seeded
 from ssnas_core.common.typed import typed
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import SPLITS, Dataset
-from ssnas_core.features.augment import DEFAULT_AUGMENT, JointAugment
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.extract import Taps, extract_features
 from ssnas_core.features.inputs import RawInputs, content_key, prepare_inputs
 from ssnas_core.features.live import LiveInputs
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.features.train_backbones import Labels, train_backbone
-from ssnas_core.objectives.contrastive import Contrastive
-from ssnas_core.training.loop import TrainConfig
-
-# What a preparation left on disk, read back: backbones, decoded images, arrays.
 
 
 def stored_columns(folder: Path) -> dict[str, Any]:
@@ -78,7 +67,7 @@ def lend_files(source: Path, target: Path) -> None:
     Raises:
         InputError: no space, or a folder that cannot be written.
     """
-    with told_where(target):
+    with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.iterdir()) if source.is_dir() else ():  # texts alone leave none
             lent = target / file.name
@@ -92,86 +81,24 @@ def lend_files(source: Path, target: Path) -> None:
 
 
 def saved_backbone(folder: Path, modality: str) -> Backbone:
-    """The backbone that made a modality's features.
+    """Return the backbone that made a modality's features.
 
     Raises:
         InputError: its files are missing or broken, or not of each other.
     """
-    told, weights = (folder / f"{modality}.{ending}" for ending in ("json", "pt"))
+    config, weights = (folder / f"{modality}.{ending}" for ending in ("json", "pt"))
     state = load_states(weights, "backbone")
     try:
-        backbone = backbone_from_config(read_json(told), folder / f"{modality}-files", state)
+        backbone = backbone_from_config(read_json(config), folder / f"{modality}-files", state)
     except InputError as error:
-        raise InputError(f"{told}: {error}") from error
-    _give(weights, state, backbone)
-    return backbone
-
-
-def load_backbone(file: Path, backbone: Backbone) -> None:
-    """Give `backbone` the state dict in `file`.
-
-    Raises:
-        InputError: it is missing or broken, or of another backbone.
-    """
-    _give(file, load_states(file, "backbone"), backbone)
-
-
-def _give(file: Path, state: Any, backbone: Backbone) -> None:
+        raise InputError(f"{config}: {error}") from error
     try:
         backbone.load_state_dict(state)
     except Exception as error:  # torch raises many kinds for what does not fit, with long advice
         raise InputError(
-            f"{file} is not a usable backbone ({type(error).__name__}); delete it."
+            f"{weights} is not a usable backbone ({type(error).__name__}); delete it."
         ) from error
-
-
-_SIMCLR = TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Which backbones, how they are trained without labels, and what is stored.
-
-    Args:
-        image, text, array: the backbone of each kind of modality, by name, see
-            `ssnas_core.backbones.factory`; arrays of several positions are taken as they are.
-        image_size: (H, W) that images are decoded to; None for the backbone's own.
-        pretrained: load published weights where a backbone has any; without,
-            they are random.
-        views: V >= 1, stored augmented views per sample beside the clean one.
-        augment: how views are made, those of the backbones' training too.
-        length: L, positions of a pooled feature map.
-        image_training, text_training, array_training: SimCLR on the train part for
-            the backbones that come without weights (`Backbone.learns`).
-        contrastive: the loss of that training.
-        seed: of initial weights, training and views.
-        strict: refuse the data at the first bad record instead of skipping it.
-    """
-
-    image: str = "small"
-    text: str = "maxout"
-    array: str = "maxout"
-    image_size: tuple[int, int] | None = None
-    pretrained: bool = True
-    views: int = 8
-    augment: JointAugment = DEFAULT_AUGMENT
-    length: int = 4
-    image_training: TrainConfig = _SIMCLR
-    text_training: TrainConfig = _SIMCLR
-    array_training: TrainConfig = _SIMCLR
-    contrastive: Contrastive = field(default_factory=Contrastive)
-    seed: int = 0
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        if self.views < 1:
-            raise InputError(
-                f"contrastive learning needs views >= 1 beside the clean one, got {self.views}."
-            )
-        if self.length < 1 or math.isqrt(self.length) ** 2 != self.length:
-            raise InputError(
-                f"length must be a square number (1, 4, 9, 16, ...), got {self.length}."
-            )
+    return backbone
 
 
 @dataclass(frozen=True)
@@ -280,11 +207,9 @@ def prepare(
         raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
         dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
     backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
-    stamps = [_stamp(spec) for spec in (config.image, config.text)]
-    told = dataclasses.asdict(config)
-    if config.augment == DEFAULT_AUGMENT:
-        del told["augment"]  # what was prepared before there was this setting keeps its name
-    key = content_key(dataset.fingerprint(), told, stamps)
+    content: list[Any] = [_stamp(part) for part in (config.image, config.text)]
+    content += [one.fingerprint() for one in backbones.values() if is_own(one)]
+    key = content_key(dataset.fingerprint(), config.plain(), content)
     home = unlabelled = folder / f"prepared-{key}"
     labels = None
 
@@ -301,8 +226,13 @@ def prepare(
         if home != unlabelled:
             lend_files(unlabelled / "inputs", home / "inputs")  # its decoded images are the same
         kept, inputs = decoded()
-        for modality, backbone in backbones.items():
-            _ready(modality, backbone, kept, inputs, home, config, labels, device, progress)
+        for modality, fresh in backbones.items():
+            if (home / f"{modality}.pt").exists():
+                backbones[modality] = saved_backbone(home, modality)
+            else:
+                _train(modality, fresh, kept, inputs, home, config, labels, device, progress)
+                _save(fresh, home, modality)
+            (home / f"{modality}-training.pt").unlink(missing_ok=True)  # the checkpoint
         store = extract_features(
             inputs,
             {name: backbone.to(device) for name, backbone in backbones.items()},
@@ -322,35 +252,31 @@ def prepare(
     return Prepared(home, kept, store, config)
 
 
-def _stamp(spec: str) -> list[list[Any]]:
-    """Name, size and time of the files that a backbone's name leads to, so that others tell."""
-    _, _, name = spec.partition(":")
-    path = Path(name or "no file")
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat()) for file in found if file.is_file()]
+def _stamp(part: Any) -> list[list[Any]]:
+    """Return name, size and time of the files that a backbone's name leads to."""
+    kind, _, name = part.partition(":") if isinstance(part, str) else ("", "", "")
+    path = Path((name.partition("@")[2] if kind == "timm" else name) or "no file")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def _fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbone]:
     backbones: dict[str, Backbone] = {}
     for place, (modality, kind) in enumerate(dataset.kinds.items()):
+        part = getattr(config, kind)
+        asked: dict[str, Any] = {"weights": "DEFAULT" if config.pretrained else None}
+        if kind == "image":
+            asked["size"] = config.image_size
+        elif kind == "array":
+            asked["shape"] = shape = dataset.records[0].inputs[modality].shape
+            part = "identity" if part == "maxout" and len(shape) > 1 else part
         with seeded(config.seed, 40, place):
-            if kind == "text":
-                backbones[modality] = text_backbone(config.text)
-            elif kind == "array":
-                shape = dataset.records[0].inputs[modality].shape
-                spec = config.array if len(shape) == 1 else "identity"
-                backbones[modality] = array_backbone(spec, shape)
-            else:
-                trained = config.pretrained and config.image != "small"
-                weights = "DEFAULT" if trained else None
-                backbones[modality] = image_backbone(
-                    config.image, weights=weights, size=config.image_size
-                )
+            backbones[modality] = open_backbone(kind, part, **asked)
     return backbones
 
 
-def _ready(
+def _train(
     modality: str,
     backbone: Backbone,
     dataset: Dataset,
@@ -361,12 +287,7 @@ def _ready(
     device: torch.device | str,
     progress: bool,
 ) -> None:
-    """Fit a backbone, and train it if it came without weights; once, kept in `home`."""
-    file, checkpoint = home / f"{modality}.pt", home / f"{modality}-training.pt"
-    if file.exists():
-        load_backbone(file, backbone)
-        checkpoint.unlink(missing_ok=True)  # a kill may have come before that
-        return
+    """Fit a backbone, and train it if it came without weights."""
     train = torch.from_numpy(dataset.indices("train"))
     column = inputs.columns[modality]
     if isinstance(backbone, TextBackbone):
@@ -383,19 +304,23 @@ def _ready(
             train,
             labels,
             device=device,
-            checkpoint=checkpoint,
+            checkpoint=home / f"{modality}-training.pt",
             progress=progress,
         )
         write_json(home / f"{modality}-training.json", history)
+
+
+def _save(backbone: Backbone, home: Path, modality: str) -> None:
+    """Write a backbone's files, config and, last, weights."""
     files = home / f"{modality}-files"
-    with told_where(files):
+    with disk_errors(files):
         files.mkdir(exist_ok=True)
         backbone.save_files(files)
     write_json(home / f"{modality}.json", backbone.config())
     state = {name: value.cpu() for name, value in backbone.state_dict().items()}
+    file = home / f"{modality}.pt"
     with atomic_path(file) as temporary, open(temporary, "wb") as opened:  # its errors have numbers
-        torch.save(state, opened)  # last: it says that the others are there
-    checkpoint.unlink(missing_ok=True)
+        torch.save(state, opened)
 
 
 def _on_disk(array: np.ndarray, folder: Path, modality: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,12 @@ from ssnas_core.backbones.base import Backbone
 from ssnas_core.common.random import seeded
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.splits import labelled_part
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.inputs import RawInputs, content_key
 from ssnas_core.features.live import LiveInputs
 from ssnas_core.objectives.base import OnDevice
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.training.loop import TrainConfig, fit
-
-if TYPE_CHECKING:
-    from ssnas_core.features.prepare import PrepareConfig
 
 
 @dataclass(frozen=True)

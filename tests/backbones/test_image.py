@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssnas_core.backbones.factory import image_backbone
-from ssnas_core.backbones.image import SmallConvNet, torchvision_backbone, vgg19
+from ssnas_core.backbones.image import VGG19, SmallConvNet, TorchvisionNet
 from ssnas_core.common.errors import InputError
 
 
@@ -53,7 +53,7 @@ def test_every_weight_of_the_small_net_is_trained():
 
 def test_vgg19_taps_are_features_20_26_33_36_of_a_normalised_image():
     torch.manual_seed(0)
-    net = vgg19(size=(64, 32)).eval()
+    net = VGG19(size=(64, 32)).eval()
     layers = [layer for part in net.trunk.children() for layer in part]  # torchvision's `features`
     kinds = Counter(type(layer).__name__ for layer in layers)
     assert kinds == {"Conv2d": 16, "ReLU": 16, "MaxPool2d": 5}
@@ -127,7 +127,7 @@ def test_torchvision_taps_are_the_ends_of_the_last_four_resolutions(name, stages
 
 
 def test_torchvision_taps_can_be_fewer_and_train():
-    net = torchvision_backbone("resnet18", taps=2, size=(64, 64))
+    net = TorchvisionNet("resnet18", taps=2, size=(64, 64))
     assert net.channels == {"0": 256, "1": 512}
     net.train()(torch.rand(2, 3, 64, 64))["1"].sum().backward()
     assert all(weight.grad is not None for weight in net.parameters())  # the head is gone
@@ -140,7 +140,7 @@ def test_tokens_of_a_vision_transformer_become_positions_of_a_map(monkeypatch):
     torch.manual_seed(0)
     tiny = VisionTransformer(32, 8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=8)
     monkeypatch.setattr(models, "get_model", lambda *args, **kwargs: tiny)
-    net = torchvision_backbone("vit_b_16", taps=2, size=(32, 32)).eval()
+    net = TorchvisionNet("vit_b_16", taps=2, size=(32, 32)).eval()
     with torch.inference_mode():
         images = torch.rand(2, 3, 32, 32)
         taps = net(images)
@@ -153,7 +153,7 @@ def test_tokens_of_a_vision_transformer_become_positions_of_a_map(monkeypatch):
                 token = value[:, 1 + 4 * row + column]  # after the class token, row by row
                 torch.testing.assert_close(tap[:, :, row, column], token)
     with pytest.raises(InputError, match=r"vit_b_16 cannot take images of size \(32, 16\)"):
-        torchvision_backbone("vit_b_16", size=(32, 16))
+        TorchvisionNet("vit_b_16", size=(32, 16))
 
 
 def as_with_weights(monkeypatch):
@@ -198,7 +198,7 @@ def test_image_backbone_comes_back_from_config_and_state(name, weights, rebuilt,
 def test_small_net_of_other_widths_and_size_comes_back(rebuilt):
     net = rebuilt(SmallConvNet((32, 16), (4, 8)))
     assert net.size == (32, 16) and net.channels == {"0": 4, "1": 8}
-    assert rebuilt(torchvision_backbone("resnet18", taps=2, size=(64, 32))).size == (64, 32)
+    assert rebuilt(TorchvisionNet("resnet18", taps=2, size=(64, 32))).size == (64, 32)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Facts about transformers text encoders as backbones; the vision ones: test_hub_images.py."""
+"""Facts about transformers text encoders as backbones; image encoders have a file of their own."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_transformer_comes_back_from_config_state_and_files_offline(
 def test_transformer_needs_its_files_to_come_back(minilm, tmp_path):
     with pytest.raises(InputError, match="expected the folder with the files"):
         backbone_from_config(minilm.config())
-    with pytest.raises(InputError, match="Give the folder that save_files wrote"):
+    with pytest.raises(InputError, match="expected a transformers model folder or name"):
         backbone_from_config(minilm.config(), tmp_path)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.backbones import text as _word_files
+from ssnas_core.backbones import text as text_backbones
 from ssnas_core.backbones.factory import text_backbone
 from ssnas_core.backbones.text import MaxoutMLP, Word2VecMLP
 from ssnas_core.common.errors import InputError
@@ -244,7 +244,7 @@ def test_file_that_unpacks_to_many_times_its_size_is_refused(name, tmp_path, mon
     content = binary(entries) if "bin" in name else text(entries, header=True)
     path = written(tmp_path / name, content)
     Word2VecMLP(path).fit(["zero"])  # small enough to be let pass
-    monkeypatch.setattr(_word_files, "_MIN_UNPACKED", 0)
+    monkeypatch.setattr(text_backbones, "_MIN_UNPACKED", 0)
     with pytest.raises(InputError, match="to unpack to at most .* bytes, got more"):
         Word2VecMLP(path).fit(["zero"])
 
@@ -258,7 +258,7 @@ def test_blank_lines_without_end_are_refused(tmp_path):
 
 
 def test_unusable_requests_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'maxout', 'word2vec:FILE' or 'transformers:NAME_OR_FOLD"):
+    with pytest.raises(InputError, match="'maxout', 'word2vec:FILE', 'transformers:NAME_OR_FOLD"):
         text_backbone("bert")
     with pytest.raises(InputError, match="word vectors in .*none.bin, got FileNotFoundError"):
         text_backbone(f"word2vec:{tmp_path / 'none.bin'}")

@@ -21,11 +21,11 @@ from ssnas_core.datasets.mmimdb import read_mmimdb
 from ssnas_core.datasets.records import Dataset, Record, load_dataset, save_dataset
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.features import extract, inputs
-from ssnas_core.features import prepare as _prepared_files
 from ssnas_core.features import prepare as preparation
-from ssnas_core.features import train_backbones as _backbone_training
-from ssnas_core.features.augment import DEFAULT_AUGMENT, ImageAugment, JointAugment
-from ssnas_core.features.prepare import PrepareConfig, prepare
+from ssnas_core.features import train_backbones
+from ssnas_core.features.augment import ImageAugment, JointAugment
+from ssnas_core.features.config import PrepareConfig
+from ssnas_core.features.prepare import prepare, saved_backbone
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.training.loop import TrainConfig
 
@@ -59,7 +59,7 @@ def idle(monkeypatch):
     def refuse(*_, **__):
         raise StoppedError
 
-    monkeypatch.setattr(_backbone_training, "fit", refuse)
+    monkeypatch.setattr(train_backbones, "fit", refuse)
     monkeypatch.setattr(MaxoutMLP, "fit", refuse)
     monkeypatch.setattr(extract._Extractor, "__call__", refuse)
     monkeypatch.setattr(inputs, "decode_image", refuse)
@@ -326,14 +326,11 @@ def test_unknown_backbone_is_refused(tiny_data, tmp_path, config, change, messag
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"weights"])
-def test_broken_backbone_file_is_refused_in_one_line(tiny_data, tmp_path, config, idle, content):
-    with pytest.raises(InputError):  # idle: only the folder is made
-        prepare(tiny_data, tmp_path, config)
-    (home,) = tmp_path.glob("prepared-*")
-    (home / "image.pt").write_bytes(content)
-    backbone = preparation.image_backbone("small")
+def test_broken_backbone_file_is_refused_in_one_line(prepared, tmp_path, content):
+    shutil.copy(prepared.folder / "image.json", tmp_path)
+    (tmp_path / "image.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"image\.pt is not a usable backbone .*; delete") as told:
-        _prepared_files.load_backbone(home / "image.pt", backbone)
+        saved_backbone(tmp_path, "image")
     assert "\n" not in str(told.value)
 
 
@@ -492,7 +489,7 @@ def test_labels_outside_of_the_labelled_part_are_never_read(
     poisoned = with_labels(dataset, others(dataset, outside))
     assert (poisoned.labels() != dataset.labels()).any(1).sum() == 48
     # to draw a part all labels are looked at, to label it evenly: here it stays the same
-    monkeypatch.setattr(_backbone_training, "labelled_part", lambda *_: part)
+    monkeypatch.setattr(train_backbones, "labelled_part", lambda *_: part)
     made = prepare(poisoned, tmp_path, config, label_ratio=1 / 3, label_seed=2)
     assert made.folder.name == third.folder.name
     found, wanted = tree(made.folder), tree(third.folder)
@@ -503,7 +500,7 @@ def test_labels_outside_of_the_labelled_part_are_never_read(
 
 def test_labels_inside_of_the_part_decide(tiny_data, tmp_path, config, third, monkeypatch):
     part, dataset = part_of(third), read_mmimdb(tiny_data)
-    monkeypatch.setattr(_backbone_training, "labelled_part", lambda *_: part)
+    monkeypatch.setattr(train_backbones, "labelled_part", lambda *_: part)
     other = with_labels(dataset, others(dataset, part.train[:1]))
     made = prepare(other, tmp_path, config, label_ratio=1 / 3, label_seed=2)
     assert made.folder.name != third.folder.name
@@ -531,7 +528,7 @@ def test_few_labels_train_on_as_many_batches_of_views_as_all_inputs(
         told["rows"], told["training"], told["labels"] = rows, training, objective.labels
         raise StoppedError
 
-    monkeypatch.setattr(_backbone_training, "fit", stop)
+    monkeypatch.setattr(train_backbones, "fit", stop)
     slow = TrainConfig(epochs=3, batch_size=8, learning_rate=0.02)
     changed = dataclasses.replace(config, image_training=slow)
     with pytest.raises(StoppedError):
@@ -549,7 +546,7 @@ def test_labels_of_one_class_a_sample_are_hidden_too(one_thread):
     data["b"] = data["a"]
     split = ["train"] * 20 + ["dev"] * 10 + ["test"] * 10
     dataset = ArrayDataset(data, classes, split=split)
-    labels = _backbone_training.Labels.of(dataset, 0.3, 0)
+    labels = train_backbones.Labels.of(dataset, 0.3, 0)
     wanted = torch.full((40,), -1)
     wanted[labels.rows] = torch.from_numpy(dataset.targets())[labels.rows]
     assert len(labels.rows) == 6 and torch.equal(labels.objective.labels, wanted)
@@ -583,7 +580,7 @@ def test_same_labels_are_the_same_preparation_whatever_the_seed(
     def stop(*_, **__):
         raise StoppedError
 
-    monkeypatch.setattr(_backbone_training, "fit", stop)
+    monkeypatch.setattr(train_backbones, "fit", stop)
     again = prepare(tiny_data, third.folder.parent, config, label_ratio=1 / 3, label_seed=2)
     assert again.folder == third.folder
     for ratio, seed in ((1.0, 0), (1.0, 1), (0.5, 0), (0.5, 1)):
@@ -608,7 +605,7 @@ def test_decoded_images_are_those_of_the_preparation_without_labels(
         raise StoppedError
 
     monkeypatch.setattr(os, "link", none)  # a file system without links: copies
-    monkeypatch.setattr(_backbone_training, "fit", stop)
+    monkeypatch.setattr(train_backbones, "fit", stop)
     with pytest.raises(StoppedError):
         prepare(tiny_data, tmp_path, config, label_ratio=0.5)
     one, two = (path / "inputs" / name for path in sorted(tmp_path.glob("prepared-*")))
@@ -715,14 +712,7 @@ def test_configured_augmentation_reaches_training_stored_views_and_live_ones(
     assert alignment["image"] == pytest.approx(0, abs=1e-5) and alignment["text"] > 1e-3
 
 
-def test_other_augmentation_is_another_preparation_and_the_default_keeps_its_name(
-    prepared, tiny_data, tiny_store, config, idle, tmp_path
-):
-    told = dataclasses.asdict(config)
-    assert told.pop("augment") == dataclasses.asdict(DEFAULT_AUGMENT)
-    stamps = [preparation._stamp(spec) for spec in (config.image, config.text)]
-    key = inputs.content_key(read_mmimdb(tiny_data).fingerprint(), told, stamps)
-    assert prepared.folder.name == f"prepared-{key}"  # as of versions without the setting
+def test_other_augmentation_is_another_preparation(tiny_data, tiny_store, config, idle, tmp_path):
     other = dataclasses.replace(config, augment=JointAugment(image=ImageAugment(flip=0.0)))
     shutil.copytree(tiny_store, tmp_path / "store")
     with pytest.raises(InputError, match="cannot be decoded .*StoppedError"):

@@ -1,0 +1,110 @@
+"""The configuration of a preparation: backbones, views and training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ssnas_core.backbones import BACKBONES
+from ssnas_core.backbones.own import object_name
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.typed import plain, typed
+from ssnas_core.features.augment import DEFAULT_AUGMENT, JointAugment
+from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.training.loop import TrainConfig
+
+KINDS = ("image", "text", "array")
+_SIMCLR = TrainConfig(epochs=20, batch_size=128, learning_rate=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Which backbones, how they are trained without labels, and what is stored.
+
+    Args:
+        image, text, array: the backbone of each kind of modality: a name, see
+            `ssnas_core.backbones.factory`, or a module of one's own, see
+            `ssnas_core.backbones.own`. Arrays of several positions do not go through
+            "maxout" but are taken as they are.
+        image_size: (H, W) that images are decoded to; None for the backbone's own.
+        pretrained: load published weights where a backbone has any; without,
+            they are random.
+        views: V >= 1, stored augmented views per sample beside the clean one.
+        augment: how views are made, those of the backbones' training too.
+        length: L, positions of a pooled feature map.
+        image_training, text_training, array_training: SimCLR on the train part for
+            the backbones that come without weights (`Backbone.learns`).
+        contrastive: the loss of that training.
+        seed: of initial weights, training and views.
+        strict: refuse the data at the first bad record instead of skipping it.
+    """
+
+    image: str | nn.Module = "small"
+    text: str | nn.Module = "maxout"
+    array: str | nn.Module = "maxout"
+    image_size: tuple[int, int] | None = None
+    pretrained: bool = True
+    views: int = 8
+    augment: JointAugment = DEFAULT_AUGMENT
+    length: int = 4
+    image_training: TrainConfig = _SIMCLR
+    text_training: TrainConfig = _SIMCLR
+    array_training: TrainConfig = _SIMCLR
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise InputError(
+                f"contrastive learning needs views >= 1 beside the clean one, got {self.views}."
+            )
+        if self.length < 1 or math.isqrt(self.length) ** 2 != self.length:
+            raise InputError(
+                f"length must be a square number (1, 4, 9, 16, ...), got {self.length}."
+            )
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values; a backbone that is an object as its class and a hash of it.
+
+        Raises:
+            InputError: the class of such an object is not importable.
+        """
+        parts = {kind: getattr(self, kind) for kind in KINDS}
+        names = {
+            kind: object_name(part) if isinstance(part, nn.Module) else part
+            for kind, part in parts.items()
+        }
+        return {**plain(dataclasses.replace(self, **dict.fromkeys(KINDS, ""))), **names}
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str) -> PrepareConfig:
+        """Return the configuration that `plain` returned, from a file.
+
+        A backbone that was an object stays a name, by which its stored features are known.
+
+        Raises:
+            InputError: fields that do not fit, or a backbone of a module that was not
+                imported; the message begins with `where`.
+        """
+        names: dict[str, Any] = {}
+        if isinstance(values, Mapping):
+            names = {
+                kind: typed(str, values[kind], f"{where}.{kind}")
+                for kind in KINDS
+                if kind in values
+            }
+            values = {name: value for name, value in values.items() if name not in names}
+        for kind, name in names.items():
+            known = name.partition(":")[0].partition("#")[0]
+            if ":" in name and not {known, f"{known}-{kind}"} & {*BACKBONES.names()}:
+                try:
+                    BACKBONES.find(name.partition("#")[0], from_file=True)
+                except InputError as error:
+                    raise InputError(f"{where}.{kind}: {error}") from error
+        return dataclasses.replace(typed(cls, values, where), **names)
