@@ -2,6 +2,7 @@
 
     python tests/benchmarks/house.py [--root CHECKOUT] [--against CHECKOUT] [--out FILE.md]
     python tests/benchmarks/house.py --path
+    python tests/benchmarks/house.py --rooms
 
 Files are parsed, never imported: a checkout needs no environment. Prints Markdown; --out writes
 it too. A module is named by its path inside the package, as `spaces/genotype.py`.
@@ -299,15 +300,47 @@ def path(root: Path) -> str:
     return "\n".join(["| | module | lines |", "| ---: | --- | ---: |", *rows, total, "", *missing])
 
 
+def rooms(root: Path) -> str:
+    """Return the folders as Markdown, from the upper floor down, in the words of each."""
+    files = modules(root)
+    rows = []
+    for number in sorted(FLOORS, reverse=True):
+        for folder in FLOORS[number]:
+            inside = [m for m in files if m.path.startswith(f"{folder}/")]
+            if inside:
+                door = next(m for m in inside if m.path == f"{folder}/__init__.py")
+                says = (ast.get_docstring(ast.parse(door.text)) or "").partition("\n")[0]
+                count = sum(not m.path.endswith("__init__.py") for m in inside)
+                lines = sum(len(m.lines) for m in inside)
+                rows.append(f"| {number} | `{folder}` | {says} | {count} | {lines:,} |")
+    heads = "| floor | folder | what it is | modules | lines |"
+    return "\n".join([heads, "| ---: | --- | --- | ---: | ---: |", *rows])
+
+
+def doors(root: Path) -> dict[tuple[str, str], int]:
+    """Return how many modules of one folder import from another, by (importer, imported)."""
+    counts: dict[tuple[str, str], int] = {}
+    for module, imported in imports(root).items():
+        folders = {other.split("/")[0] for other in imported if floor(other) is not None}
+        for folder in folders - {module.split("/")[0]} if floor(module) is not None else ():
+            pair = (module.split("/")[0], folder)
+            counts[pair] = counts.get(pair, 0) + 1
+    return counts
+
+
 def main() -> None:
-    """Print the table, or the path, of the checkout that the arguments name."""
+    """Print the table, the path or the rooms of the checkout that the arguments name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=CHECKOUT, help="a checkout; default: this")
     parser.add_argument("--against", type=Path, help='another checkout, for a column "before"')
     parser.add_argument("--out", type=Path, help="a Markdown file to write too")
     parser.add_argument("--path", action="store_true", help="the reading path, not the table")
+    parser.add_argument("--rooms", action="store_true", help="the folders, not the table")
     options = parser.parse_args()
-    text = path(options.root) if options.path else table(options.root, options.against)
+    if options.rooms:
+        text = rooms(options.root)
+    else:
+        text = path(options.root) if options.path else table(options.root, options.against)
     text = text.rstrip("\n") + "\n"
     if options.out:
         options.out.write_text(text, encoding="utf-8")
