@@ -126,7 +126,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str = "score") -
         + [with_interval(mean_interval(scores))]
         for ratio, place, about, scores in lines
     ]
-    head = ["method", "r", *columns, "seeds", f"{score_name(scored, metric)} [95 %]"]
+    head = ["method", "r", *columns, "seeds", f"{score_name(scored, metric)} [95 % interval]"]
     left = (0, *range(2, 2 + len(columns)), len(head) - 1)
     return "\n".join([*align([head, *body], left), *_remarks(rows)])
 
