@@ -124,9 +124,8 @@ def _hub(home: Path) -> MultimodalClassifier:
         length=4,
         channels={"image_0": 8, "text_0": 8},
         positions={"image_0": 4, "text_0": 1},
-        fusion=FusionConfig(channels=4, length=4, cells=1),
+        space=FusionConfig(channels=4, length=4, cells=1),
         genotype=Genotype("fusion", (Node("cell_0", "ConcatFC", ("image_0", "text_0")),)),
-        features=("image_0", "text_0"),
     )
     image = TransformerImage(home / "vit", "DEFAULT", taps=1, size=(16, 16))
     text = TransformerText(home / "bert", taps=1, length=8)
