@@ -151,7 +151,7 @@ def test_run_without_json_prints_a_table_of_all_methods(finished):
     assert told.code == 0
     assert f"found: {result['genotype']}\ndrawn: {out / 'genotype.png'}" in told.out
     for row in result["scores"]:
-        start = re.escape(f"{row['method']:<19}{row['label_ratio']:>6g}")
+        start = rf"{row['method']} +{row['label_ratio']:g}"
         assert re.search(rf"^{start} +{row['weighted_f1']:.3f} ", told.out, re.MULTILINE)
     assert "minutes, peak anonymous memory" in told.out
 
@@ -311,7 +311,7 @@ def test_options_that_do_not_parse_are_refused(arguments, message, encoding, mon
             ["--objective", "hybrid", "--label-ratio", "1", "--objective.weight", "2"],
             r"weight of the labels must be in \[0, 1\], got 2\.0",
         ),
-        (["--strategy.epochs", "0"], "a search needs epochs >= 1"),
+        (["--strategy.epochs", "0"], "epochs must be >= 1, got 0"),
         (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
         (["--inherit", "--strategy", "random"], "drop --inherit"),
         (["--device", "abacus"], r"cannot use device 'abacus' .*; use cpu or auto"),
@@ -542,10 +542,13 @@ NOT_A_GENOTYPE = {
     "a list": (lambda genotype: "[]", "expected a genotype of format 1"),
     "another version": (edited(format=2), "expected a genotype of format 1, got '2'"),
     "no nodes": (edited(nodes=[]), "needs at least one node"),
-    "nodes by name": (edited(nodes={}), r'expected "space" \(text\) and "nodes" \(list\)'),
-    "a number for a node": (edited(nodes=[1]), 'expected nodes with "name", "operator"'),
-    "no operator": (node(0, operator=None), 'expected nodes with "name", "operator"'),
-    "inputs as text": (node(0, inputs="image_0"), 'expected nodes with "name", "operator"'),
+    "nodes by name": (edited(nodes={}), r"nodes: expected tuple\[.*Node, \.\.\.\], got '\{\}'"),
+    "a number for a node": (edited(nodes=[1]), r"nodes\[0\]: expected Node, got '1'"),
+    "no operator": (node(0, operator=None), r"nodes\[0\]\.operator: expected str, got 'None'"),
+    "inputs as text": (
+        node(0, inputs="image_0"),
+        r"nodes\[0\]\.inputs: expected tuple\[str, \.\.\.\]",
+    ),
     "a later node": (node(0, inputs=["cell_1", "text_0"]), "before it is computed"),
     "two of one name": (node(1, name="cell_0"), "distinct node names"),
 }
@@ -733,7 +736,7 @@ def test_runs_are_compared_as_one_table(finished, run, tmp_path):
     files = ("--csv", tmp_path / "table.csv", "--png", tmp_path / "scores.png")
     told = call("compare", out, run[0], *files)
     assert told.code == 0 and "found, pretrained" in told.out
-    assert (tmp_path / "table.csv").read_text().startswith("run,stage,seed,")
+    assert (tmp_path / "table.csv").read_text().startswith("run,stage,space,objective,")
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(document(call("compare", out, "--json")), list)
     refused(call("compare", tmp_path), "run folder")
