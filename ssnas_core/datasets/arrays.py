@@ -109,7 +109,7 @@ class ArrayDataset(Dataset):
 
 
 def _plain(what: str, values: Any) -> np.ndarray:
-    """Values as an array of numbers or strings.
+    """Return values as an array of numbers or strings.
 
     Raises:
         InputError: they are objects, or rows of unequal length.
@@ -132,7 +132,7 @@ def _plain(what: str, values: Any) -> np.ndarray:
 
 
 def _modality(name: str, values: Any) -> tuple[str, Sequence[Any] | np.ndarray]:
-    """Kind and rows of a modality."""
+    """Return kind and rows of a modality."""
     texts = _texts(name, values)
     if texts is not None:
         return "text", texts
@@ -158,7 +158,7 @@ def _modality(name: str, values: Any) -> tuple[str, Sequence[Any] | np.ndarray]:
 
 
 def _texts(name: str, values: Any) -> list[str] | None:
-    """The values if they are strings, None if none is."""
+    """Return the values if they are strings, None if none is."""
     if isinstance(values, str | bytes | Mapping | torch.Tensor):
         return None
     if isinstance(values, np.ndarray) and (values.dtype.kind not in "OU" or values.ndim != 1):
@@ -182,7 +182,7 @@ def _texts(name: str, values: Any) -> list[str] | None:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """The array, so that nobody changes it behind the dataset's back."""
+    """Return the array, copied if somebody could change it behind the dataset's back."""
     if not array.flags.writeable:
         return array
     copied = array.copy()
@@ -191,7 +191,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def _images(name: str, array: np.ndarray) -> np.ndarray:
-    """uint8 images as (N, 3, H, W)."""
+    """Return uint8 images as (N, 3, H, W)."""
     if array.ndim == 3:
         return np.broadcast_to(array[:, None], (len(array), 3, *array.shape[1:]))
     if array.ndim == 4 and array.shape[1] == 3:
@@ -205,7 +205,7 @@ def _images(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _labels(plain: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Label matrix (N, K) uint8, and the names of the K classes."""
+    """Return the label matrix (N, K) uint8 and the names of the K classes."""
     named = None if classes is None else tuple(str(name) for name in classes)
     if named is not None and len(set(named)) != len(named):
         raise InputError(f"expected classes of different names, got {list(named)}.")
@@ -274,7 +274,7 @@ _EXPECTED = (
 
 
 def read_npz(path: Path, *, seed: int = 0) -> Dataset:
-    """The arrays of a .npz file as a dataset, as `ArrayDataset` takes them.
+    """Read the arrays of a .npz file as a dataset, as `ArrayDataset` takes them.
 
         np.savez("owls.npz", audio=audio, image=images, labels=labels, split=split)
 

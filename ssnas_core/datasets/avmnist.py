@@ -28,8 +28,7 @@ from tqdm.auto import tqdm
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 
-# MNIST's files: images and labels in the IDX form, gzipped or not (LeCun et al. 1998).
-
+# Digits: MNIST's images and labels in the IDX form, gzipped or not (LeCun et al. 1998).
 
 DIGIT_SIDE = 28  # pixels
 PARTS: tuple[str, str] = ("train", "t10k")
@@ -38,13 +37,13 @@ _MAGIC = {"images-idx3": 0x803, "labels-idx1": 0x801}
 
 
 def idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """The file `<part>-<what>-ubyte[.gz]` in the folder; None where there is none."""
+    """Return the file `<part>-<what>-ubyte[.gz]` in the folder; None where there is none."""
     names = (f"{part}-{what}-ubyte{suffix}" for suffix in (".gz", ""))
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 28, 28) uint8 and digits (N,) int64 of one of `PARTS`.
+    """Return images (N, 28, 28) uint8 and digits (N,) int64 of one of `PARTS`.
 
     Raises:
         InputError: a file is missing, is none, is cut short, or they do not fit.
@@ -60,7 +59,7 @@ def read_digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(folder: Path, part: str, what: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The rows of a file, uint8 (N, *shape)."""
+    """Return the rows of a file, uint8 (N, *shape)."""
     path = idx_file(folder, part, what)
     if path is None:
         raise InputError(
@@ -91,8 +90,7 @@ def _read(folder: Path, part: str, what: str, shape: tuple[int, ...]) -> np.ndar
     return np.frombuffer(content, np.uint8).reshape(count, *shape)
 
 
-# Spoken digits: the recordings of FSDD (Jackson et al.), and what they look like in noise.
-
+# Spoken digits: the recordings of FSDD (Jackson et al.), and their spectrograms in noise.
 
 SPECTROGRAM_SIDE = 112  # frequencies, and times
 RATE = 8000  # samples a second
@@ -128,7 +126,7 @@ class Recordings:
 
 
 def read_recordings(folder: Path, skips: Skips) -> Recordings:
-    """The recordings in `folder`: wav files there, in `recordings`, in the folder of a
+    """Return the recordings in `folder`: wav files there, in `recordings`, in the folder of a
     release that holds that one, or in the only .tar.gz beside.
 
     One that cannot be used (not a wav file, another rate, silent, cut short) goes to `skips`.
@@ -137,16 +135,17 @@ def read_recordings(folder: Path, skips: Skips) -> Recordings:
         InputError: none there, or an archive that is broken or too large.
     """
     places = [folder / "recordings", *sorted(folder.glob("*/recordings")), folder]
-    found = next((sorted(p.glob("*.wav")) for p in places if any(p.glob("*.wav"))), None)
+    wavs = next((sorted(p.glob("*.wav")) for p in places if any(p.glob("*.wav"))), [])
     archives = [path for path in sorted(folder.iterdir()) if path.name.endswith(_ARCHIVES)]
-    if found is None and len(archives) != 1:
+    if not wavs and len(archives) != 1:
         raise InputError(
             f"{folder}: expected FSDD's recordings as one .tar.gz, or as wav files in "
             f"recordings, got {len(archives)} archives and no wav file; fetch them by "
             "`ssnas download avmnist`."
         )
     read: dict[str, np.ndarray] = {}
-    for count, (name, content) in enumerate(_files(found) if found else _members(archives[0]), 1):
+    sources = ((path.name, path) for path in wavs) if wavs else _members(archives[0])
+    for count, (name, source) in enumerate(sources, 1):
         named = _NAME.fullmatch(name)
         if count > _MOST_FILES:
             raise InputError(f"{folder}: expected at most {_MOST_FILES:,} recordings, got more.")
@@ -156,8 +155,10 @@ def read_recordings(folder: Path, skips: Skips) -> Recordings:
             stem = "_".join(named.groups())
             if stem in read:
                 raise ValueError("occurs twice")
-            read[stem] = _samples(content)
-        except (ValueError, OSError) as error:
+            read[stem] = _samples(source)
+        except OSError as error:
+            skips.add(Path(name).name, f"cannot be read ({error.strerror or error})")
+        except ValueError as error:
             skips.add(Path(name).name, str(error))
     names = sorted(read)
     if not names:
@@ -177,17 +178,8 @@ def read_recordings(folder: Path, skips: Skips) -> Recordings:
     )
 
 
-def _files(paths: list[Path]) -> Iterator[tuple[str, bytes | OSError]]:
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                yield path.name, file.read(_MOST_BYTES + 1)
-        except OSError as error:
-            yield path.name, OSError(f"cannot be read ({error.strerror or error})")
-
-
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the wav files in an archive, whichever folder they are in there."""
+    """Yield name and content of the wav files in an archive, whichever folder they are in."""
     try:
         with gzip.open(archive) as file:
             plain = file.read(_MOST_ARCHIVE + 1)  # whole, so that its checksum is compared
@@ -206,10 +198,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
         ) from error
 
 
-def _samples(content: bytes | OSError) -> np.ndarray:
-    """The samples of a wav file, (S,) float32 in [-1, 1)."""
-    if isinstance(content, OSError):
-        raise content
+def _samples(source: Path | bytes) -> np.ndarray:
+    """Return the samples of a wav file, or of its content, (S,) float32 in [-1, 1)."""
+    content = source if isinstance(source, bytes) else _head(source)
     if len(content) > _MOST_BYTES:
         raise ValueError(f"larger than {_MOST_BYTES // 10**6} MB")
     try:
@@ -228,6 +219,11 @@ def _samples(content: bytes | OSError) -> np.ndarray:
     return samples
 
 
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_MOST_BYTES + 1)
+
+
 def _centred(samples: np.ndarray) -> np.ndarray:
     """(S,) -> (8216,): padded by zeros or cut, both on either side."""
     before = (SPAN - len(samples)) // 2
@@ -237,7 +233,7 @@ def _centred(samples: np.ndarray) -> np.ndarray:
 
 
 def noise_like(count: int, rng: np.random.Generator, colour: tuple[float, float]) -> np.ndarray:
-    """Noise of mean square 1, (count, 8216) float64.
+    """Return noise of mean square 1, (count, 8216) float64.
 
     Each row's power falls with frequency as f^-c, c uniform in `colour`: 0 is white
     noise, 1 pink.
@@ -251,8 +247,9 @@ def noise_like(count: int, rng: np.random.Generator, colour: tuple[float, float]
 
 
 def spectrograms(waves: np.ndarray) -> np.ndarray:
-    """Pictures of waves (n, 8216), uint8 (n, 112, 112): 60 dB below the loudest point
-    is black, that point white.
+    """Return pictures of waves (n, 8216), uint8 (n, 112, 112).
+
+    The loudest point is white, 60 dB below it black.
 
     Short-time Fourier transform under a periodic Hann window of 28 ms.
     """
@@ -265,6 +262,8 @@ def spectrograms(waves: np.ndarray) -> np.ndarray:
     pixels = np.rint(255 * (1 + decibel / RANGE)).astype(np.uint8)
     return pixels.transpose(0, 2, 1)[:, ::-1]
 
+
+# Pairs of both.
 
 PAIRS = (8000, 1000, 3000)
 """Pairs in train, dev and test unless others are asked for: a study on two cores takes them."""
@@ -293,7 +292,7 @@ def read_avmnist(
     strict: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    """Pairs of a digit's image and its spoken name, from the files of MNIST and FSDD.
+    """Return pairs of a digit's image and its spoken name, from the files of MNIST and FSDD.
 
     Modalities `"image"`, 28x28, and `"audio"`, a 112x112 log spectrogram of 1.03 s; both
     are grey images. One label of ten. An image is in one pair at most; a recording
@@ -357,7 +356,7 @@ def read_avmnist(
 
 
 def principal(images: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and the leading principal components (D, k) of images (N, ...), D pixels.
+    """Return mean (D,) and the leading principal components (D, k) of images (N, ...), D pixels.
 
     k is the smallest number of components that hold at least `energy` of the variance.
     """
@@ -371,10 +370,10 @@ def principal(images: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray
 
 
 def reduced(images: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """Images (N, ...) uint8 with nothing but these components left, rounded to uint8."""
+    """Return images (N, ...) uint8 with nothing but these components left, rounded to uint8."""
     flat = images.reshape(len(images), -1).astype(np.float64) - mean
-    kept = flat @ components @ components.T + mean
-    return np.rint(kept).clip(0, 255).astype(np.uint8).reshape(images.shape)
+    projected = flat @ components @ components.T + mean
+    return np.rint(projected).clip(0, 255).astype(np.uint8).reshape(images.shape)
 
 
 def _check(
@@ -399,7 +398,7 @@ def _check(
 
 
 def _parts(recordings: Recordings, apart: str, seed: int, folder: Path) -> np.ndarray:
-    """The part each recording belongs to, (R,) of str."""
+    """Return the part that each recording belongs to, (R,) of str."""
     takes, names = recordings.takes, sorted(set(recordings.speakers.tolist()))
     dev, test = np.isin(takes, _DEV_TAKES), np.isin(takes, _TEST_TAKES)
     if apart == "speakers":
@@ -421,7 +420,7 @@ def _chosen(
     seed: int,
     folder: Path,
 ) -> dict[str, np.ndarray]:
-    """Rows of the images of each part, in MNIST's own order."""
+    """Return the rows of the images of each part, in MNIST's own order."""
     train, dev, test = pairs
     chosen = {}
     for number, (source, needed) in enumerate(zip(PARTS, (train + dev, test), strict=True)):
@@ -445,7 +444,7 @@ def _partners(
     split: str,
     folder: Path,
 ) -> np.ndarray:
-    """A recording of the same digit for each of `digits` (n,), each as often as the others."""
+    """Return a recording of the same digit for each of `digits` (n,), all equally often."""
     partners = np.empty(len(digits), dtype=np.int64)
     for digit in range(10):
         wanted = np.flatnonzero(digits == digit)
@@ -465,7 +464,7 @@ def _in_noise(
     noise: tuple[float, float] | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Spectrograms of the recordings `rows` (n,), each in noise of its own, (n, 112, 112)."""
+    """Return spectrograms (n, 112, 112) of the recordings `rows` (n,), each in its own noise."""
     waves = recordings.samples[rows].astype(np.float64)
     if noise is not None:
         ratio = 10 ** (rng.uniform(*noise, len(rows)) / 10)
@@ -475,6 +474,6 @@ def _in_noise(
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
-    """Grey images (n, H, W) as (n, 3, H, W) that share memory and that nobody can change."""
+    """Return grey images (n, H, W) as (n, 3, H, W) that share memory and that nobody can change."""
     n, height, width = images.shape
     return np.broadcast_to(images[:, None], (n, 3, height, width))

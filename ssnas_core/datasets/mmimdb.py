@@ -84,7 +84,7 @@ class _BadRecordError(Exception):
 def read_mmimdb(
     path: Path, *, unpack_to: Path | None = None, strict: bool = False, progress: bool = False
 ) -> Dataset:
-    """MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
+    """Read MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
 
     Records come in the order of `split.json`: train, dev, test, each as listed.
     A record that cannot be used (files missing or empty, malformed JSON, no

@@ -79,7 +79,7 @@ class _Poster:
 
 @lru_cache(maxsize=4)
 def _opened(path: Path, key: tuple[int, ...]) -> Any:
-    """The file, opened once per process and content; `key` tells these apart."""
+    """Return the file, opened once per process and content; `key` tells these apart."""
     import h5py
 
     return h5py.File(path, "r")
@@ -102,7 +102,7 @@ def _rgb(stored: np.ndarray) -> np.ndarray:
 
 
 def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False) -> Dataset:
-    """`multimodal_imdb.hdf5` as a dataset of `"image"` (posters) and `"text"` (arrays (300,)).
+    """Read `multimodal_imdb.hdf5` as a dataset of `"image"` (posters) and `"text"` (arrays (300,)).
 
     Records come in the order of the file's rows. The genres' columns are named by
     the file itself (`target_names`); where it has no such attribute, they are taken
@@ -175,19 +175,19 @@ def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False
 
 
 def _content(path: Path, file: Any) -> tuple[list[str], np.ndarray, np.ndarray, list[str | None]]:
-    """All but the images: ids, features (N, 300), labels (N, 23), splits."""
+    """Return all but the images: ids, features (N, 300), labels (N, 23), splits."""
     rows = _checked(path, file)
     names = _columns(path, file["genres"])
     labels = np.empty((rows, len(GENRES)), np.uint8)
     features = np.empty((rows, *_SHAPES["features"]), np.float32)
     for start in range(0, rows, _BLOCK):  # what a file claims may be much more than it has
         some = slice(start, start + _BLOCK)
-        told = file["genres"][some]
-        if not ((told == 0) | (told == 1)).all():
+        block = file["genres"][some]
+        if not ((block == 0) | (block == 1)).all():
             raise InputError(
                 f"{path}: expected 0 and 1 in 'genres', got other numbers; restore it."
             )
-        labels[some] = told
+        labels[some] = block
         with np.errstate(over="ignore"):  # becomes inf, as bad as NaN
             features[some] = file["features"][some]
     features.setflags(write=False)
@@ -201,7 +201,7 @@ def _content(path: Path, file: Any) -> tuple[list[str], np.ndarray, np.ndarray, 
 
 
 def _checked(path: Path, file: Any) -> int:
-    """N, if the file has all fields, of N rows each, in their shapes and types."""
+    """Return N, if the file has all fields, of N rows each, in their shapes and types."""
     import h5py
 
     for name in _SHAPES:
@@ -240,12 +240,12 @@ def _checked(path: Path, file: Any) -> int:
 
 
 def _columns(path: Path, genres: Any) -> list[str]:
-    """The names of the genres' columns."""
+    """Return the names of the genres' columns."""
     if "target_names" not in genres.attrs:
         return list(GENRES)
-    told = _attribute(genres, "target_names", len(GENRES))
+    stored = _attribute(genres, "target_names", len(GENRES))
     try:
-        names = json.loads(told) if isinstance(told, str | bytes) else np.ravel(told).tolist()
+        names = json.loads(stored) if isinstance(stored, str | bytes) else np.ravel(stored).tolist()
         names = [_text(name) for name in names]
         known = sorted(names) == sorted(GENRES)
     except (ValueError, TypeError, RecursionError):
@@ -253,21 +253,22 @@ def _columns(path: Path, genres: Any) -> list[str]:
     if not known:
         raise InputError(
             f"{path}: expected the attribute target_names of 'genres' to name the {len(GENRES)} "
-            f"published genres, got {reprlib.repr(told)[:60]!r}; restore the file."
+            f"published genres, got {reprlib.repr(stored)[:60]!r}; restore the file."
         )
     return names
 
 
 def _attribute(owner: Any, name: str, most: int) -> Any:
-    """An attribute of at most `most` values; ValueError if it has more, or is of any length.
+    """Return an attribute of at most `most` values; ValueError if it has more.
 
     A text of any length may stand alone: of many, each could be the same long one.
     """
     import h5py
 
-    found = owner.attrs.get_id(name)
-    count = math.prod(found.shape or ())
-    kinds = [kind for kind, *_ in (found.dtype.fields or {"": (found.dtype,)}).values()]
+    attribute = owner.attrs.get_id(name)
+    count = math.prod(attribute.shape or ())
+    fields = attribute.dtype.fields or {"": (attribute.dtype,)}
+    kinds = [kind for kind, *_ in fields.values()]
     loose = any(kind.hasobject and h5py.check_ref_dtype(kind) is None for kind in kinds)
     if count > (len(GENRES) if loose else most):
         raise ValueError(f"{name} has {count} values")
@@ -275,7 +276,7 @@ def _attribute(owner: Any, name: str, most: int) -> Any:
 
 
 def _line(error: Any) -> str:
-    """What h5py says, or a name in a file, in one line."""
+    """Return what h5py says, or a name in a file, in one line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:200]
 
 
@@ -284,7 +285,7 @@ def _text(value: Any) -> str:
 
 
 def _ids(path: Path, field: Any) -> list[str]:
-    """The name of each row, "" where it has none."""
+    """Return the name of each row, "" where it has none."""
     import h5py
 
     loose = field.dtype.kind == "O"  # texts of any length, which may all be one long one
@@ -302,7 +303,7 @@ def _ids(path: Path, field: Any) -> list[str]:
 
 
 def _splits(path: Path, file: Any, rows: int) -> list[str | None]:
-    """The split of each row, None where it is in none."""
+    """Return the split of each row, None where it is in none."""
     try:
         return _fuel_splits(_attribute(file, "split", _MAX_SPANS), rows)
     except _BROKEN as error:
@@ -317,7 +318,7 @@ def _splits(path: Path, file: Any, rows: int) -> list[str | None]:
 
 
 def _fuel_splits(table: Any, rows: int) -> list[str | None]:
-    """Fuel's table as one split per row; one of `_BROKEN` where it cannot be."""
+    """Return Fuel's table as one split per row; one of `_BROKEN` where it cannot be."""
     spans: dict[str, set[tuple[int, int]]] = {}
     for entry in np.ravel(table):
         if _text(entry["source"]) in _SHAPES and bool(entry["available"]):

@@ -21,6 +21,8 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.modalities import is_modality
 
+_LOG = logging.getLogger(__name__)
+
 SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
 
@@ -122,7 +124,7 @@ class Dataset:
         return len(self.records)
 
     def labels(self) -> np.ndarray:
-        """The label matrix, (N, K) uint8 of 0 and 1."""
+        """Return the label matrix, (N, K) uint8 of 0 and 1."""
         column = {name: k for k, name in enumerate(self.classes)}
         matrix = np.zeros((len(self.records), len(self.classes)), dtype=np.uint8)
         for row, record in zip(matrix, self.records, strict=True):
@@ -130,12 +132,12 @@ class Dataset:
         return matrix
 
     def targets(self) -> np.ndarray:
-        """What `Supervised` learns: (N, K) uint8; for `single_label` class numbers, (N,) int64."""
+        """Return what `Supervised` learns: (N, K) uint8; if `single_label` classes, (N,) int64."""
         labels = self.labels()
         return labels.argmax(1).astype(np.int64) if self.single_label else labels
 
     def indices(self, split: str) -> np.ndarray:
-        """Rows of one split, ascending int64.
+        """Return the rows of one split, ascending int64.
 
         Raises:
             InputError: `split` is not one of train, dev, test.
@@ -145,7 +147,7 @@ class Dataset:
         return np.flatnonzero([record.split == split for record in self.records]).astype(np.int64)
 
     def column(self, modality: str) -> list[Any]:
-        """The N raw inputs of one modality.
+        """Return the N raw inputs of one modality.
 
         Raises:
             InputError: the dataset has no such modality.
@@ -158,7 +160,7 @@ class Dataset:
         return [record.inputs[modality] for record in self.records]
 
     def without(self, bad: Mapping[str, str]) -> Dataset:
-        """The dataset less the records in `bad` (id -> reason), which join `skipped`.
+        """Return the dataset less the records in `bad` (id -> reason), which join `skipped`.
 
         Raises:
             InputError: an id is not in the dataset, or a split that had records
@@ -169,8 +171,8 @@ class Dataset:
             raise InputError(
                 f"{self.name} has no record {unknown[0]!r} to leave out; name ids it has."
             )
-        kept = tuple(record for record in self.records if record.id not in bad)
-        filled = {record.split for record in kept}
+        usable = tuple(record for record in self.records if record.id not in bad)
+        filled = {record.split for record in usable}
         for record in self.records:
             if record.split not in filled:
                 raise InputError(
@@ -178,10 +180,10 @@ class Dataset:
                     f"are bad (e.g. {record.id}: {bad[record.id]}); restore the data."
                 )
         skipped = {**self.skipped, **bad}
-        return Dataset(self.name, self.kinds, self.classes, kept, skipped, self.single_label)
+        return Dataset(self.name, self.kinds, self.classes, usable, skipped, self.single_label)
 
     def fingerprint(self) -> str:
-        """Hash (BLAKE2b, 32 hex digits) of what can be learnt from without labels.
+        """Return a hash (BLAKE2b, 32 hex digits) of what can be learnt from without labels.
 
         Covers modalities, ids, splits, texts, arrays and the *content* of images
         (read here, one at a time, once); labels, paths and skipped records do not count.
@@ -211,7 +213,7 @@ class Dataset:
 
 
 def _digest(value: Any) -> bytes:
-    """Hash of an image's file, or of the content of an image or array."""
+    """Return the hash of an image's file, or of the content of an image or array."""
     try:
         if isinstance(value, Path):
             if value.exists() and not value.is_file():  # a pipe or device could be read for ever
@@ -219,7 +221,7 @@ def _digest(value: Any) -> bytes:
             with open(value, "rb") as file:
                 return hashlib.file_digest(file, hashlib.blake2b).digest()
         content = value if isinstance(value, np.ndarray) else value.load()
-    except ValueError:  # damaged, as a file's content may be: decoding it tells and counts it
+    except ValueError:  # damaged, as a file's content may be: decoding it refuses and counts it
         return b"damaged"
     except OSError as error:
         reason = str(error.strerror or error)[:100]
@@ -227,12 +229,12 @@ def _digest(value: Any) -> bytes:
             f"cannot read image {str(value)[:300]} ({reason}); restore it or read the dataset "
             "again."
         ) from error
-    told = f"{content.dtype.str} {content.shape}".encode()
-    return hashlib.blake2b(told + np.ascontiguousarray(content).tobytes()).digest()
+    form = f"{content.dtype.str} {content.shape}".encode()
+    return hashlib.blake2b(form + np.ascontiguousarray(content).tobytes()).digest()
 
 
 def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | None:
-    """What a record's array lacks, or None."""
+    """Return what a record's array needs to be, or None if it is that."""
     if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim not in (1, 2):
         got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value)
         return f"a float32 array (C,) or (P, C) as {modality!r}, got {got}"
@@ -241,15 +243,9 @@ def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | N
     return None if np.isfinite(value).all() else f"finite numbers in {modality!r}, got NaN or inf"
 
 
-# Records that cannot be used: left out and told in one warning, or refused at the first.
-
-
-_LOG = logging.getLogger(__name__)
-
-
 @dataclass
 class Skips:
-    """The records of `source` that are left out.
+    """The records of `source` that cannot be used: left out, or refused at the first.
 
     Attributes:
         source: where they are, for messages.
@@ -289,11 +285,11 @@ class Skips:
                 )
 
 
-# Records as a JSON file, so that a run does not need the raw data again.
-
-
 def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write the records to `path`: texts, and the paths of images, but no pixels and arrays."""
+    """Write the records to `path` as JSON, so that a run does not need the raw data again.
+
+    Texts and the paths of images are written, but no pixels and arrays.
+    """
     records = [
         {
             "id": record.id,
@@ -307,12 +303,11 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         for record in dataset.records
     ]
     names = ("name", "kinds", "classes", "skipped", "single_label")
-    told = {name: getattr(dataset, name) for name in names}
-    write_json(path, {**told, "records": records})
+    write_json(path, {**{name: getattr(dataset, name) for name in names}, "records": records})
 
 
 def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None) -> Dataset:
-    """What `save_dataset` wrote.
+    """Return the dataset that `save_dataset` wrote.
 
     Args:
         path: the file.
@@ -321,31 +316,29 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
     Raises:
         InputError: the file is missing, or is none of these.
     """
-    told = read_json(path, limit=256 * 2**20)  # all texts of the data are in it
+    content = read_json(path, limit=256 * 2**20)  # all texts of the data are in it
     try:
-        records = []
-        for row, entry in enumerate(told["records"]):
-            inputs = {
-                name: (columns or {})[name][row] if value is None else value
-                for name, value in entry["inputs"].items()
-            }
+        kinds, records = content["kinds"], []
+        for row, entry in enumerate(content["records"]):
+            inputs: dict[str, Any] = {}
             for name, value in entry["inputs"].items():
-                if value is not None and told["kinds"][name] == "image":
+                if value is None:
+                    inputs[name] = (columns or {})[name][row]
+                elif kinds[name] == "image":
                     inputs[name] = Path(value)
-                elif value is not None and not (
-                    told["kinds"][name] == "text" and isinstance(value, str)
-                ):
-                    raise TypeError(f"{name} of record {row} is no {told['kinds'][name]}")
-            labels = _texts(entry["labels"])
+                elif kinds[name] == "text" and isinstance(value, str):
+                    inputs[name] = value
+                else:
+                    raise TypeError(f"{name} of record {row} is no {kinds[name]}")
             (id,) = _texts([entry["id"]])
-            records.append(Record(id, inputs, labels, entry["split"]))
+            records.append(Record(id, inputs, _texts(entry["labels"]), entry["split"]))
         return Dataset(
-            _texts([told["name"]])[0],
-            told["kinds"],
-            _texts(told["classes"]),
+            _texts([content["name"]])[0],
+            kinds,
+            _texts(content["classes"]),
             tuple(records),
-            dict(zip(told["skipped"], _texts([*told["skipped"].values()]), strict=True)),
-            bool(told["single_label"]),
+            dict(zip(content["skipped"], _texts([*content["skipped"].values()]), strict=True)),
+            bool(content["single_label"]),
         )
     except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = repr(str(error) or type(error).__name__)
@@ -355,7 +348,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
 
 
 def _texts(values: Any) -> tuple[str, ...]:
-    """A list of texts, as a tuple; TypeError if it is something else."""
+    """Return a list of texts as a tuple; TypeError if it is something else."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"expected a list of texts, got {reprlib.repr(values)}")
     return tuple(values)

@@ -21,11 +21,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.records import Dataset, Record, Skips
+from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 from ssnas_core.datasets.splits import stratified_split
-
-# The rows of a CSV file, read within bounds: neither a line nor the table may be of any size.
-
 
 MAX_TABLE_BYTES = 10**9
 """A larger CSV file is refused: its texts are held in memory."""
@@ -33,11 +30,18 @@ MAX_TABLE_BYTES = 10**9
 MAX_ROWS = 500_000
 """More rows are refused; they are held in memory too."""
 
+MAX_IMAGE_BYTES = 50 * 10**6
+"""A larger image is not decoded."""
+
+MAX_CLASSES = 1000
+"""More labels than this are taken for a wrong column."""
+
 _MAX_LINE = 1 << 22  # characters
+_SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("val", "valid", "validation"), "dev")
 
 
 def csv_file(path: Path) -> Path:
-    """The CSV file at `path`: itself, or the only one in that folder.
+    """Return the CSV file at `path`: itself, or the only one in that folder.
 
     Raises:
         InputError: there is none, or it is too large.
@@ -62,7 +66,7 @@ def csv_file(path: Path) -> Path:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each row that is not empty; the header always comes.
+    """Yield line number and cells of each row that is not empty; the header always comes.
 
     Raises:
         InputError: not UTF-8, malformed, or too many rows.
@@ -102,16 +106,6 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
-MAX_IMAGE_BYTES = 50 * 10**6
-"""A larger image is not decoded."""
-
-MAX_CLASSES = 1000
-"""More labels than this are taken for a wrong column."""
-
-_SPLITS = {"train": "train", "dev": "dev", "test": "test"}
-_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "dev")
-
-
 def read_table(
     path: Path,
     *,
@@ -125,7 +119,7 @@ def read_table(
     strict: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    """The samples of a CSV file, each with images, texts, labels and perhaps a split.
+    """Read the samples of a CSV file, each with images, texts, labels and perhaps a split.
 
     Columns are found by their names in the first row, whatever their case, or
     named here. One image or text column makes the modality `"image"` or
@@ -166,34 +160,35 @@ def read_table(
     ids = [_id(columns, number, row) for number, (_, row) in enumerate(cells, 1)]
     count = Counter(ids)
     skips = Skips(str(path), strict)
-    found: list[Record] = []
+    records: list[Record] = []
     bar = tqdm(zip(ids, cells, strict=True), "reading table", len(ids), disable=not progress)
     for name, (line, row) in bar:
         try:
             if name and count[name] > 1:
                 raise _BadRowError(f"its id occurs {count[name]} times")
-            found.append(_record(columns, path.parent, name, row, single_label))
+            records.append(_record(columns, path.parent, name, row, single_label))
         except _BadRowError as bad:
             skips.add(name or f"line {line}", str(bad), f", line {line}")
 
-    classes = sorted({label for record in found for label in record.labels})
-    if found and not 2 <= len(classes) <= MAX_CLASSES:
+    classes = sorted({label for record in records for label in record.labels})
+    if records and not 2 <= len(classes) <= MAX_CLASSES:
         raise InputError(
             f"{path}: expected 2 to {MAX_CLASSES} classes in column {header[columns.labels]!r}, "
             f"got {len(classes)} (e.g. {classes[0][:40]!r}); name the right column by labels=."
         )
-    if columns.split is None and found:
+    if columns.split is None and records:
         place = {name: k for k, name in enumerate(classes)}
-        matrix = np.zeros((len(found), len(classes)), np.uint8)
-        for row, one in zip(matrix, found, strict=True):
+        matrix = np.zeros((len(records), len(classes)), np.uint8)
+        for row, one in zip(matrix, records, strict=True):
             row[[place[name] for name in one.labels]] = 1
         drawn = stratified_split(matrix, seed)
-        found = [replace(one, split=part) for one, part in zip(found, drawn, strict=True)]
-    skips.check(found)
-    single = all(len(one.labels) == 1 for one in found) if single_label is None else single_label
+        pairs = zip(records, drawn, strict=True)
+        records = [replace(one, split=part) for one, part in pairs]
+    skips.check(records)
+    single = all(len(one.labels) == 1 for one in records) if single_label is None else single_label
     kinds = dict.fromkeys(columns.images.values(), "image")
     kinds |= dict.fromkeys(columns.texts.values(), "text")
-    return Dataset(path.stem, kinds, tuple(classes), tuple(found), skips.reasons, single)
+    return Dataset(path.stem, kinds, tuple(classes), tuple(records), skips.reasons, single)
 
 
 class _BadRowError(Exception):
@@ -202,7 +197,7 @@ class _BadRowError(Exception):
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where what stands; images and texts: column -> modality."""
+    """The columns by what they hold; images and texts: column -> modality."""
 
     header: Sequence[str]
     images: Mapping[int, str]
@@ -232,10 +227,10 @@ def _columns(
     if label is None:
         raise _lacking(path, header, "labels", ("labels", "genres"))
     modality: dict[int, str] = {}
-    for found, only in ((image, "image"), (text, "text")):
-        for column in found:
+    for group, only in ((image, "image"), (text, "text")):
+        for column in group:
             title = re.sub(r"\W", "_", header[column])
-            modality[column] = only if len(found) == 1 else title
+            modality[column] = only if len(group) == 1 else title
     if len(set(modality.values())) != len(image) + len(text):
         raise InputError(
             f"{path}: expected a column of its own for each modality, got "
@@ -252,7 +247,7 @@ def _columns(
 
 
 def _id(columns: _Columns, number: int, row: Sequence[str]) -> str:
-    """The name of a row, "" where it has none; `number` counts rows from 1."""
+    """Return the name of a row, "" where it has none; `number` counts rows from 1."""
     if len(row) != len(columns.header):
         return ""
     return str(number) if columns.id is None else row[columns.id].strip()
@@ -261,7 +256,7 @@ def _id(columns: _Columns, number: int, row: Sequence[str]) -> str:
 def _record(
     columns: _Columns, folder: Path, name: str, row: Sequence[str], single: bool | None
 ) -> Record:
-    """A row's record, its split "" where the file has none."""
+    """Return the record of a row, its split "" where the file has none."""
     if len(row) != len(columns.header):
         raise _BadRowError(f"{len(row)} cells, where the header has {len(columns.header)}")
     if not name:
@@ -279,7 +274,7 @@ def _record(
 
 
 def _find(path: Path, header: Sequence[str], option: str, name: str) -> int:
-    """The column that an option names."""
+    """Return the column that an option names."""
     places = [column for column, title in enumerate(header) if title == name]
     if len(places) != 1:
         raise InputError(
@@ -297,17 +292,19 @@ def _several(
     usual: Sequence[str],
     prefix: str,
 ) -> list[int]:
-    """The columns that are named, else one of the usual name, else all with the prefix."""
+    """Return the columns that are named, else one of the usual name, else all with the prefix."""
     if named is not None:
         wanted = [named] if isinstance(named, str) else list(named)
         if len(set(wanted)) != len(wanted):
             raise InputError(f"expected different columns by {option}=, got {wanted}.")
         return [_find(path, header, option, name) for name in wanted]
     one = _one(path, header, option, None, usual)
-    found = [c for c, title in enumerate(header) if title.casefold().startswith(prefix)]
-    if one is None and not found:
+    if one is not None:
+        return [one]
+    several = [c for c, title in enumerate(header) if title.casefold().startswith(prefix)]
+    if not several:
         raise _lacking(path, header, option, [*usual, f"{prefix}..."])
-    return found if one is None else [one]
+    return several
 
 
 def _one(
@@ -317,7 +314,7 @@ def _one(
     named: str | None,
     usual: Sequence[str],
 ) -> int | None:
-    """The column that is named, else the first of the usual names; None if it has none."""
+    """Return the column that is named, else the first of the usual names; None if it has none."""
     if named is not None:
         return _find(path, header, option, named)
     for name in usual:
@@ -343,14 +340,14 @@ def _shown(header: Sequence[str]) -> str:
     return f"{names}, ..." if len(header) > 10 else names
 
 
-def _image(folder: Path, told: str) -> Path:
-    """The image file that a cell names."""
-    if not told or "\0" in told:
+def _image(folder: Path, cell: str) -> Path:
+    """Return the image file that a cell names."""
+    if not cell or "\0" in cell:
         raise _BadRowError("no image path")
-    windows = PureWindowsPath(told)
-    if PurePosixPath(told).is_absolute() or windows.drive or windows.root:
+    windows = PureWindowsPath(cell)
+    if PurePosixPath(cell).is_absolute() or windows.drive or windows.root:
         raise _BadRowError("image path is absolute, expected one relative to the CSV's folder")
-    inside = os.path.normpath(told if os.sep == "\\" else told.replace("\\", "/"))
+    inside = os.path.normpath(cell if os.sep == "\\" else cell.replace("\\", "/"))
     if inside.split(os.sep)[0] == os.pardir:
         raise _BadRowError("image path leads out of the CSV's folder")
     path = folder / inside

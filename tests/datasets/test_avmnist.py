@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets import avmnist
 from ssnas_core.datasets.avmnist import (  # fmt: skip
     HOP,
     SPAN,
@@ -285,8 +286,6 @@ def test_noise_falls_with_frequency_as_its_colour_says(colour):
 
 @pytest.mark.parametrize("level", [-20.0, 0.0, 20.0])
 def test_noise_has_the_level_asked_for(folder, monkeypatch, level):
-    from ssnas_core.datasets import avmnist
-
     mixed = []
     monkeypatch.setattr(avmnist, "spectrograms", lambda waves: mixed.append(waves) or waves)
     read = read_recordings(folder, Skips("x", True))
@@ -342,8 +341,6 @@ def test_layouts_of_the_recordings_give_the_same(folder, loose, tmp_path):
 
 
 def test_folder_is_told_by_mnists_files_and_read_by_open_dataset(folder, loose, monkeypatch):
-    from ssnas_core.datasets import avmnist
-
     monkeypatch.setattr(avmnist, "PAIRS", PAIRS)
     monkeypatch.setitem(read_avmnist.__kwdefaults__, "pairs", PAIRS)
     assert form_of(folder) == form_of(loose) == "avmnist"
@@ -449,8 +446,6 @@ def hostile(path, unpacked=b"", name="x/0_anna_0.wav", **header):
 
 
 def test_archives_that_are_none_or_too_large_are_refused(folder, tmp_path, monkeypatch):
-    from ssnas_core.datasets import avmnist as _speech
-
     write_mnist(tmp_path)
     with pytest.raises(InputError, match="got 0 archives and no wav file; fetch them by"):
         read_avmnist(tmp_path, pairs=PAIRS)
@@ -468,7 +463,7 @@ def test_archives_that_are_none_or_too_large_are_refused(folder, tmp_path, monke
     hostile(archive, b"nothing")
     with pytest.raises(InputError, match="got none .1 unusable, e.g. 0_anna_0.wav: not a wav"):
         read_avmnist(tmp_path, pairs=PAIRS)
-    monkeypatch.setattr(_speech, "_MOST_ARCHIVE", 10**6)
+    monkeypatch.setattr(avmnist, "_MOST_ARCHIVE", 10**6)
     hostile(archive, bytes(2 * 10**6))
     with pytest.raises(InputError, match="unpacks to more than 1 MB"):
         read_avmnist(tmp_path, pairs=PAIRS)
@@ -478,9 +473,7 @@ def test_archives_that_are_none_or_too_large_are_refused(folder, tmp_path, monke
 
 
 def test_more_files_than_a_collection_has_are_refused(loose, monkeypatch):
-    from ssnas_core.datasets import avmnist as _speech
-
-    monkeypatch.setattr(_speech, "_MOST_FILES", len(WAVS) - 1)
+    monkeypatch.setattr(avmnist, "_MOST_FILES", len(WAVS) - 1)
     with pytest.raises(InputError, match=f"at most {len(WAVS) - 1} recordings, got more"):
         read_avmnist(loose, pairs=PAIRS)
 

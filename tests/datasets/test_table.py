@@ -6,7 +6,6 @@ from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import table
-from ssnas_core.datasets import table as _csv
 from ssnas_core.datasets.table import read_table
 from ssnas_core.features.inputs import decode_images
 
@@ -297,12 +296,12 @@ def test_header_of_several_lines_is_told_in_one(tmp_path):
 
 def test_too_many_rows_and_endless_lines_are_refused(tmp_path, monkeypatch):
     path = write(tmp_path, HEADER[:4], many(10))
-    monkeypatch.setattr(_csv, "MAX_ROWS", 10)
+    monkeypatch.setattr(table, "MAX_ROWS", 10)
     read_table(path)
-    monkeypatch.setattr(_csv, "MAX_ROWS", 9)
+    monkeypatch.setattr(table, "MAX_ROWS", 9)
     with pytest.raises(InputError, match="expected at most 9 rows, got more"):
         read_table(path)
-    monkeypatch.setattr(_csv, "_MAX_LINE", 100)
+    monkeypatch.setattr(table, "_MAX_LINE", 100)
     with pytest.raises(InputError, match="line 1: .*line after it is longer than 100 characters"):
         read_table(content(path, b"image,text,labels\n" + b"," * 100))
 

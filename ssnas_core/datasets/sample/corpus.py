@@ -151,24 +151,24 @@ def _stream(index: int, seed: int, part: str) -> random.Random:
 
 def genres_of(story: Story) -> tuple[str, ...]:
     """The genres that follow from a story, without label noise, in MM-IMDB's order."""
-    found = dict.fromkeys(
+    genres = dict.fromkeys(
         genre
         for genre, needs in RULES
         if all(getattr(story, factor) in allowed.split() for factor, allowed in needs.items())
     )
-    if "Documentary" in found:
-        found = dict.fromkeys(genre for genre in found if genre not in NOT_IN_DOCUMENTARIES)
+    if "Documentary" in genres:
+        genres = dict.fromkeys(genre for genre in genres if genre not in NOT_IN_DOCUMENTARIES)
     # Of more than five the commonest go: a rare genre says more about a movie.
-    return tuple(found)[-MOST_GENRES:] or ("Drama",)
+    return tuple(genres)[-MOST_GENRES:] or ("Drama",)
 
 
 def noisy_genres(genres: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
     """`genres` as a careless archivist would file them (see `LOST` and `ADDED`)."""
-    kept = {genre for genre in genres if rng.random() >= LOST} or set(genres)
+    filed = {genre for genre in genres if rng.random() >= LOST} or set(genres)
     added = rng.choices(list(_FREQUENCY), list(_FREQUENCY.values()))[0]
-    if rng.random() < ADDED and len(kept) < MOST_GENRES:
-        kept.add(added)
-    return tuple(genre for genre in _FREQUENCY if genre in kept)
+    if rng.random() < ADDED and len(filed) < MOST_GENRES:
+        filed.add(added)
+    return tuple(genre for genre in _FREQUENCY if genre in filed)
 
 
 def draw_movie(index: int, seed: int) -> tuple[Story, dict[str, object], bytes]:
@@ -244,7 +244,7 @@ def _json(value: object) -> bytes:
 
 
 def sample_archive() -> Path:
-    """The bundled corpus, `generate_sample(..., movies=1200, seed=0)`.
+    """Return the path of the bundled corpus, `generate_sample(..., movies=1200, seed=0)`.
 
     Raises:
         InputError: neither the package nor the checkout around it holds the file.
