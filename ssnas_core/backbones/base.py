@@ -84,7 +84,7 @@ class Backbone(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self._grown:
             value = state_dict.get(prefix + name)
-            if value is not None:
+            if value is not None and value.ndim:  # a single number is refused below
                 mine = getattr(self, name)
                 setattr(self, name, mine.new_zeros((len(value), *mine.shape[1:])))
         self._forget()
