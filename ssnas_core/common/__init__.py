@@ -1,1 +1,1 @@
-"""What knows no domain: errors, files, locks, chance, processes, names of parts."""
+"""Shared ground that knows no domain: errors, files, locks, randomness, processes, parts by name."""

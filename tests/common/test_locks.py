@@ -270,10 +270,10 @@ def finished(tiny_data, tiny_store, tiny_recipe, tmp_path_factory, one_thread) -
 
 
 def test_finished_run_is_read_whoever_holds_it_and_what_is_new_is_refused(
-    finished, holding, monkeypatch
+    finished, tiny_store, holding, monkeypatch
 ):
     holding(finished.folder.path, "working on")
-    again = Run(finished.config, finished.folder.path, store=finished.store, device="cpu")
+    again = Run(finished.config, finished.folder.path, store=tiny_store, device="cpu")
     assert again.run() == finished.run()
     assert again.pretrain().keys() and again.train("found", 1.0).is_dir()
     assert RunFolder.opened(finished.folder.path).cost()["seconds"]
