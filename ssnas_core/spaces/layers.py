@@ -91,6 +91,7 @@ class LayerSpace:
         for name in self.features:
             modality = modality_of(name)
             self._by_modality[modality] = (*self._by_modality.get(modality, ()), name)
+        self._parts = (*self._by_modality.values(), tuple(_ACTIVATIONS))  # the values of a token
         if len(self._by_modality) < 2 or self._by_modality.keys() & {"layer", "activation"}:
             raise InputError(
                 "the layer space needs features of at least two modalities, none of them named "
@@ -110,35 +111,22 @@ class LayerSpace:
     @property
     def token_sizes(self) -> tuple[int, ...]:
         """How many values each number of a layer's token has."""
-        return (*(len(names) for names in self._by_modality.values()), len(_ACTIVATIONS))
+        return tuple(map(len, self._parts))
 
     @property
     def variables(self) -> dict[str, tuple[str, ...]]:
-        """What may be chosen, by name: how many layers, and each layer's features and activation.
+        """The values of each choice: the number of layers, and each one's features and activation.
 
         The variables of layers beyond the chosen number decide nothing.
         """
-        values: dict[str, tuple[str, ...]] = {
-            "layers": tuple(str(1 + level) for level in range(self.levels))
-        }
+        numbers = tuple(str(1 + level) for level in range(self.levels))
+        values: dict[str, tuple[str, ...]] = {"layers": numbers}
         for level in range(self.levels):
-            for modality, names in self._by_modality.items():
-                values[f"layer_{level} {modality}"] = names
-            values[f"layer_{level} activation"] = tuple(_ACTIVATIONS)
+            values |= zip(self._variables_of(level), self._parts, strict=True)
         return values
 
     def decode(self, choice: Mapping[str, int]) -> Genotype:
-        """The genotype of one value for each variable, given as its place in `variables`.
-
-        Raises:
-            InputError: a variable without a value, or a value that it does not have.
-        """
-        for name, values in self.variables.items():
-            if choice.get(name) not in range(len(values)):
-                raise InputError(
-                    f"variable {name!r} has the values 0 to {len(values) - 1}, "
-                    f"got {choice.get(name)!r}; choose one of {', '.join(values)[:200]}."
-                )
+        """Return the genotype of a value (its number, from 0) for each of the `variables`."""
         return self._genotype(
             [
                 tuple(choice[name] for name in self._variables_of(level))
@@ -147,7 +135,7 @@ class LayerSpace:
         )
 
     def encode(self, genotype: Genotype) -> dict[str, int]:
-        """A choice that decodes to `genotype`; 0 where it decides nothing."""
+        """Return a choice that decodes to `genotype`; 0 where a variable decides nothing."""
         layers = self.tokens(genotype)
         choice = {**dict.fromkeys(self.variables, 0), "layers": len(layers) - 1}
         for level, layer in enumerate(layers):
@@ -158,7 +146,7 @@ class LayerSpace:
         return tuple(f"layer_{level} {what}" for what in (*self._by_modality, "activation"))
 
     def sample(self, generator: torch.Generator) -> Genotype:
-        """A genotype drawn uniformly from the space."""
+        """Return a genotype drawn uniformly from the space."""
         options = list(self._options())
         sizes = torch.tensor([float(len(options)) ** (1 + level) for level in range(self.levels)])
         count = 1 + int(torch.multinomial(sizes / sizes.sum(), 1, generator=generator))
@@ -166,30 +154,24 @@ class LayerSpace:
         return self._genotype([options[place] for place in drawn.tolist()])
 
     def genotypes(self) -> Iterator[Genotype]:
-        """Every genotype of the space, each once, those of fewer layers first."""
+        """Yield every genotype of the space, those of fewer layers first."""
         for count in range(1, self.levels + 1):
             for layers in itertools.product(self._options(), repeat=count):
                 yield self._genotype(layers)
 
     def first(self, count: int) -> LayerSpace:
-        """The space of the genotypes of at most `count` layers.
-
-        Raises:
-            InputError: `count` is not in 1 to `levels`.
-        """
-        if not 1 <= count <= self.levels:
-            raise InputError(f"the space has 1 to {self.levels} layers, got {count}.")
+        """Return the space of the genotypes of at most `count` layers."""
         return LayerSpace(self.channels, replace(self.config, layers=count))
 
     def extensions(self, prefix: Genotype | None) -> list[Genotype]:
-        """Every genotype that is `prefix` and one layer more; of one layer for None."""
+        """Return every genotype that is `prefix` and one layer more; of one layer for None."""
         before = [] if prefix is None else self.tokens(prefix)
         if len(before) == self.levels:
             return []
         return [self._genotype([*before, layer]) for layer in self._options()]
 
     def tokens(self, genotype: Genotype) -> list[tuple[int, ...]]:
-        """Per layer, which feature of each modality and which activation it has, as numbers.
+        """Return, per layer, the feature of each modality and the activation as numbers.
 
         Raises:
             InputError: as `validate`.
@@ -203,11 +185,11 @@ class LayerSpace:
             )
         layers = []
         for level, node in enumerate(genotype.nodes):
-            parts = [*self._by_modality.values(), tuple(_ACTIVATIONS)]
+            parts, count = self._parts, len(self._by_modality)
             before = (f"layer_{level - 1}",) if level else ()
-            chosen = (*node.inputs[: len(parts) - 1], node.operator)
+            chosen = (*node.inputs[:count], node.operator)
             fits = len(chosen) == len(parts) and all(map(tuple.__contains__, parts, chosen))
-            if node.name != f"layer_{level}" or not fits or node.inputs[len(parts) - 1 :] != before:
+            if node.name != f"layer_{level}" or not fits or node.inputs[count:] != before:
                 inputs = ["|".join(names) for names in parts[:-1]]
                 raise InputError(
                     f"{wrong}: expected layer_{level} = {'|'.join(_ACTIVATIONS)}"
@@ -217,7 +199,7 @@ class LayerSpace:
         return layers
 
     def validate(self, genotype: Genotype) -> None:
-        """Check that `genotype` is in this space.
+        """Raise unless `genotype` is in this space.
 
         Raises:
             InputError: another space, too many layers, or unknown features,
@@ -226,12 +208,12 @@ class LayerSpace:
         self.tokens(genotype)
 
     def build(self, genotype: Genotype) -> _LayersNetwork:
-        """The network of `genotype` with fresh weights (torch's global seed)."""
+        """Return the network of `genotype` with fresh weights (torch's global seed)."""
         self.validate(genotype)
         return _LayersNetwork(self.channels, genotype.nodes, self.config)
 
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """What each entry of each logit vector stands for: this space has no logits."""
+        """Return {}: this space has no logits."""
         return {}
 
     def _options(self) -> Iterator[_Layer]:
@@ -239,12 +221,10 @@ class LayerSpace:
 
     def _genotype(self, layers: Sequence[_Layer]) -> Genotype:
         nodes = []
-        for level, (*chosen, activation) in enumerate(layers):
-            names = zip(self._by_modality.values(), chosen, strict=True)
-            inputs = [features[place] for features, place in names]
-            inputs += [f"layer_{level - 1}"] if level else []
-            operator = tuple(_ACTIVATIONS)[activation]
-            nodes.append(Node(f"layer_{level}", operator, tuple(inputs)))
+        for level, layer in enumerate(layers):
+            *inputs, operator = map(tuple.__getitem__, self._parts, layer)
+            before = [f"layer_{level - 1}"] if level else []
+            nodes.append(Node(f"layer_{level}", operator, (*inputs, *before)))
         return Genotype(self.name, tuple(nodes))
 
 
@@ -269,17 +249,19 @@ class _LayersNetwork(nn.Module):
         self.norms = nn.ModuleDict({name: norm(channels[name]) for name in self.features})
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (N, C), the last layer, of features (N, P, C_in) by name."""
+        """Return embeddings (N, C), the last layer, of features (N, P, C_in) by name."""
         if self.training:
             features = drop_modality(features, self.features, self.modality_dropout)
-        states = {name: norm(features[name].mean(1)) for name, norm in self.norms.items()}
+        states = {
+            name: norm(features[name].mean(1)) for name, norm in self.norms.items()
+        }  # (N, C_in)
         for node, layer in zip(self._nodes, self.layers, strict=True):
             joined = torch.cat([states[name] for name in node.inputs], 1)
             states[node.name] = self.dropout(_ACTIVATIONS[node.operator](layer(joined)))
         return states[self._nodes[-1].name]
 
     def sharing(self) -> dict[str, str]:
-        """Under which key networks share each weight: its layer, input sizes and activation."""
+        """Return the key under which networks share each weight: layer, input sizes, activation."""
         keys = {}
         for level, (node, sizes) in enumerate(zip(self._nodes, self._sizes, strict=True)):
             for what in ("weight", "bias"):
