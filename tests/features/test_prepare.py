@@ -20,9 +20,8 @@ from ssnas_core.datasets.arrays import ArrayDataset
 from ssnas_core.datasets.mmimdb import read_mmimdb
 from ssnas_core.datasets.records import Dataset, Record, load_dataset, save_dataset
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
-from ssnas_core.features import extract, inputs
+from ssnas_core.features import extract, inputs, train_backbones
 from ssnas_core.features import prepare as preparation
-from ssnas_core.features import train_backbones
 from ssnas_core.features.augment import ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.prepare import prepare, saved_backbone
