@@ -1,4 +1,4 @@
-"""What makes a choice good."""
+"""Objectives: the losses by which weights and architectures are judged."""
 
 from ssnas_core.common.parts import Parts
 

@@ -170,6 +170,6 @@ def effective_rank(rows: Tensor) -> Tensor:
 
 
 def match_rate(first: Tensor, second: Tensor) -> Tensor:
-    """Return the share of rows of `first` (N, D) whose nearest one of `second` is their own view."""
+    """Return the share of rows of `first` (N, D) whose nearest row of `second` is their view."""
     nearest = (F.normalize(first) @ F.normalize(second).T).argmax(1)
     return (nearest == torch.arange(len(first), device=first.device)).float().mean()

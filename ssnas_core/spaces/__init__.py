@@ -1,4 +1,4 @@
-"""What may be chosen."""
+"""Search spaces: the possible architectures, and the operators that they are made of."""
 
 from ssnas_core.common.parts import Parts
 

@@ -1,8 +1,8 @@
 """Primitive fusion operators: two (N, L, C) inputs to one (BM-NAS, arXiv:2104.09379).
 
 The maths is in functions; the modules only hold weights. `Zero` has no code:
-it adds nothing to a relaxed sum and is never derived. A space may be given
-further primitives by name (`Factory`), from outside this module.
+it adds nothing to a relaxed sum and is never derived. An operator from outside is
+written as these are: `FusionConfig.operators` names it, `FusionSpace` takes it as it is.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ORDERED = frozenset({"Attention"})
 """Primitives for which f(x, y) and f(y, x) differ by more than a renaming of weights."""
 
 Factory = Callable[[int], nn.Module]
-"""What makes an operator of `channels`: a module with forward(x, y), (N, L, C) each and again."""
+"""Makes an operator of C channels: a module with forward(x, y), (N, L, C) each -> (N, L, C)."""
 
 
 def is_ordered(name: str) -> bool:
-    """Whether f(x, y) and f(y, x) are two choices; so for every primitive not known here."""
+    """Return whether f(x, y) and f(y, x) are two choices; True for operators from outside."""
     return name in ORDERED or name not in PRIMITIVES
 
 
 def attention(query: Tensor, value: Tensor) -> Tensor:
-    """softmax(x y^T / sqrt(C)) y: each position of x reads from the positions of y.
+    """Return softmax(x y^T / sqrt(C)) y: each position of x reads from the positions of y.
 
     Args:
         query: x, (N, L, C).
@@ -39,12 +39,12 @@ def attention(query: Tensor, value: Tensor) -> Tensor:
     Returns:
         (N, L, C).
     """
-    scores = query @ value.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    scores = query @ value.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (N, L, L)
     return scores.softmax(-1) @ value
 
 
 def glu(gated: Tensor) -> Tensor:
-    """a * sigmoid(b) for [a; b] along the last axis: (..., 2C) -> (..., C)."""
+    """Return a * sigmoid(b) for [a; b] along the last axis: (..., 2C) -> (..., C)."""
     return F.glu(gated, dim=-1)
 
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 def mix(weights: Tensor, states: Sequence[Tensor], length: int) -> tuple[Tensor, ...]:
-    """K weighted sums of S states: sum_s weights[k, s] * states[s], for each k.
+    """Return K weighted sums of S states: sum_s weights[k, s] * states[s], for each k.
 
     Args:
         weights: (K, S).
@@ -86,7 +86,7 @@ class ReluDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """dropout(relu(input)), of any shape."""
+        """Return dropout(relu(input)), of any shape."""
         if input.device.type != "cpu" or not self.training or not 0 < self.p < 1:
             return super().forward(input.relu())
         return _ReluDropout.apply(input, self.p)  # type: ignore[return-value]

@@ -2,7 +2,7 @@
 
 They share the stems and the operators' weights by name, so that a derived
 network can take its weights from the supernet; only a genotype joins them
-otherwise. `fusion.py` says what may be chosen and how it is derived.
+otherwise. `choices` has the choices, `space` derives them.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class FusionStems(nn.Module):
             self.add_module(name, Stem(width, config.channels, config.dropout))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """All states at L positions; vectors are repeated there."""
+        """Return all states at L positions; vectors are repeated there."""
         return [state.expand(-1, self.length, -1) for state in self.columns(features)]
 
     def columns(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """The states (N, P, C), P in {1, L}: vectors as the one column that they are."""
+        """Return the states (N, P, C), P in {1, L}: vectors as the one column that they are."""
         if self.training:
             features = drop_modality(features, list(self._modules), self.modality_dropout)
         hidden = []
@@ -87,13 +87,13 @@ class FusionStems(nn.Module):
 
 
 def pair_scores(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """Log of the product of the two edge weights, for each pair: (E,) -> (len(pairs),)."""
+    """Return the log of the product of each pair's two edge weights: (E,) -> (pairs,)."""
     first, second = torch.tensor(pairs, device=logits.device).T
     return logits[first] + logits[second]
 
 
 def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
-    """Weights of all ordered pairs of distinct states: (2, S) -> (S, S), zero diagonal."""
+    """Return weights of all ordered pairs of distinct states: (2, S) -> (S, S), zero diagonal."""
     scores = beta[0][:, None] + beta[1][None, :]
     diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     return relax(scores.masked_fill(diagonal, -torch.inf).flatten()).view_as(scores)
@@ -102,7 +102,7 @@ def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
 def pair_labels(
     config: FusionConfig, features: Sequence[str], primitives: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """What each entry of each of `FusionSupernet`'s logit vectors stands for."""
+    """Return the meaning of each entry of each of `FusionSupernet`'s logit vectors."""
     names: dict[str, tuple[str, ...]] = {}
     for cell in range(config.cells):
         names[f"alpha_{cell}"] = predecessors(cell, features)
@@ -150,7 +150,7 @@ class FusionSupernet(nn.Module):
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
+        """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
         states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
@@ -178,7 +178,7 @@ class CellOutput(nn.Module):
         self.norm = nn.LayerNorm(config.channels)
 
     def forward(self, steps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
-        """(N, L, C) of what the steps gave and the cell's inputs, (N, L, C) each."""
+        """Return (N, L, C) of the steps' results and the cell's inputs, (N, L, C) each."""
         total = self.project(steps[0] if len(steps) == 1 else torch.cat(list(steps), -1))
         for one in inputs:
             total = total + one
@@ -231,7 +231,7 @@ def _made(name: str, factory: Factory, channels: int) -> nn.Module:
 
 
 def _applied(operator: nn.Module, name: str, x: Tensor, y: Tensor) -> Tensor:
-    """operator(x, y), of the same shape."""
+    """Return operator(x, y), of the same shape."""
     result = operator(x, y)
     if result.shape != x.shape:
         raise InputError(
@@ -261,7 +261,7 @@ class FusionNetwork(nn.Module):
 
     Args:
         channels: channels of every feature of the space.
-        cells: the genotype's choices, as `FusionSpace` decodes them.
+        cells: the genotype's choices (`choices.Cell`).
         config: sizes.
         operators: further primitives by name.
     """
@@ -287,7 +287,7 @@ class FusionNetwork(nn.Module):
         self.cells = nn.ModuleList(_DerivedCell(steps, config, operators) for _, steps in cells)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (N, cells * L * C) of features (N, P, C_in) by name."""
+        """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
         states: dict[int | str, Tensor] = dict(
             zip(self.features, self.stems(features), strict=True)
         )

@@ -1,6 +1,6 @@
 """BM-NAS's relaxation and deriving as its released code has them, to measure what they cost.
 
-They differ from the paper, and from the relaxation beside this one (`_fusion_nets`):
+They differ from the paper, and from the relaxation of `networks`:
 
 - every edge chooses between Identity and Zero by a softmax of its own (alpha, beta);
 - a cell's, and a step's, two inputs are one and the same mixture, so an operator is
@@ -9,10 +9,10 @@ They differ from the paper, and from the relaxation beside this one (`_fusion_ne
 - earlier cells weigh in the relaxation and are never derived: a cell takes the two
   features with the largest weights, one of which no earlier cell uses.
 
-Not mimicked: what is no matter of the relaxation (architecture parameters outside of the
-state dict, the schedule, the genotype of the epoch with the best dev score instead of the
-last one's, the best test epoch), and layers: stems, operators, the LayerNorm over channels
-and the derived network are those of this package, so that only the relaxation differs.
+Not mimicked: all but the relaxation (architecture parameters outside of the state dict, the
+schedule, the genotype of the epoch with the best dev score instead of the last one's, the
+best test epoch), and layers: stems, operators, the LayerNorm over channels and the derived
+network are those of this package, so that only the relaxation differs.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class ReleasedSupernet(nn.Module):
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (N, cells * L * C) of features named as in the space, (N, P, C_in) each."""
+        """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
         states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
-            kept = _identity(self.logits[f"alpha_{index}"])
-            (z,) = mix(kept[None], [*outputs, *states], self.config.length)
+            edges = _identity(self.logits[f"alpha_{index}"])
+            (z,) = mix(edges[None], [*outputs, *states], self.config.length)
             betas = [_identity(self.logits[f"beta_{index}_{s}"]) for s in range(self.config.steps)]
             gammas = [self.logits[f"gamma_{index}_{s}"] for s in range(self.config.steps)]
             outputs.append(cell(z, betas, gammas))
@@ -110,14 +110,14 @@ class _Step(nn.Module):
 
 
 def _identity(logits: Tensor) -> Tensor:
-    """The weights of Identity, against Zero on the same edge: (E, 2) -> (E,)."""
+    """Return the weights of Identity, against Zero on the same edge: (E, 2) -> (E,)."""
     return logits.softmax(1)[:, 0]
 
 
 def check_released(
     config: FusionConfig, operators: Mapping[str, object], features: Sequence[str]
 ) -> None:
-    """Refuse what the released relaxation does not know."""
+    """Raise `InputError` where the released relaxation does not know the space."""
     if operators or len(features) < 2 * config.cells:
         raise InputError(
             "the released relaxation has its four operators, and may use two features up in each "
@@ -129,14 +129,14 @@ def check_released(
 def derive_released(
     logits: Mapping[str, Tensor], config: FusionConfig, features: int
 ) -> list[Cell]:
-    """The cells that the released code derives from `logits`, of that many features."""
+    """Return the cells that the released code derives from `logits`, of that many features."""
     cells: list[Cell] = []
     used: set[int] = set()
     for index in range(config.cells):
-        kept = _identity(logits[f"alpha_{index}"].detach().cpu())[index:].tolist()
+        edges = _identity(logits[f"alpha_{index}"].detach().cpu())[index:].tolist()
         pairs = itertools.combinations(range(features), 2)
         free = [pair for pair in pairs if not used.issuperset(pair)]
-        first, second = max(free, key=lambda pair: kept[pair[0]] * kept[pair[1]])
+        first, second = max(free, key=lambda pair: edges[pair[0]] * edges[pair[1]])
         used |= {first, second}
         steps: list[Step] = []
         for step in range(config.steps):
@@ -149,7 +149,7 @@ def derive_released(
 
 
 def released_labels(config: FusionConfig, features: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What each entry of each logit matrix stands for, row by row."""
+    """Return the meaning of each entry of each logit matrix, row by row."""
     names: dict[str, tuple[str, ...]] = {}
 
     def edges(of: Sequence[str]) -> tuple[str, ...]:
