@@ -64,13 +64,13 @@ def numbers(digits, table, number):
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("seed", range(4))
 def test_only_the_youngest_of_the_population_have_children(numbers, seed):
-    told = numbers(population=4, sample=8, trials=60, seed=seed)
-    assert [parent for _, parent in told[:4]] == [None] * 4
-    for trial, (_, parent) in enumerate(told[4:], 4):
+    trials = numbers(population=4, sample=8, trials=60, seed=seed)
+    assert [parent for _, parent in trials[:4]] == [None] * 4
+    for trial, (_, parent) in enumerate(trials[4:], 4):
         assert trial - 4 <= parent < trial
-    dead = [min(loss_of(number) for number, _ in told[: trial - 4]) for trial in range(5, 60)]
+    dead = [min(loss_of(number) for number, _ in trials[: trial - 4]) for trial in range(5, 60)]
     living = [
-        min(loss_of(number) for number, _ in told[trial - 4 : trial]) for trial in range(5, 60)
+        min(loss_of(number) for number, _ in trials[trial - 4 : trial]) for trial in range(5, 60)
     ]
     assert any(gone < best for gone, best in zip(dead, living, strict=True))  # or it says nothing
 
@@ -80,16 +80,16 @@ def test_only_the_youngest_of_the_population_have_children(numbers, seed):
 
 @pytest.mark.usefixtures("untrained")
 def test_all_compete_and_the_best_of_the_living_is_the_parent(numbers):
-    told = numbers(population=5, sample=200, trials=60)
-    for trial, (_, parent) in enumerate(told[5:], 5):
+    trials = numbers(population=5, sample=200, trials=60)
+    for trial, (_, parent) in enumerate(trials[5:], 5):
         living = range(trial - 5, trial)
-        assert loss_of(told[parent][0]) == min(loss_of(told[one][0]) for one in living)
+        assert loss_of(trials[parent][0]) == min(loss_of(trials[one][0]) for one in living)
 
 
 @pytest.mark.usefixtures("untrained")
 def test_parent_of_a_competition_of_one_is_anyone_living(numbers):
-    told = numbers(population=5, sample=1, trials=2000)
-    ages = Counter(trial - parent for trial, (_, parent) in enumerate(told[5:], 5))
+    trials = numbers(population=5, sample=1, trials=2000)
+    ages = Counter(trial - parent for trial, (_, parent) in enumerate(trials[5:], 5))
     assert set(ages) == {1, 2, 3, 4, 5}
     assert all(330 < count < 470 for count in ages.values())  # 399 each, in 4 sigma
 
@@ -97,10 +97,10 @@ def test_parent_of_a_competition_of_one_is_anyone_living(numbers):
 @pytest.mark.usefixtures("untrained")
 def test_competitors_are_drawn_with_replacement(numbers):
     """Of 2 drawn of 2, the worse wins a quarter of the time; without replacement, never."""
-    told = numbers(population=2, sample=2, trials=2000)
+    trials = numbers(population=2, sample=2, trials=2000)
     worse = decided = 0
-    for trial, (_, parent) in enumerate(told[2:], 2):
-        losses = {one: loss_of(told[one][0]) for one in (trial - 2, trial - 1)}
+    for trial, (_, parent) in enumerate(trials[2:], 2):
+        losses = {one: loss_of(trials[one][0]) for one in (trial - 2, trial - 1)}
         if len(set(losses.values())) == 2:
             decided += 1
             worse += losses[parent] == max(losses.values())
@@ -113,15 +113,15 @@ def test_competitors_are_drawn_with_replacement(numbers):
 
 @pytest.mark.usefixtures("untrained")
 def test_child_differs_from_its_parent_in_one_value(numbers):
-    told = numbers(population=3, sample=2, trials=80)
-    for child, parent in told[3:]:
-        assert sum(a != b for a, b in zip(child, told[parent][0], strict=True)) == 1
+    trials = numbers(population=3, sample=2, trials=80)
+    for child, parent in trials[3:]:
+        assert sum(a != b for a, b in zip(child, trials[parent][0], strict=True)) == 1
 
 
 def test_every_change_that_makes_an_architecture_is_as_likely(numbers):
-    told = numbers(population=1, sample=1, trials=4000, values=3)
-    changes = Counter((told[parent][0], child) for child, parent in told[1:])
-    starts = Counter(told[parent][0] for _, parent in told[1:])
+    trials = numbers(population=1, sample=1, trials=4000, values=3)
+    changes = Counter((trials[parent][0], child) for child, parent in trials[1:])
+    starts = Counter(trials[parent][0] for _, parent in trials[1:])
     # from 012: 112, 002, 022, 011 are none; 212, 010 are
     assert {child for start, child in changes if start == "012"} == {"212", "010"}
     for (start, _), count in changes.items():
@@ -139,9 +139,9 @@ def test_change_to_what_is_the_same_architecture_is_drawn_again(digits, table, n
             return super().decode({name: digit % 3 for name, digit in choice.items()})
 
     result = evolve(Twins(values=4), table(loss_of), population=1, sample=1, trials=60)
-    told = [number(one["genotype"]) for one in result.history]
-    assert "3" not in "".join(told)
-    assert all(child != parent for parent, child in zip(told, told[1:], strict=False))
+    trials = [number(one["genotype"]) for one in result.history]
+    assert "3" not in "".join(trials)
+    assert all(child != parent for parent, child in zip(trials, trials[1:], strict=False))
 
 
 def test_space_without_a_neighbour_is_refused(digits, table):

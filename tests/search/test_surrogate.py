@@ -257,13 +257,13 @@ def test_surrogate_learns_an_order_that_the_choices_decide():
     guess = module._Surrogate(space.token_sizes, SurrogateConfig(hidden=32, epochs=300))
     half = len(drawn) // 2
     guess.learn(tokens[:half], scores[:half])
-    told, wanted = [], []
+    guessed, wanted = [], []
     for length in (1, 2):
         rows = [row for row in range(half, len(drawn)) if len(tokens[row]) == length]
         if rows:
-            told += guess.scores([tokens[row] for row in rows])
+            guessed += guess.scores([tokens[row] for row in rows])
             wanted += [scores[row] for row in rows]
-    correlation = torch.corrcoef(torch.tensor([told, wanted]))[0, 1]
+    correlation = torch.corrcoef(torch.tensor([guessed, wanted]))[0, 1]
     assert correlation > 0.8
 
 

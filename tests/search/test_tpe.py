@@ -90,8 +90,8 @@ def test_estimator_is_told_every_trial_and_takes_the_best_for_good(
     result = search(digits(), table(smooth), trials=30, startup=9, gamma=0.5)
     numbers, losses = tried(result, number), [one["dev_loss"] for one in result.history]
     assert {len(values) for values, *_ in asked} == set(range(9, 30))
-    for values, told, _ in asked:
-        assert values == numbers[: len(values)] and told == losses[: len(values)]
+    for values, known, _ in asked:
+        assert values == numbers[: len(values)] and known == losses[: len(values)]
     good = {len(values): good for values, _, good in asked}
     assert [good[count] for count in (9, 16, 17, 25, 29)] == [2, 2, 3, 3, 3]  # sqrt(n) / 2
 
@@ -169,8 +169,8 @@ def test_optuna_says_nothing_and_its_logging_is_left_as_it_was(digits, table, ca
         assert optuna.logging.get_verbosity() == logging.INFO
     finally:
         optuna.logging.set_verbosity(before)
-    told = capfd.readouterr()
-    assert (told.out, told.err) == ("", "")
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
 
 
 def test_search_is_decided_by_its_seed_and_leaves_the_callers_randomness_alone(

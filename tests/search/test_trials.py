@@ -118,21 +118,21 @@ def test_progress_counts_trials(space, source, capsys):
 
 
 def test_trials_in_the_checkpoint_are_replayed_and_then_the_next_is_trained(made, tmp_path):
-    path, told = tmp_path / "trials.json", []
+    path, calls = tmp_path / "trials.json", []
     whole = made()
     for digits in ("310", "120", "310", "240"):
         whole.evaluate_once(number(digits), mark=digits)
     begun = made(checkpoint=path)
     for digits in ("310", "120", "310"):
         begun.evaluate_once(number(digits), mark=digits)
-    again = made(checkpoint=path, on_epoch=told.append)
-    assert told == [begun.history] and again.history == []
+    again = made(checkpoint=path, on_epoch=calls.append)
+    assert calls == [begun.history] and again.history == []
     for digits in ("310", "120", "310"):
         again.evaluate_once(number(digits), mark=digits)
-    assert again.space.built == [] and len(told) == 1
+    assert again.space.built == [] and len(calls) == 1
     again.evaluate_once(number("240"), mark="240")
-    assert again.space.built == ["240"] and len(told) == 2
-    assert again.history == whole.history == told[1]
+    assert again.space.built == ["240"] and len(calls) == 2
+    assert again.history == whole.history == calls[1]
     assert json.loads(path.read_text())["trials"] == whole.history
 
 
