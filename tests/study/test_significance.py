@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssnas_core.common.errors import InputError
@@ -26,6 +26,7 @@ def flipped(differences) -> float:
     return sum(total >= abs(sum(differences)) for total in sums) / len(sums)
 
 
+@settings(deadline=None)  # the first call imports scipy.stats
 @given(st.lists(WHOLE, min_size=1, max_size=8), st.integers(1, 10**4))
 def test_p_is_the_share_of_sign_flips_as_extreme(differences, scale):
     """Thirds are not exact in binary, so arrangements that tie differ in their last bits."""
