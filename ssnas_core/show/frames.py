@@ -30,7 +30,7 @@ def frames(
     label: Callable[[Any], str] = "{:g}".format,
     start: int = 0,
 ) -> VBox:
-    """A slider over `values` and, below it, the figure of the value it stands at.
+    """Return a slider over `values` and, below it, the figure of the value it stands at.
 
     Args:
         values: at least two, in the slider's order.
@@ -63,7 +63,7 @@ def frames(
         layout=Layout(width="auto", max_width="630px"),
     )
     once = functools.cache(page)  # one model for equal frames
-    columns = [[_shown(draw(value), alt(value)) for value in values]]
+    columns = [[_images(draw(value), alt(value)) for value in values]]
     if caption is not None:
         columns.append([[sentence(caption(value))] for value in values])
     panels = [
@@ -77,14 +77,14 @@ def frames(
     return box([slider, *panels], f"{description}: {len(values)} frames")
 
 
-def _shown(figures: Figure | tuple[Figure, ...], alts: str | tuple[str, ...]) -> list[str]:
+def _images(figures: Figure | tuple[Figure, ...], alts: str | tuple[str, ...]) -> list[str]:
     figures = figures if isinstance(figures, tuple) else (figures,)
     alts = alts if isinstance(alts, tuple) else (alts,)
     return [image(figure, alt) for figure, alt in zip(figures, alts, strict=True)]
 
 
 def image(figure: Figure, alt: str) -> str:
-    """The figure as an `<img>` of a small palette PNG, never wider than the page."""
+    """Return the figure as an `<img>` of a small palette PNG, never wider than the page."""
     width = round(figure.get_figwidth() * _ON_SCREEN)
     source = b64encode(_png(figure)).decode()
     return (
@@ -106,27 +106,27 @@ def _png(figure: Figure) -> bytes:
 
 
 def sentence(lines: str) -> str:
-    """Lines of plain text as a paragraph."""
+    """Return lines of plain text as a paragraph."""
     broken = "<br>".join(html.escape(line) for line in lines.splitlines())
     return f'<p style="margin:0.2em 0;line-height:1.5">{broken}</p>'
 
 
 def page(content: str) -> HTML:
-    """One place in a stack."""
+    """Return one place in a stack."""
     from ipywidgets import HTML
 
     return HTML(content)
 
 
 def stack(children: Sequence[Any]) -> Stack:
-    """Children of which one is shown."""
+    """Return children of which one is shown."""
     from ipywidgets import Stack
 
     return Stack(children, selected_index=0)
 
 
 def box(children: Sequence[Any], summary: str) -> VBox:
-    """Children below each other; `summary` stands for them where widgets are not shown."""
+    """Return children below each other; `summary` stands for them where widgets are not shown."""
     living = _box_class()(children)
     living.summary = summary
     living.add_class("ssnas-widget")

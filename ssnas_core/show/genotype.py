@@ -1,4 +1,8 @@
-"""Paints the drawing of a genotype that `_layout` has placed; `plots.draw_genotype` is its door."""
+"""The drawing of a genotype: where its blocks stand, and how they are painted.
+
+`Layout` places features, cells and head in columns from left to right; `paint` draws them.
+`curves.draw_genotype` does both.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Where everything stands in the drawing of a genotype; `plots.draw_genotype` paints it.
-
+# Where everything stands.
 
 BOX = 0.30
 """Height of the box of a feature or operation."""
@@ -54,7 +57,7 @@ class Block:
         return BOX if self.texts else 0.0
 
     def row(self, place: int) -> float:
-        """Centre of operation number `place`."""
+        """Return the centre of operation number `place`."""
         if not self.framed:
             return self.y
         return self.y + self.height / 2 - _PADDING - _NAME - BOX / 2 - place * _STEP
@@ -95,8 +98,11 @@ class Layout:
         for cell, nodes in self.cells.items():
             inputs = dict.fromkeys(self.owner.get(i, i) for node in nodes for i in node.inputs)
             graph.add_edges_from((source, cell) for source in inputs if source != cell)
-        last = genotype.space == "layers"  # its output is the last layer alone
-        graph.add_edges_from((cell, "head") for cell in list(self.cells)[-1 if last else 0 :])
+        ends = [cell for cell in self.cells if not graph.out_degree(cell)]
+        if genotype.space == "fusion":  # all its cells are concatenated, not only the ends
+            ends = list(self.cells)
+        joins = genotype.space == "fusion" or len(ends) > 1
+        graph.add_edges_from((cell, "head") for cell in ends)
 
         self.blocks: dict[str, Block] = {}
         self.columns: list[list[Block]] = []
@@ -105,7 +111,7 @@ class Layout:
             for name in names:
                 nodes = self.cells.get(name, [])
                 texts = [node.operator for node in nodes] or [name]
-                if name == "head" and not last:
+                if name == "head" and joins:
                     texts = ["concat → head"]
                 self._add(Block(name, column, texts, nodes))
         self.routes = {edge: self._route(*edge) for edge in graph.edges}
@@ -117,7 +123,7 @@ class Layout:
         return block
 
     def _route(self, source: str, target: str) -> list[Block]:
-        """Places in the columns between; edges of one source share them."""
+        """Return the places in the columns between; edges of one source share them."""
         places, before = [], source
         for column in range(self.blocks[source].column + 1, self.blocks[target].column):
             name = f"{source} passing column {column}"
@@ -147,12 +153,12 @@ class Layout:
                     block.y = float(height)
 
     def _goal(self, block: Block) -> float:
-        """The mean height of what enters, which keeps edges short and mostly uncrossed."""
+        """Return the mean height of the inputs, which keeps edges short and mostly uncrossed."""
         return float(np.mean([self.blocks[source].y for source in block.sources]))
 
 
 def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
-    """Operations by cell: a node itself, or `cell_0` for `cell_0_step_0`, `cell_0_step_1`, ...
+    """Return operations by cell: a node itself, or `cell_0` for `cell_0_step_0` and so on.
 
     A node `cell_0` that joins these steps is that cell, not one more operation.
     """
@@ -164,36 +170,33 @@ def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
 
 
 def split_feature(feature: str) -> tuple[str, int]:
-    """Modality and depth: `image_2` is ("image", 2)."""
+    """Return modality and depth: ("image", 2) of `image_2`."""
     match = re.fullmatch(r"(.*)_(\d+)", feature)
     return (match[1], int(match[2])) if match else (feature, 0)
 
 
 def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
-    """Heights nearest to `goals` (descending) at which the blocks do not overlap.
+    """Return the heights nearest to `goals` (descending) at which the blocks do not overlap.
 
     Least squares under these distances is an isotonic regression: blocks in each other's way
     are pooled and move together.
     """
+    from sklearn.isotonic import isotonic_regression
+
     offsets = np.zeros(len(blocks))
     for place in range(1, len(blocks)):
         room = (blocks[place - 1].height + blocks[place].height) / 2 + _GAP
         offsets[place] = offsets[place - 1] + room
-    pools: list[tuple[float, int]] = []  # mean and size
-    for goal, offset in zip(goals, offsets, strict=True):
-        mean, size = goal + offset, 1
-        while pools and pools[-1][0] < mean:
-            other, count = pools.pop()
-            mean, size = (mean * size + other * count) / (size + count), size + count
-        pools.append((mean, size))
-    return np.repeat([mean for mean, _ in pools], [size for _, size in pools]) - offsets
+    return isotonic_regression(np.asarray(goals, float) + offsets, increasing=False) - offsets
 
+
+# How it is painted.
 
 _MARGIN = 0.12  # inches
 
 
 def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
-    """The placed genotype as a figure; features that are not `used` are pale."""
+    """Return the placed genotype as a figure; features that are not `used` are pale."""
     blocks = layout.blocks.values()
     left = min(block.x - block.width / 2 for block in blocks) - _MARGIN
     right = max(block.x + block.width / 2 for block in blocks) + _MARGIN
@@ -267,7 +270,7 @@ def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str
 def _edge(
     axes: Axes, layout: Layout, source: str, target: str, end: tuple[float, float], colour: str
 ) -> None:
-    """A smooth edge that is level wherever it leaves, passes or enters a column."""
+    """Draw a smooth edge that is level wherever it leaves, passes or enters a column."""
     block = layout.blocks[source]
     points = [(block.x + block.width / 2, block.y)]
     for place in layout.routes[source, target]:
@@ -278,7 +281,7 @@ def _edge(
 def _curve(
     axes: Axes, points: Sequence[tuple[float, float]], colour: str, bulge: float = 0.0
 ) -> None:
-    """An arrow through `points`, level at each; or with `bulge`, out to the right and back."""
+    """Draw an arrow through `points`, level at each; or with `bulge`, out to the right and back."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 

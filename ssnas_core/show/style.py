@@ -40,7 +40,7 @@ _METADATA = {
 
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure of this size in inches."""
+    """Return an empty figure of this size in inches."""
     return _picture_class()(figsize=(width, height), dpi=150, facecolor=PAPER, **options)
 
 
@@ -76,13 +76,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def style(place: int, dash: int = 0) -> dict[str, Any]:
-    """Colour and dash of curve number `place`; without `dash` they repeat only after 32."""
+    """Return colour and dash of curve number `place`; without `dash` they repeat only after 32."""
     dashes = _DASHES[(place // len(COLOURS) + dash) % len(_DASHES)]
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": dashes, "linewidth": 1.4}
 
 
 def marker(place: int, size: float = 4.5) -> dict[str, Any]:
-    """The marker of curve number `place`; with the colours of `style` it repeats after 64."""
+    """Return the marker of curve number `place`; with `style`'s colours it repeats after 64."""
     return {
         "marker": _MARKERS[(place + place // len(COLOURS)) % len(_MARKERS)],
         "markersize": size,
@@ -90,21 +90,21 @@ def marker(place: int, size: float = 4.5) -> dict[str, Any]:
 
 
 def text_width(text: str, size: float = FONT) -> float:
-    """Width in inches of `text`, printed at `size` points."""
+    """Return the width in inches of `text`, printed at `size` points."""
     from matplotlib.textpath import TextPath
 
     return TextPath((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
 
 
 def legend_size(labels: Sequence[str]) -> tuple[float, float]:
-    """Width and height in inches of a legend with these texts, 0 without any."""
+    """Return width and height in inches of a legend with these texts, 0 without any."""
     if not labels:
         return 0.0, 0.0
     return max(text_width(label, _LEGEND) for label in labels) + 0.45, 0.135 * len(labels) + 0.1
 
 
 def dress(axes: Axes, title: str = "") -> None:
-    """The common look of all charts."""
+    """Give axes the common look of all charts."""
     axes.set_facecolor(PAPER)
     axes.set_title(title, fontsize=FONT, color=INK)
     axes.tick_params(labelsize=FONT - 1, colors=INK)
@@ -118,7 +118,7 @@ def dress(axes: Axes, title: str = "") -> None:
 
 
 def ratio_axis(axes: Axes, ratios: Sequence[float], width: float = 3.4) -> None:
-    """The x axis of label ratios: logarithmic, with a number at each of `ratios` (ascending).
+    """Make the x axis logarithmic, with a number at each of `ratios` (ascending).
 
     On axes of `width` inches the numbers are turned where they would touch.
     """
@@ -134,7 +134,7 @@ def ratio_axis(axes: Axes, ratios: Sequence[float], width: float = 3.4) -> None:
 
 
 def legend_beside(axes: Axes, handles: Sequence[Any], inside: bool = False) -> None:
-    """A legend to the right of `axes`, or in its place where it is there for nothing else."""
+    """Add a legend to the right of `axes`, or in its place where it is there for nothing else."""
     axes.legend(
         handles=list(handles), fontsize=_LEGEND, frameon=False, labelcolor=INK, handlelength=2.2,
         loc="center left", bbox_to_anchor=(0.0 if inside else 1.0, 0.5), borderaxespad=0.3,
@@ -160,7 +160,7 @@ class Row:
 
 
 def draw_rows(rows: Sequence[Row], xlabel: str = "epoch", one_legend: bool = False) -> Figure:
-    """Rows of panels with a legend at the right of each, or one legend for all.
+    """Return rows of panels with a legend at the right of each, or one legend for all.
 
     A curve of one point is drawn as a dot.
     """

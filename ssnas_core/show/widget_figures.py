@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.style import COLOURS, INK, PALE, dress, new_figure, style
@@ -32,7 +33,7 @@ def draw_label_ratio(
     ratio: float,
     metric: str = "weighted_f1",
 ) -> Figure:
-    """Scores against label ratio with one ratio marked, and the labels that it leaves.
+    """Draw scores against label ratio with one ratio marked, and the labels that it leaves.
 
     Args:
         rows: one mapping per run: `"method"`, `"label_ratio"`, `"seed"` and `metric`.
@@ -49,7 +50,7 @@ def draw_label_ratio(
     """
     rows = list(rows)
     curves = mean_curves(rows, metric)
-    known = sorted({own for curve in curves.values() for own in curve} & set(counts))
+    known = sorted({value for curve in curves.values() for value in curve} & set(counts))
     if ratio not in known:
         raise InputError(
             f"expected a label ratio that has scores and counts, got {ratio}; choose among {known}."
@@ -59,9 +60,9 @@ def draw_label_ratio(
     upper, lower = figure.subplots(2, 1, height_ratios=(3.2, 0.4 + 0.17 * len(classes)))
     upper.set_xscale("log")
     for place, (method, curve) in enumerate(curves.items()):
-        own = sorted(curve)
-        means = [curve[value][0] for value in own]
-        upper.plot(own, means, **style(place), marker="o", markersize=3, label=method)
+        ratios = sorted(curve)
+        means = [curve[value][0] for value in ratios]
+        upper.plot(ratios, means, **style(place), marker="o", markersize=3, label=method)
         upper.plot([ratio], [curve[ratio][0]], "o", color=style(place)["color"], markersize=6.5)
     upper.axvline(ratio, color=PALE, linewidth=1, linestyle="--")
     upper.set_xticks(known, [f"{value:g}" for value in known])
@@ -84,7 +85,7 @@ def draw_label_ratio(
 
 
 def draw_temperature(first: Any, second: Any, temperature: float) -> Figure:
-    """What NT-Xent sees at one temperature: each view's softmax over all others.
+    """Draw each view's softmax over all others, as NT-Xent has it at one temperature.
 
     Args:
         first, second: (N, D) embeddings of two views of the same N <= 32 samples.
@@ -124,7 +125,7 @@ def draw_temperature(first: Any, second: Any, temperature: float) -> Figure:
 def draw_weights(
     logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]], chosen: Sequence[str] = ()
 ) -> Figure:
-    """The architecture weights at one moment of a search, as bars.
+    """Draw the architecture weights at one moment of a search, as bars.
 
     Args:
         logits: vectors by name; a matrix's rows are softmaxes of their own.
@@ -158,7 +159,7 @@ def draw_weights(
         colours = [COLOURS[0] if one else "#9FC5DE" for one in full]
         axes.barh(
             range(len(texts)),
-            _softmax(np.asarray(logits[name], dtype=float)).ravel(),
+            softmax(np.asarray(logits[name], dtype=float), axis=-1).ravel(),
             color=colours,
         )
         axes.set_yticks(range(len(texts)), texts)
@@ -169,7 +170,7 @@ def draw_weights(
 
 
 def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
-    """The four F1 averages against the threshold, one threshold marked.
+    """Draw the four F1 averages against the threshold, one threshold marked.
 
     Args:
         probs: probabilities in [0, 1], (N, K).
@@ -208,9 +209,9 @@ def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
 
 
 def pair_shares(first: Any, second: Any, temperature: float) -> np.ndarray:
-    """Softmax over the other views of each view's cosine similarities / tau: (2N, 2N).
+    """Return the softmax over the other views of each view's cosine similarities / tau: (2N, 2N).
 
-    Minus the mean logarithm of the partners' entries is `objectives.nt_xent`.
+    Minus the mean logarithm of the partners' entries is `nt_xent`.
     """
     first, second = (np.asarray(views, dtype=float) for views in (first, second))
     if first.ndim != 2 or first.shape != second.shape or not 2 <= len(first) <= _MOST_PAIRS:
@@ -224,11 +225,11 @@ def pair_shares(first: Any, second: Any, temperature: float) -> np.ndarray:
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     similarity = rows @ rows.T / temperature
     np.fill_diagonal(similarity, -np.inf)
-    return _softmax(similarity)
+    return softmax(similarity, axis=-1)
 
 
 def partner_shares(shares: np.ndarray) -> np.ndarray:
-    """What each view gives to the other view of its sample: (2N,)."""
+    """Return the share that each view gives to the other view of its sample: (2N,)."""
     return shares[np.arange(len(shares)), _partners(len(shares))]
 
 
@@ -236,14 +237,8 @@ def _partners(views: int) -> np.ndarray:
     return np.roll(np.arange(views), -(views // 2))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
 def _finish(axes: Axes, title: str = "", grid: str = "y") -> None:
-    """The common look, in letters large enough for a phone."""
+    """Give axes the common look, in letters large enough for a phone."""
     dress(axes, title)
     axes.grid(False)
     axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)  # pyright: ignore[reportArgumentType]

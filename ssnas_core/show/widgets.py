@@ -47,7 +47,7 @@ def label_ratio_widget(
     counts: Mapping[float, Mapping[str, int]],
     metric: str = "weighted_f1",
 ) -> VBox:
-    """`draw_label_ratio` at every label ratio that has both scores and counts."""
+    """Return `draw_label_ratio` at every label ratio that has both scores and counts."""
     rows = list(rows)
     curves = mean_curves(rows, metric)
     ratios = sorted({ratio for curve in curves.values() for ratio in curve} & set(counts))
@@ -76,14 +76,14 @@ def label_ratio_widget(
 def temperature_widget(
     first: Any, second: Any, temperatures: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 ) -> VBox:
-    """`draw_temperature` at several temperatures, with the loss at each."""
+    """Return `draw_temperature` at several temperatures, with the loss at each."""
 
     def caption(temperature: float) -> str:
-        own = partner_shares(pair_shares(first, second, temperature))
+        shares = partner_shares(pair_shares(first, second, temperature))
         return (
-            f"NT-Xent {-np.log(own).mean():.2f} nats "
-            f"(guessing: {np.log(len(own) - 1):.2f}). "
-            f"A partner gets {own.mean():.2f} on average."
+            f"NT-Xent {-np.log(shares).mean():.2f} nats "
+            f"(guessing: {np.log(len(shares) - 1):.2f}). "
+            f"A partner gets {shares.mean():.2f} on average."
         )
 
     return frames(
@@ -102,7 +102,7 @@ def temperature_widget(
 def search_widget(
     history: Iterable[Mapping[str, Any]], space: FusionSpace, weights: str = "alpha gamma"
 ) -> VBox:
-    """A search, epoch by epoch: the genotype so far above the weights that decide it.
+    """Return a search, epoch by epoch: the genotype so far above the weights that decide it.
 
     Args:
         history: `SearchResult.history`; entries without logits are left out.
@@ -123,9 +123,8 @@ def search_widget(
         return space.derive(logits)
 
     def draw(epoch: int) -> tuple[Figure, Figure]:
-        found = genotype(epoch)
         return (
-            draw_genotype(found, space.features),
+            draw_genotype(genotype(epoch), space.features),
             draw_weights(epochs[epoch]["logits"], labels),
         )
 
@@ -154,7 +153,7 @@ def search_widget(
 def threshold_widget(
     probs: Any, labels: Any, thresholds: Sequence[float] = tuple(np.arange(1, 20) / 20)
 ) -> VBox:
-    """`draw_threshold` at several thresholds, with the scores at each."""
+    """Return `draw_threshold` at several thresholds, with the scores at each."""
     if not len(thresholds):
         raise InputError("expected thresholds in [0, 1], got none; leave the argument out.")
     best = choose_threshold(probs, labels)
@@ -230,13 +229,11 @@ def genotype_editor(
             f"{parameters:,} parameters, {flops:,} floating-point operations per sample",
         ]
         if scores is not None:
-            own = scores.get(text)
-            rank = 1 + sum(other > own for other in scores.values()) if own is not None else 0
-            lines.append(
-                f"{metric} once trained: not in the table"
-                if own is None
-                else f"{metric} once trained: {own:.3f} (place {rank} of {len(scores)})"
-            )
+            place = "not in the table"
+            if text in scores:
+                rank = 1 + sum(other > scores[text] for other in scores.values())
+                place = f"{scores[text]:.3f} (place {rank} of {len(scores)})"
+            lines.append(f"{metric} once trained: {place}")
         graph = image(draw_genotype(genotype, space.features), f"The network {text} as a graph.")
         return page(graph + sentence("\n".join(lines)))
 
@@ -281,7 +278,7 @@ def genotype_editor(
 def _cost(
     space: FusionSpace, genotype: Genotype, positions: Mapping[str, int] | None
 ) -> tuple[int, int]:
-    """Parameters, and operations (2 per multiply-add of matrix products) for one sample."""
+    """Return parameters, and operations (2 per multiply-add of matrix products) for one sample."""
     from torch.utils.flop_counter import FlopCounterMode
 
     length = dict.fromkeys(space.features, space.config.length) | dict(positions or {})
