@@ -233,6 +233,25 @@ def test_list_names_every_part_and_ones_own():
     assert all(row["about"] and row["source"] for rows in told.values() for row in rows)
 
 
+def test_entry_point_gives_a_part_a_short_name(tmp_path):
+    metadata = tmp_path / "own-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    points = "[ssnas.space]\none-feature = own.space:OneFeatureConfig\n"
+    (metadata / "entry_points.txt").write_text(points)
+    program = (
+        "from pathlib import Path; from ssnas_core import RunConfig\n"
+        "config = RunConfig(data=Path('x'), space='one-feature')\n"
+        "plain = config.plain(); print(plain['space'])\n"
+        "print(RunConfig.from_plain(plain).space == config.space)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env={"PYTHONPATH": f"{HERE}:{tmp_path}", "PATH": ""},
+    )  # fmt: skip
+    assert told.stdout == "{'name': 'one-feature', 'width': 8}\nTrue\n", told.stderr
+
+
 def test_part_defined_inside_a_function_is_refused(tmp_path):
     """No file could name it."""
 
