@@ -107,12 +107,12 @@ DEFAULT_AUGMENT = JointAugment()
 
 
 def image_draws(count: int, generator: Generator) -> Tensor:
-    """The chance in `count` augmented images: (count, 11) uniform in [0, 1)."""
+    """Return the chance in `count` augmented images: (count, 11) uniform in [0, 1)."""
     return torch.rand(count, _DRAWS, generator=generator, device=generator.device)
 
 
 def seed_draws(count: int, generator: Generator) -> Tensor:
-    """The chance in `count` augmented texts or arrays: (count,) int64 seeds, one for each."""
+    """Return the chance in `count` augmented texts or arrays: (count,) int64 seeds."""
     device = generator.device
     return torch.randint(2**62, (count,), generator=generator, dtype=torch.int64, device=device)
 
@@ -182,17 +182,12 @@ def apply_image(images: Tensor, config: ImageAugment, draws: Tensor) -> Tensor:
         (N, 3, H, W) in [0, 1]; `images` itself where `config` changes nothing.
 
     Raises:
-        InputError: not N RGB images of a floating type with N rows of draws.
+        InputError: not N RGB images of a floating type.
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise InputError(
             f"augmenting needs float images (N, 3, H, W) in [0, 1], got {images.dtype} "
             f"{tuple(images.shape)}; convert uint8 by images.float() / 255."
-        )
-    if draws.shape != (len(images), _DRAWS):
-        raise InputError(
-            f"augmenting {len(images)} images needs draws ({len(images)}, {_DRAWS}), "
-            f"got {tuple(draws.shape)}; use image_draws(len(images), generator)."
         )
     draws = draws.to(images.device)
     if config.moves and len(images):
@@ -204,47 +199,23 @@ def apply_image(images: Tensor, config: ImageAugment, draws: Tensor) -> Tensor:
     return images
 
 
-def augment_images(images: Tensor, config: ImageAugment, generator: Generator) -> Tensor:
-    """Random resized crop, flip, colour jitter and greyscale, drawn per image.
-
-    Args:
-        images: (N, 3, H, W) float in [0, 1].
-        config: which changes, how strong.
-        generator: the only source of chance.
-
-    Returns:
-        (N, 3, H, W) in [0, 1].
-    """
-    return apply_image(images, config, image_draws(len(images), generator))
-
-
 def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list[str]:
     """Drop words from each text by its own seed in `draws` (N,) int64 (see `seed_draws`).
 
-    A text of at least one word keeps at least one; a text without words is
-    returned as it is. Words are what white space separates.
+    It is EDA's random deletion (arXiv:1901.11196). A text of at least one word keeps at
+    least one; a text without words is returned as it is. White space separates words.
     """
-    if len(draws) != len(texts):
-        raise InputError(
-            f"augmenting {len(texts)} texts needs as many draws, got {len(draws)}; "
-            "use seed_draws(len(texts), generator)."
-        )
     if config.drop == 0:
         return list(texts)
     result = []
     for text, seed in zip(texts, draws.tolist(), strict=True):
         uniform = random.Random(seed).random
         words = text.split()
-        kept = [word for word in words if uniform() >= config.drop]
-        if words and not kept:
-            kept = [words[int(uniform() * len(words))]]
-        result.append(" ".join(kept) if words else text)
+        rest = [word for word in words if uniform() >= config.drop]
+        if words and not rest:
+            rest = [words[int(uniform() * len(words))]]
+        result.append(" ".join(rest) if words else text)
     return result
-
-
-def augment_texts(texts: Sequence[str], config: TextAugment, generator: Generator) -> list[str]:
-    """Word dropout, drawn per text (EDA's random deletion, arXiv:1901.11196)."""
-    return apply_text(texts, config, seed_draws(len(texts), generator))
 
 
 def apply_array(values: Tensor, config: ArrayAugment, draws: Tensor) -> Tensor:
@@ -257,20 +228,12 @@ def apply_array(values: Tensor, config: ArrayAugment, draws: Tensor) -> Tensor:
 
     Returns:
         The same shape; `values` itself where `config` changes nothing.
-
-    Raises:
-        InputError: another number of draws.
     """
-    if draws.shape != (len(values),):
-        raise InputError(
-            f"augmenting {len(values)} arrays needs as many draws, got {tuple(draws.shape)}; "
-            "use seed_draws(len(values), generator)."
-        )
     if config.drop == 0:
         return values
     channels = torch.arange(values.shape[-1], device=values.device)
-    kept = _uniform(draws.to(values.device)[:, None], channels) >= config.drop
-    return values * (kept if values.ndim == 2 else kept[:, None]).to(values.dtype)
+    mask = _uniform(draws.to(values.device)[:, None], channels) >= config.drop
+    return values * (mask if values.ndim == 2 else mask[:, None]).to(values.dtype)
 
 
 def _uniform(seeds: Tensor, places: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def store_key(
     precision: Precision = "float32",
 ) -> str:
     """16 hex digits that name what features are made from: data, backbones, augmentation."""
-    told = {
+    content = {
         "version": STORE_VERSION,
         "data": inputs.fingerprint,
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
@@ -64,7 +64,7 @@ def store_key(
         "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
         **({} if precision == "float32" else {"precision": precision}),
     }
-    return content_key(told, views, length, seed)
+    return content_key(content, views, length, seed)
 
 
 def pooled(value: Tensor, length: int) -> Tensor:
@@ -237,8 +237,6 @@ def extract_features(
         raise InputError(f"length must be a square number (1, 4, 9, 16, ...), got {length}.")
     if views < 0 or len(inputs) == 0:
         raise InputError(f"need views >= 0 and a sample, got {views} and {len(inputs)}.")
-    if precision not in ("float32", "bfloat16"):
-        raise InputError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
     options: dict[str, Any] = {"views": views, "length": length, "seed": seed}
     options |= {"augment": augment, "precision": precision}
     key = store_key(inputs, backbones, **options)
@@ -250,7 +248,7 @@ def extract_features(
     extract = _Extractor(inputs, backbones, **options)
     with _evaluating(backbones):
         example = extract(slice(0, 1))
-        told = {
+        note = {
             "version": STORE_VERSION,
             "key": key,
             "rows": len(inputs),
@@ -264,15 +262,15 @@ def extract_features(
         done = _finished_chunks(folder, key)
         arrays = _allocate(folder, {n: v.shape[1:] for n, v in example.items()}, len(inputs), done)
         _fill(extract, arrays, folder, key, done, progress)
-    write_json(folder / "store.json", told)
+    write_json(folder / "store.json", note)
     progress_path(folder).unlink()
     return FeatureStore.open(folder)
 
 
-def _check_key(found: str, key: str, folder: Path) -> None:
-    if found != key:
+def _check_key(stored: str, key: str, folder: Path) -> None:
+    if stored != key:
         raise InputError(
-            f"expected features of key {key} in {folder}, got {found} (other data, backbones, "
+            f"expected features of key {key} in {folder}, got {stored} (other data, backbones, "
             "augmentation, views, length or seed); choose another folder or delete this one."
         )
 
@@ -281,9 +279,9 @@ def _finished_chunks(folder: Path, key: str) -> int:
     path = progress_path(folder)
     if not path.exists():
         return 0
-    told = read_fields(path, "key", "chunks")
-    _check_key(told["key"], key, folder)
-    return typed(int, told["chunks"], f"{path}: chunks")
+    state = read_fields(path, "key", "chunks")
+    _check_key(state["key"], key, folder)
+    return typed(int, state["chunks"], f"{path}: chunks")
 
 
 def _allocate(
@@ -326,7 +324,7 @@ def _fill(
 
     rows = len(extract.inputs)
     first = done * CHUNK
-    started, told = time.monotonic(), False
+    started, announced = time.monotonic(), False
     bar = tqdm(
         total=rows, initial=first, desc="features", unit="sample", unit_scale=True,
         disable=not progress,
@@ -339,10 +337,10 @@ def _fill(
                 for name, value in features.items():
                     arrays[name][part] = value
                 bar.update(part.stop - part.start)
-                if not told:
+                if not announced:
                     seconds = (time.monotonic() - started) * (rows - first) / (part.stop - first)
                     log.info("feature extraction takes about %.1f minutes", seconds / 60)
-                    told = True
+                    announced = True
             for array in arrays.values():
                 array.flush()
             write_json(progress_path(folder), {"key": key, "chunks": chunk + 1})

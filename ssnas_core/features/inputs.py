@@ -1,4 +1,4 @@
-"""What backbones are given: images decoded once, texts, and arrays.
+"""The inputs of backbones: images decoded once, texts, and arrays.
 
 Rows keep the order of the dataset's records. A record whose image cannot be
 decoded has no row: the rows are those of `dataset.without(bad)`, in its order.
@@ -154,12 +154,12 @@ def decode_images(
     notes = path.with_suffix(".json")
     key = content_key(DECODED_VERSION, dataset.fingerprint(), modality, list(size))
     if path.exists() and notes.exists():
-        told = read_json(notes)
-        if isinstance(told, dict) and told.get("key") == key:
-            known, rows = told.get("bad"), map_array(path)
+        note = read_json(notes)
+        if isinstance(note, dict) and note.get("key") == key:
+            known, rows = note.get("bad"), map_array(path)
             count = len(dataset) - len(known) if isinstance(known, dict) else -1
             if known is None or rows.shape != (count, 3, *size) or rows.dtype != np.uint8:
-                raise InputError(f"{path} is not what {notes} tells; delete both to decode anew.")
+                raise InputError(f"{path} does not fit {notes}; delete both to decode anew.")
             _refuse_bad(known, len(dataset), strict)
             return rows, known
 
@@ -230,14 +230,6 @@ class RawInputs:
     kinds: Mapping[str, str]
     fingerprint: str
 
-    def __post_init__(self) -> None:
-        lengths = {name: len(self.columns[name]) for name in self.kinds}
-        if len(set(lengths.values())) != 1:
-            raise InputError(
-                f"expected as many rows in every modality, got {lengths}; "
-                "read all of them from one dataset (after dataset.without(bad))."
-            )
-
     def __len__(self) -> int:
         return len(self.columns[next(iter(self.kinds))])
 
@@ -285,10 +277,10 @@ def prepare_inputs(
         columns[modality], bad[modality] = decode_images(
             dataset, modality, size, path, strict=strict, progress=progress
         )
-    missing = {name: reason for told in bad.values() for name, reason in told.items()}
+    missing = {name: reason for reasons in bad.values() for name, reason in reasons.items()}
     kept = dataset.without(missing) if missing else dataset
-    for modality, told in bad.items():  # a row goes where another modality's image is bad
-        rows = [one.id not in missing for one in dataset.records if one.id not in told]
+    for modality, reasons in bad.items():  # a row goes where another modality's image is bad
+        rows = [one.id not in missing for one in dataset.records if one.id not in reasons]
         columns[modality] = columns[modality] if all(rows) else columns[modality][rows]
     for modality in dataset.kinds.keys() - bad.keys():
         columns[modality] = kept.column(modality)

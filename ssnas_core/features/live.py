@@ -11,7 +11,6 @@ import torch
 from torch import Generator, Tensor
 
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
-from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import atomic_path, reserve
 from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
@@ -63,8 +62,6 @@ class LiveInputs:
         progress: bool = False,
     ) -> None:
         check_kinds(inputs.kinds, backbones)
-        if views is not None and views < 1:
-            raise InputError(f"live inputs need views >= 1 of each text, got {views}.")
         self.inputs = inputs
         self.views = views
         self.augment = augment
@@ -78,8 +75,14 @@ class LiveInputs:
             if kind == "text":
                 assert isinstance(backbone, TextBackbone)
                 column = inputs.columns[modality]
-                told = [inputs.fingerprint, backbone.fingerprint(), views, repr(augment.text), seed]
-                path = Path(folder) / f"{modality}-{content_key(place, *told)}.npy"
+                content = [
+                    inputs.fingerprint,
+                    backbone.fingerprint(),
+                    views,
+                    repr(augment.text),
+                    seed,
+                ]
+                path = Path(folder) / f"{modality}-{content_key(place, *content)}.npy"
                 if not path.exists():
                     self._write(path, column, backbone, draws_generator(seed, place), progress)
                 self.texts[modality] = read_memmap(path)
@@ -186,7 +189,7 @@ class LiveInputs:
 
 
 class LiveFeatures:
-    """What a feature store would hold, computed when drawn: every view is a fresh one.
+    """The features of a store, computed when drawn: every view is a fresh one.
 
     The source for searching and pretraining without stored views, at the price
     of the backbones' forward passes. Features are float32; a store rounds them

@@ -46,7 +46,7 @@ from ssnas_core.features.train_backbones import Labels, train_backbone
 
 
 def stored_columns(folder: Path) -> dict[str, Any]:
-    """The decoded images and the arrays of the preparation in `folder`, mapped, by modality.
+    """Return the decoded images and the arrays of the preparation in `folder`, by modality.
 
     Raises:
         InputError: they are missing or broken, or named by a path.
@@ -158,7 +158,7 @@ class Prepared:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What was prepared, in plain values."""
+        """Return what was prepared, in plain values."""
         return {
             "folder": str(self.folder),
             **self.counts(),
@@ -225,12 +225,12 @@ def prepare(
     with alone_in(home, "preparing", wait=True):
         if home != unlabelled:
             lend_files(unlabelled / "inputs", home / "inputs")  # its decoded images are the same
-        kept, inputs = decoded()
+        usable, inputs = decoded()
         for modality, fresh in backbones.items():
             if (home / f"{modality}.pt").exists():
                 backbones[modality] = saved_backbone(home, modality)
             else:
-                _train(modality, fresh, kept, inputs, home, config, labels, device, progress)
+                _train(modality, fresh, usable, inputs, home, config, labels, device, progress)
                 _save(fresh, home, modality)
             (home / f"{modality}-training.pt").unlink(missing_ok=True)  # the checkpoint
         store = extract_features(
@@ -249,7 +249,7 @@ def prepare(
             "fingerprint": inputs.fingerprint,
         }
         write_json(home / "inputs.json", note)
-    return Prepared(home, kept, store, config)
+    return Prepared(home, usable, store, config)
 
 
 def _stamp(part: Any) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""The feature store: what frozen backbones make of every sample, clean and in V augmented views.
+"""The feature store: features of every sample, clean and in V augmented views.
 
 Searching over features that never change costs a gather instead of a backbone.
 A store is a folder: one `<modality>_<tap>.npy` per tap, float16 (N, 1 + V, P, C),
@@ -33,7 +33,7 @@ def progress_path(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Note:
-    """What `store.json` tells that is needed again."""
+    """The fields of `store.json` that are read again."""
 
     key: str
     rows: int
@@ -53,10 +53,10 @@ class FeatureStore:
         folder: where they are.
     """
 
-    def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, values: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         where = f"{self.folder / 'store.json'}"
-        note = typed(_Note, {name: told.get(name) for name in _Note.__annotations__}, where)
+        note = typed(_Note, {name: values.get(name) for name in _Note.__annotations__}, where)
         self.key = note.key
         self.views = note.views
         self.channels = dict(note.channels)
@@ -92,14 +92,14 @@ class FeatureStore:
                 f"expected a feature store in {folder}, got {state}; "
                 "run the extraction (it resumes where it stopped)."
             )
-        told = read_json(path)
-        version = told.get("version") if isinstance(told, dict) else None
+        values = read_json(path)
+        version = values.get("version") if isinstance(values, dict) else None
         if version != STORE_VERSION:
             raise InputError(
                 f"expected a feature store of version {STORE_VERSION} in {folder}, "
                 f"got version {version}; extract again into another folder."
             )
-        return cls(folder, told)
+        return cls(folder, values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore.open, (self.folder,)  # a worker maps the files itself

@@ -111,10 +111,11 @@ def train_backbone(
         seed=config.seed,
     )
     training: TrainConfig = getattr(config, f"{kind}_training")
-    objective, rows, told = config.contrastive, train, "SimCLR of"
+    objective, rows, label = config.contrastive, train, "SimCLR of"
     if labels is not None:
-        objective, rows, told = labels.objective, labels.rows, "labels for"
-        training = _in_twice_the_steps(training, len(train))
+        objective, rows, label = labels.objective, labels.rows, "labels for"
+        steps = 2 * training.epochs * (len(train) // min(training.batch_size, len(train)))
+        training = dataclasses.replace(training, min_steps=max(training.min_steps, steps))
     with seeded(config.seed, 41):
         *_, width = backbone.channels.values()
         model = nn.Sequential(_LastTap(modality, backbone), objective.head(width)).to(device)
@@ -126,11 +127,5 @@ def train_backbone(
         training,
         seed=config.seed,
         checkpoint=checkpoint,
-        progress=f"{told} the {modality} backbone" if progress else None,
+        progress=f"{label} the {modality} backbone" if progress else None,
     )
-
-
-def _in_twice_the_steps(training: TrainConfig, count: int) -> TrainConfig:
-    """`training` with at least twice the steps that it takes on `count` samples."""
-    steps = 2 * training.epochs * (count // min(training.batch_size, count))
-    return dataclasses.replace(training, min_steps=max(training.min_steps, steps))

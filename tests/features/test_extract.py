@@ -253,10 +253,7 @@ def test_two_image_modalities_keep_the_rows_both_have(tmp_path):
             np.testing.assert_array_equal(row, direct)
 
 
-def test_inputs_of_unequal_length_and_backbones_of_another_kind_are_refused(backbones, tmp_path):
-    with pytest.raises(InputError, match="as many rows in every modality, got {'image': 3, 'text'"):
-        RawInputs({"image": np.zeros((3, 3, 2, 2), np.uint8), "text": ["a"]},
-                  {"image": "image", "text": "text"}, "x")  # fmt: skip
+def test_backbones_of_another_kind_are_refused(backbones, tmp_path):
     swapped = {"image": backbones["text"], "text": backbones["image"]}
     for wrong in (swapped, {"image": backbones["image"]}):
         with pytest.raises(InputError, match="expected one backbone per modality, of its kind"):
@@ -731,8 +728,6 @@ def test_bfloat16_is_another_store_near_the_first(store, backbones, tmp_path):
         for name in ("image_1", "text_2"):
             scale = plain[name].abs().max()
             assert 0 < (plain[name] - near[name]).abs().max() < 0.03 * scale
-    with pytest.raises(InputError, match="precision must be 'float32' or 'bfloat16', got 'half'"):
-        extract_features(inputs, backbones, tmp_path / "t", precision="half")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -804,8 +799,3 @@ def test_vectorised_texts_are_reused_until_the_backbone_changes(backbones, tmp_p
     other = {**backbones, "text": MaxoutMLP(inputs=5).fit(made_inputs(30).columns["text"])}
     LiveInputs(made_inputs(4), other, tmp_path)
     assert len(set(tmp_path.iterdir())) == 2
-
-
-def test_live_inputs_without_views_are_refused(backbones, tmp_path):
-    with pytest.raises(InputError, match="views >= 1 of each text, got 0"):
-        LiveInputs(made_inputs(4), backbones, tmp_path, views=0)
