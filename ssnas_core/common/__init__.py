@@ -1,1 +1,1 @@
-"""Shared ground that knows no domain: errors, files, locks, randomness, processes, parts by name."""
+"""Shared ground that knows no domain: errors, files, locks, randomness, processes, parts."""
