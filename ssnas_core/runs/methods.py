@@ -8,6 +8,7 @@ in the name.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,11 @@ class Method:
     def has_genotype(self) -> bool:
         """Whether its network is an architecture of the run's space."""
         return self.network in _SEARCHED
+
+    @property
+    def number(self) -> int:
+        """A number of its own, from its name alone: a part of its seed."""
+        return zlib.crc32(str(self).encode())
 
     @classmethod
     def parse(cls, name: str | Method, modalities: Iterable[str] | None = None) -> Method:

@@ -33,7 +33,7 @@ from ssnas_core.features.prepare import Prepared
 from ssnas_core.objectives.base import Objective
 from ssnas_core.runs.data import RunData
 from ssnas_core.runs.folder import RunFolder, pick_device
-from ssnas_core.runs.methods import Method, all_methods, baseline_of, methods_of
+from ssnas_core.runs.methods import Method, baseline_of, methods_of
 from ssnas_core.runs.reading import FACTS, cell_folder, read_result, read_tested, read_trained, slug
 from ssnas_core.runs.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.search.context import SearchContext
@@ -185,12 +185,12 @@ class Run:
             _drop(checkpoint)
             return load_tensors(file)
         with self.folder.stage("pretrain", of=network), seeded(seed, 10):
-            embedder = self._network(network, genotype, self.recipe.pretrain_dropout)
+            embedder, width = self._network(network, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and network == "found":
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 embedder = self.space.inherit(genotype, supernet)
             encoder = self.data.encoder(embedder)
-            head = self.recipe.contrastive.head(embedder.width)
+            head = self.recipe.contrastive.head(width)
             trained_along = self.config.backbones == "trained"
             history = fit(
                 nn.Sequential(encoder, head).to(self.device),
@@ -235,7 +235,7 @@ class Run:
         pretrained = self.pretrain(method) if method.pretrained else None
         labels = self.prepared.dataset.labels()
         source = self.data.source()
-        with self.folder.stage("train", of=cell.name), seeded(seed, 20, self._number(method)):
+        with self.folder.stage("train", of=cell.name), seeded(seed, 20, method.number):
             model = self._model(method, genotype, objective)
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
@@ -359,21 +359,19 @@ class Run:
     def _method(self, method: str | Method) -> Method:
         return Method.parse(method, self.prepared.dataset.kinds)
 
-    def _number(self, method: Method) -> int:
-        """Return the method's place among all: a part of its seed."""
-        return all_methods(self.prepared.dataset.kinds).index(method)
-
     def _network(self, network: str, genotype: Genotype | None, dropout: float | None) -> Any:
-        """Return a method's network with fresh weights (torch's global seed)."""
+        """Return a method's network with fresh weights (torch's global seed), and its width."""
         if genotype is not None:
-            return self.data.space(dropout).build(genotype)
+            space = self.data.space(dropout)
+            return space.build(genotype), space.width
         store, sizes = self.prepared.store, self.config.sizes
         sizes = sizes if dropout is None else sizes.trained_with(dropout)
-        return baseline_of(network, store.channels, store.positions, sizes)
+        built = baseline_of(network, store.channels, store.positions, sizes)
+        return built, built.width
 
     def _model(self, method: Method, genotype: Genotype | None, head: Objective) -> nn.Sequential:
-        network = self._network(method.network, genotype, self.recipe.finetune_dropout)
-        return nn.Sequential(self.data.encoder(network), head.head(network.width))
+        network, width = self._network(method.network, genotype, self.recipe.finetune_dropout)
+        return nn.Sequential(self.data.encoder(network), head.head(width))
 
     def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
         """Return what is called with the history after each epoch of a stage."""

@@ -98,3 +98,9 @@ def test_further_baseline_is_the_network_of_its_name(method, kind, wanted):
 def test_method_is_its_network_and_whether_it_is_pretrained(name, method):
     assert Method.parse(name, ("found_footage", "text")) == method and str(method) == name
     assert method.searched == (name == "found, pretrained")
+
+
+def test_seed_of_a_method_comes_from_its_name_and_not_from_its_place():
+    numbers = {method.number for method in all_methods(("image", "text", "sound"))}
+    assert len(numbers) == len(all_methods(("image", "text", "sound")))
+    assert Method("found").number == 1351539574  # in every process, for any modalities
