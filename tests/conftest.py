@@ -178,7 +178,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Any:
     """A whole run in a second or two."""
-    from ssnas_core.features.prepare import PrepareConfig
+    from ssnas_core.features.config import PrepareConfig
     from ssnas_core.objectives.contrastive import Contrastive
     from ssnas_core.runs.recipes import Recipe
     from ssnas_core.search.bilevel import BilevelConfig

@@ -47,6 +47,7 @@ def test_every_public_name_is_on_the_page_once():
 def test_names_that_can_be_imported_from_the_package_are_shown_so():
     public = set(ssnas_core.__all__)
     public |= {"ssnas_core.runs.recipes.RECIPES", "ssnas_core.study.methods.STUDY_METHODS"}
+    public |= {"ssnas_core.show.frames.frames"}
     before = PAGE.split("## Parts of your own")[0]
     for name in re.findall(r"^\.\. auto(?:function|class|exception|data):: (\S+)", before, re.M):
         assert name in public, f"{name} is not public"
@@ -60,11 +61,11 @@ def test_tables_of_names_list_what_follows_them():
 
 
 def test_widgets_of_the_page_are_those_of_the_module():
-    from ssnas_core.show import widgets
-
-    (line,) = re.findall(r":members: (frames, .*)", PAGE)
-    drawn = {name for name in widgets.__all__ if not name.startswith("draw_")}
-    assert set(line.split(", ")) == drawn
+    for name in ("ssnas_core.show.widgets", "ssnas_core.study.widgets"):
+        module = importlib.import_module(name)
+        (line,) = re.findall(rf"automodule:: {name}\n   :members: (.*)", PAGE)
+        made = {one for one in vars(module) if one.endswith(("_widget", "_editor"))}
+        assert set(line.split(", ")) == made
 
 
 def test_every_module_that_names_a_deviation_is_on_the_decisions_page():

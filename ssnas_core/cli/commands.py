@@ -77,7 +77,7 @@ class RunCommand(RecipeCommand, SeveralCommand):
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
     space_name: Annotated[str, tyro.conf.arg(name="space")] = "fusion"
     """What may be chosen: fusion (cells of BM-NAS), layers (of MFAS, no bilevel search), or
-    package.module:Name."""
+    package.module:Name. --space NAME --help shows its options."""
     objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
     """What the search optimises: contrastive (no labels), supervised or hybrid (the labelled part
     of one label ratio), or package.module:Name."""

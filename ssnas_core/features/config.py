@@ -27,10 +27,10 @@ class PrepareConfig:
     """Which backbones, how they are trained without labels, and what is stored.
 
     Args:
-        image, text, array: the backbone of each kind of modality: a name, see
-            `ssnas_core.backbones.factory`, or a module of one's own, see
-            `ssnas_core.backbones.own`. Arrays of several positions do not go through
-            "maxout" but are taken as they are.
+        image: small, vgg19, torchvision:MODEL, timm:NAME, transformers:NAME_OR_FOLDER or
+            package.module:Name; in Python a module too (`ssnas_core.backbones.own`).
+        text: maxout, word2vec:FILE, transformers:NAME_OR_FOLDER or package.module:Name.
+        array: maxout (for vectors), identity or package.module:Name.
         image_size: (H, W) that images are decoded to; None for the backbone's own.
         pretrained: load published weights where a backbone has any; without,
             they are random.

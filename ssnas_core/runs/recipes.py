@@ -14,7 +14,7 @@ from ssnas_core.common.parts import Parts
 from ssnas_core.common.typed import plain, typed
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.features.augment import ImageAugment, JointAugment
-from ssnas_core.features.prepare import PrepareConfig
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search import STRATEGIES

@@ -60,7 +60,7 @@ from ssnas_core.training.loop import batches, finite, keep_freed_memory, loss_of
 
 @dataclass(frozen=True, kw_only=True)
 class BilevelConfig:
-    """Optimisers and schedules. Defaults: BM-NAS on MM-IMDB (its Table 8).
+    """Bilevel search by gradient (DARTS). Defaults: BM-NAS on MM-IMDB (its Table 8).
 
     Args:
         epochs: passes over `train`.

@@ -28,7 +28,7 @@ _DRAWS = 10_000  # of a mutation; a space where so many fail has no other archit
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionConfig(TrialConfig):
-    """How many architectures live, compete and are tried.
+    """Regularised evolution: the best of a few has a child, and the oldest dies.
 
     Args:
         population: P, how many live; the first are drawn at random.

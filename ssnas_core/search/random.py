@@ -21,7 +21,7 @@ from ssnas_core.spaces.genotype import SearchResult
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(TrialConfig):
-    """How many architectures are tried, and how each is trained."""
+    """Random search: the best of some drawn architectures."""
 
     needs: ClassVar[tuple[str, ...]] = ("sample", "build")
 

@@ -44,7 +44,7 @@ from ssnas_core.spaces.genotype import Genotype, SearchResult
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateConfig(TrialConfig):
-    """How much is tried, and how the surrogate learns. Defaults: MFAS's code.
+    """Growth by a surrogate's guesses (MFAS): what it tries, and how it learns.
 
     Args:
         iterations: how often architectures are grown from nothing.

@@ -36,7 +36,7 @@ _DRAWS = 1_000  # in a row, without an architecture
 
 @dataclass(frozen=True, kw_only=True)
 class TPEConfig(TrialConfig):
-    """How many architectures are tried, and what counts as good. Defaults: CSNAS's.
+    """TPE: draw choices where good ones were denser. Defaults: CSNAS's.
 
     Args:
         trials: how many are tried in all.

@@ -38,7 +38,7 @@ _Layer = tuple[int, ...]  # which feature of each modality, then which activatio
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig:
-    """Size of the layer space. Defaults: MFAS's search, but for `normalise`."""
+    """Fusion layers: which depths meet (MFAS). Defaults: its search, but for `normalise`."""
 
     lacks: ClassVar[tuple[str, ...]] = ("supernet",)  # methods that its space has not
 

@@ -54,7 +54,7 @@ def become_small(epochs: int) -> None:
     from PIL import Image, JpegImagePlugin, PngImagePlugin  # noqa: F401
 
     from ssnas_core.features import extract
-    from ssnas_core.features.prepare import PrepareConfig
+    from ssnas_core.features.config import PrepareConfig
     from ssnas_core.objectives.contrastive import Contrastive
     from ssnas_core.runs.recipes import RECIPES, Recipe
     from ssnas_core.search.bilevel import BilevelConfig

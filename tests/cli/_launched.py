@@ -13,7 +13,7 @@ from pathlib import Path
 from ssnas_core.cli.main import main
 from ssnas_core.common import files
 from ssnas_core.common.errors import InputError
-from ssnas_core.features.prepare import PrepareConfig
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.bilevel import BilevelConfig

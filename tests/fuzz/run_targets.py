@@ -26,7 +26,7 @@ from ssnas_core.backbones.transformers import TransformerImage, TransformerText
 from ssnas_core.cli import actions as _actions
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import load_tensors
-from ssnas_core.features.prepare import PrepareConfig
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
 from ssnas_core.models.inputs import as_tensor

@@ -68,9 +68,12 @@ from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES, Factory, is_ordered
 
 
+MAX_STEPS = 6
+
+
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Size of the fusion space. Defaults: BM-NAS on MM-IMDB (Table 8).
+    """Fusion cells: which features meet, by which operation. Defaults: BM-NAS on MM-IMDB (Table 8).
 
     An operator of one's own is a class of `nn.Module` that is made with the number of
     channels C and has forward(x, y), (N, L, C) each, -> (N, L, C). `operators` has
@@ -83,11 +86,11 @@ class FusionConfig:
 
     channels: int = 192  # C
     length: int = 16  # L, positions after pooling
-    cells: int = 2
-    steps: int = 1  # operations inside one cell
-    dropout: float = 0.1
+    cells: int = 2  # each takes two of the features and earlier cells
+    steps: int = 1  # operations inside one cell, at most 6
+    dropout: float = 0.1  # of the stems and the steps
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
-    relaxation: Literal["pairs", "released"] = "pairs"  # or as BM-NAS's released code has it
+    relaxation: Literal["pairs", "released"] = "pairs"  # released: as in BM-NAS's code
     taps: int | None = None  # deepest features of each modality that may be read; None: all
     operators: tuple[str, ...] = ()  # further primitives
 
@@ -95,6 +98,8 @@ class FusionConfig:
         for name in ("channels", "length", "cells", "steps", "taps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
+        if self.steps > MAX_STEPS:  # all orders of a cell's steps are gone through
+            raise InputError(f"FusionConfig.steps must be <= {MAX_STEPS}, got {self.steps}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
         if self.relaxation not in ("pairs", "released"):
