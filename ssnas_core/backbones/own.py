@@ -109,7 +109,7 @@ class _Wrapped(Backbone):
         return named_maps(self.module(inputs))
 
 
-class WrappedImage(_Wrapped, ImageBackbone):
+class _WrappedImage(_Wrapped, ImageBackbone):
     """A module of images; its size is the one asked for, its own, or 224 x 224."""
 
     def __init__(
@@ -129,7 +129,7 @@ class WrappedImage(_Wrapped, ImageBackbone):
         return super().forward(inputs)
 
 
-class WrappedText(_Wrapped, TextBackbone):
+class _WrappedText(_Wrapped, TextBackbone):
     """A module of texts, with a `vectorize` of its own and perhaps a `fit`."""
 
     def __init__(
@@ -148,7 +148,7 @@ class WrappedText(_Wrapped, TextBackbone):
         self.module = module
         self._hold(module, name, channels, None if channels else self.vectorize(["a text"]))
 
-    def fit(self, texts: Sequence[str]) -> WrappedText:
+    def fit(self, texts: Sequence[str]) -> _WrappedText:
         if hasattr(self.module, "fit"):
             self.module.fit(texts)  # type: ignore[operator]  # checked above
         return self
@@ -157,7 +157,7 @@ class WrappedText(_Wrapped, TextBackbone):
         return self.module.vectorize(texts).cpu()  # type: ignore[operator]
 
 
-class WrappedArray(_Wrapped, ArrayBackbone):
+class _WrappedArray(_Wrapped, ArrayBackbone):
     """A module of arrays, which gets them standardised."""
 
     def __init__(
@@ -172,7 +172,7 @@ class WrappedArray(_Wrapped, ArrayBackbone):
         self._hold(module, name, channels, example, shape=self.shape)
 
 
-_WRAPPED: dict[str, Any] = {"image": WrappedImage, "text": WrappedText, "array": WrappedArray}
+_WRAPPED: dict[str, Any] = {"image": _WrappedImage, "text": _WrappedText, "array": _WrappedArray}
 
 
 def object_name(module: nn.Module) -> str:

@@ -239,7 +239,7 @@ def _numbers(fields: list[bytes]) -> np.ndarray | None:
         return None
 
 
-def read_dimension(path: Path) -> int:
+def _read_dimension(path: Path) -> int:
     """Return D, the length of the vectors in a file; read its first line.
 
     Raises:
@@ -429,7 +429,7 @@ class Word2VecMLP(TextBackbone):
         super().__init__()
         self.source = None if source is None else Path(source)
         if self.source is not None:
-            length = read_dimension(self.source)
+            length = _read_dimension(self.source)
             if inputs not in (None, length):
                 raise InputError(f"expected vectors of {inputs} numbers in {source}, got {length}.")
             inputs = length

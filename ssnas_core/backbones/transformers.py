@@ -122,7 +122,7 @@ def _saved(folder: Path | None) -> str:
     return str(folder)
 
 
-def even_depths(layers: int, taps: int) -> tuple[int, ...]:
+def _even_depths(layers: int, taps: int) -> tuple[int, ...]:
     """Return `taps` of `layers` layers (from 1), at even distances, the last included."""
     if taps < 1:
         raise InputError(f"taps must be >= 1, got {taps}.")
@@ -212,7 +212,7 @@ class TransformerText(TextBackbone):
             raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
         self.model = model
         self.length = length
-        self.depths = even_depths(int(model.config.num_hidden_layers), taps)
+        self.depths = _even_depths(int(model.config.num_hidden_layers), taps)
         width = int(model.config.hidden_size)
         self.channels = {str(tap): width for tap in range(len(self.depths))}
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
@@ -334,7 +334,7 @@ class TransformerImage(ImageBackbone):
                 states = self._states(blank)
                 stages = len(getattr(model.config, "depths", None) or ())
                 first = 0 if len(states) == stages else 1  # most give their embedding first
-                depths = even_depths(len(states) - first, taps)
+                depths = _even_depths(len(states) - first, taps)
                 self.depths = tuple(depth - 1 + first for depth in depths)
                 maps = [self._arranged(states[depth], blank) for depth in self.depths]
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:

@@ -216,7 +216,7 @@ def says_why() -> bool:
     return True  # the first goes on, or was killed
 
 
-class JoinedBatchNorm(_BatchNorm):
+class _JoinedBatchNorm(_BatchNorm):
     """A batch norm whose statistics, while training, are of the batch of all processes.
 
     It works on any device; in all else it is a plain batch norm.
@@ -267,4 +267,4 @@ def join_norms(model: nn.Module) -> None:
     if world_size() > 1:
         for norm in model.modules():
             if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-                norm.__class__ = JoinedBatchNorm
+                norm.__class__ = _JoinedBatchNorm

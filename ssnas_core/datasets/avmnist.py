@@ -36,7 +36,7 @@ _MOST = 200_000  # images of a file; MNIST has 60,000, its extended form EMNIST 
 _MAGIC = {"images-idx3": 0x803, "labels-idx1": 0x801}
 
 
-def idx_file(folder: Path, part: str, what: str) -> Path | None:
+def _idx_file(folder: Path, part: str, what: str) -> Path | None:
     """Return the file `<part>-<what>-ubyte[.gz]` in the folder; None where there is none."""
     names = (f"{part}-{what}-ubyte{suffix}" for suffix in (".gz", ""))
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -60,7 +60,7 @@ def read_digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(folder: Path, part: str, what: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return the rows of a file, uint8 (N, *shape)."""
-    path = idx_file(folder, part, what)
+    path = _idx_file(folder, part, what)
     if path is None:
         raise InputError(
             f"{folder}: expected {part}-{what}-ubyte.gz, got no such file; fetch it by "
@@ -106,7 +106,7 @@ _ARCHIVES = (".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
-class Recordings:
+class _Recordings:
     """R spoken digits, sorted by name.
 
     Attributes:
@@ -125,7 +125,7 @@ class Recordings:
     power: np.ndarray
 
 
-def read_recordings(folder: Path, skips: Skips) -> Recordings:
+def read_recordings(folder: Path, skips: Skips) -> _Recordings:
     """Return the recordings in `folder`: wav files there, in `recordings`, in the folder of a
     release that holds that one, or in the only .tar.gz beside.
 
@@ -168,7 +168,7 @@ def read_recordings(folder: Path, skips: Skips) -> Recordings:
             f"unusable{example}); fetch them by `ssnas download avmnist`."
         )
     parts = [name.split("_") for name in names]
-    return Recordings(
+    return _Recordings(
         names,
         np.array([int(digit) for digit, _, _ in parts]),
         np.array([speaker for _, speaker, _ in parts]),
@@ -278,7 +278,7 @@ _CHUNK = 256  # spectrograms computed at a time; decides the order of chance, so
 
 def is_avmnist(folder: Path) -> bool:
     """Whether the folder holds MNIST's training images, so is to be read as AV-MNIST."""
-    return idx_file(folder, PARTS[0], "images-idx3") is not None
+    return _idx_file(folder, PARTS[0], "images-idx3") is not None
 
 
 def read_avmnist(
@@ -397,7 +397,7 @@ def _check(
         raise InputError(f"expected apart 'takes' or 'speakers', got {apart!r}.")
 
 
-def _parts(recordings: Recordings, apart: str, seed: int, folder: Path) -> np.ndarray:
+def _parts(recordings: _Recordings, apart: str, seed: int, folder: Path) -> np.ndarray:
     """Return the part that each recording belongs to, (R,) of str."""
     takes, names = recordings.takes, sorted(set(recordings.speakers.tolist()))
     dev, test = np.isin(takes, _DEV_TAKES), np.isin(takes, _TEST_TAKES)
@@ -438,7 +438,7 @@ def _chosen(
 
 def _partners(
     digits: np.ndarray,
-    recordings: Recordings,
+    recordings: _Recordings,
     usable: np.ndarray,
     rng: np.random.Generator,
     split: str,
@@ -459,7 +459,7 @@ def _partners(
 
 
 def _in_noise(
-    recordings: Recordings,
+    recordings: _Recordings,
     rows: np.ndarray,
     noise: tuple[float, float] | None,
     rng: np.random.Generator,

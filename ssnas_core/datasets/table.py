@@ -65,7 +65,7 @@ def csv_file(path: Path) -> Path:
     return path
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each row that is not empty; the header always comes.
 
     Raises:
@@ -153,7 +153,7 @@ def read_table(
             `strict`, any unusable record.
     """
     path = csv_file(Path(path))
-    rows = csv_rows(path)
+    rows = _csv_rows(path)
     header = [" ".join(name.split()) for name in next(rows, (0, []))[1]]
     columns = _columns(path, header, images, texts, labels, id, split)
     cells = [(line, row[: len(header) + 1]) for line, row in rows]  # enough to see it is longer

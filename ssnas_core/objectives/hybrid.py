@@ -15,7 +15,7 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 
 
-class TwoHeads(nn.Module):
+class _TwoHeads(nn.Module):
     """Projections and logits of the same embeddings; `classifier` alone is what predicts."""
 
     def __init__(self, projection: nn.Module, classifier: nn.Module) -> None:
@@ -82,7 +82,7 @@ class Hybrid:
     def head(self, width: int) -> nn.Module:
         """Return both heads on the same embeddings (N, width)."""
         projection = self.contrastive.head(width)  # first, so that it starts as without labels
-        return TwoHeads(projection, self.supervised.head(width))
+        return _TwoHeads(projection, self.supervised.head(width))
 
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator

@@ -105,11 +105,11 @@ def losses(history: Any) -> list[dict[str, Any]]:
     return [
         entry
         for entry in entries
-        if isinstance(entry, dict) and drawable(entry.get("epoch"), entry.get("loss"))
+        if isinstance(entry, dict) and _drawable(entry.get("epoch"), entry.get("loss"))
     ]
 
 
-def drawable(*values: Any) -> bool:
+def _drawable(*values: Any) -> bool:
     """Whether all are numbers that axes can show: not NaN, and not beyond 1e30."""
     return all(type(value) in (int, float) and abs(value) <= 1e30 for value in values)
 
@@ -143,7 +143,7 @@ def _scores(told: Any, where: str, primary: str | None = None) -> dict[str, floa
     if primary is not None and found.get(primary) is None:
         raise InputError(f"{where}: expected {primary} among the scores; delete it.")
     wrong = [name for name in found if not name.isprintable() or len(name) > 60 or "$" in name]
-    if wrong or len(found) > 60 or not all(drawable(v) for v in found.values() if v is not None):
+    if wrong or len(found) > 60 or not all(_drawable(v) for v in found.values() if v is not None):
         raise InputError(f"{where}: expected scores by name; delete it.")
     return dict(found)
 
@@ -243,7 +243,7 @@ def _is_entry(entry: Any, counted: str) -> bool:
     names = (counted, "train_loss", "arch_loss", "dev_loss")
     logits = entry.get("logits", {})
     return (
-        all(drawable(entry[name]) for name in names if name in entry)
+        all(_drawable(entry[name]) for name in names if name in entry)
         and isinstance(logits, dict)
         and len(logits) <= _MAX_LOGITS
         and all(name.isidentifier() and len(name) < 60 for name in logits)
@@ -260,7 +260,7 @@ def _shape(logits: Any) -> tuple[int, int] | None:
     """(S, E) of a matrix of numbers, (1, E) of a vector; None of anything else, or a larger one."""
     is_matrix = isinstance(logits, list) and all(isinstance(row, list) for row in logits)
     rows = logits if is_matrix else [logits]
-    widths = {len(row) if isinstance(row, list) and drawable(*row) else 0 for row in rows}
+    widths = {len(row) if isinstance(row, list) and _drawable(*row) else 0 for row in rows}
     width = widths.pop() if len(widths) == 1 else 0
     fits = 0 < width <= _MAX_LOGITS and len(rows) * width <= 10 * _MAX_LOGITS
     return (len(rows), width) if fits else None

@@ -86,10 +86,10 @@ class Layout:
         self.cells = cells_of(genotype)
         self.owner = {node.name: cell for cell, nodes in self.cells.items() for node in nodes}
         self.owner |= {cell: cell for cell in self.cells}
-        modalities = list(dict.fromkeys(split_feature(name)[0] for name in features))
+        modalities = list(dict.fromkeys(_split_feature(name)[0] for name in features))
 
         def place(name: str) -> tuple[int, int]:
-            modality, depth = split_feature(name)
+            modality, depth = _split_feature(name)
             return modalities.index(modality), depth
 
         self.features = sorted(features, key=place)
@@ -134,10 +134,10 @@ class Layout:
         return places
 
     def _arrange(self, text_width: Callable[[str], float]) -> None:
-        y, modality = 0.0, split_feature(self.features[0])[0]
+        y, modality = 0.0, _split_feature(self.features[0])[0]
         for name in self.features:
-            y -= _STEP if split_feature(name)[0] == modality else _STEP + 1.5 * _GAP
-            modality = split_feature(name)[0]
+            y -= _STEP if _split_feature(name)[0] == modality else _STEP + 1.5 * _GAP
+            modality = _split_feature(name)[0]
             self.blocks[name].y = y
         left = 0.0
         for number, column in enumerate(self.columns):
@@ -169,7 +169,7 @@ def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
     return cells
 
 
-def split_feature(feature: str) -> tuple[str, int]:
+def _split_feature(feature: str) -> tuple[str, int]:
     """Return modality and depth: ("image", 2) of `image_2`."""
     match = re.fullmatch(r"(.*)_(\d+)", feature)
     return (match[1], int(match[2])) if match else (feature, 0)
@@ -211,9 +211,9 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
     if title is not None:
         _write(axes, (left + right) / 2, top - 0.18, title, size=FONT + 1)
 
-    modalities = list(dict.fromkeys(split_feature(name)[0] for name in layout.features))
+    modalities = list(dict.fromkeys(_split_feature(name)[0] for name in layout.features))
     colours = {
-        name: COLOURS[modalities.index(split_feature(name)[0]) % len(COLOURS)] for name in used
+        name: COLOURS[modalities.index(_split_feature(name)[0]) % len(COLOURS)] for name in used
     }
     above = None  # the feature one less deep
     for name in layout.features:
@@ -221,7 +221,7 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
         fill = f"{colour}22" if name in colours else PAPER
         _box(axes, block.x, block.y, block.width, BOX, facecolor=fill, edgecolor=colour)
         _write(axes, block.x, block.y, name, INK if name in colours else PALE)
-        if above is not None and split_feature(above.name)[0] == split_feature(name)[0]:
+        if above is not None and _split_feature(above.name)[0] == _split_feature(name)[0]:
             ends = above.y - BOX / 2, block.y + BOX / 2
             axes.plot([block.x, block.x], ends, color=PALE, linewidth=1.1)
         above = block

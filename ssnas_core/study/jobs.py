@@ -200,7 +200,7 @@ def cell_row(cell: Cell, job: Job, counts: Mapping[str, int]) -> dict[str, Any]:
     scores = {key: value for key, value in tested.items() if key not in FACTS}
     primary = "accuracy" if "accuracy" in scores else "weighted_f1"
     folder, labelled = RunFolder.opened(job.folder), trained["labelled"]
-    of = {"train": files.name}
+    of: dict[str, str | None] = {"train": files.name}
     if cell.method.searched:
         of["search"] = None
     if cell.method.pretrained:

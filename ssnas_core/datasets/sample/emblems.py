@@ -27,27 +27,33 @@ class Pen:
         self.side = -1 if flip else 1
 
     def at(self, x: float, y: float) -> Point:
+        """Return the pixel of a point in the emblem's units."""
         return self.foot[0] + self.side * x * self.height, self.foot[1] - y * self.height
 
     def poly(self, *points: Point, fill: Colour | None = None) -> None:
+        """Fill a polygon."""
         self.draw.polygon([self.at(*point) for point in points], fill=fill or self.ink)
 
     def oval(self, x: float, y: float, rx: float, ry: float, fill: Colour | None = None) -> None:
+        """Fill an ellipse about (x, y)."""
         (x0, y0), r, s = self.at(x, y), rx * self.height, ry * self.height
         self.draw.ellipse([x0 - r, y0 - s, x0 + r, y0 + s], fill=fill or self.ink)
 
     def ring(self, x: float, y: float, rx: float, ry: float, width: float, fill: Colour) -> None:
+        """Draw the outline of an ellipse about (x, y)."""
         (x0, y0), r, s = self.at(x, y), rx * self.height, ry * self.height
         box = [x0 - r, y0 - s, x0 + r, y0 + s]
         self.draw.ellipse(box, outline=fill, width=max(1, round(width * self.height)))
 
     def line(self, *points: Point, width: float = 0.02, fill: Colour | None = None) -> None:
+        """Draw a line through points."""
         wide = max(1, round(width * self.height))
         self.draw.line(
             [self.at(*point) for point in points], fill=fill or self.ink, width=wide, joint="curve"
         )
 
     def box(self, x: float, y: float, w: float, h: float, fill: Colour | None = None) -> None:
+        """Fill a rectangle from its lower left corner."""
         self.poly((x, y), (x + w, y), (x + w, y + h), (x, y + h), fill=fill)
 
 
@@ -74,6 +80,7 @@ def person(pen: Pen, x: float, tall: float, *, dress: bool, hat: bool) -> None:
 
 
 def heart(pen: Pen, x: float, y: float, r: float, fill: Colour) -> None:
+    """A heart of radius `r` about (x, y)."""
     curve = []
     for step in range(40):
         t = step * math.tau / 40
@@ -84,6 +91,7 @@ def heart(pen: Pen, x: float, y: float, r: float, fill: Colour) -> None:
 
 
 def couple(pen: Pen, rng: random.Random, land: str) -> None:
+    """Two figures side by side, and a heart."""
     variant = rng.randrange(3)
     if variant == 0:  # before a heart
         heart(pen, 0, 0.62, 0.46, pen.accent)
@@ -102,6 +110,7 @@ def couple(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def weapon(pen: Pen, rng: random.Random, land: str) -> None:
+    """Crossed swords or a revolver."""
     if rng.random() < 0.5:  # crossed swords
         for side in (-1, 1):
             pen.poly((side * 0.38, 0.1), (side * 0.29, 0.03), (-side * 0.34, 0.9),
@@ -120,6 +129,7 @@ def weapon(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def eye(pen: Pen, rng: random.Random, land: str) -> None:
+    """An eye, or what looks like one."""
     if rng.random() < 0.5:  # an eye in the sky
         up = [(0.55 * math.cos(a * math.pi / 16), 0.6 + 0.3 * math.sin(a * math.pi / 16))
               for a in range(33)]  # fmt: skip
@@ -140,6 +150,7 @@ def eye(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def beast(pen: Pen, rng: random.Random, land: str) -> None:
+    """An animal or a monster."""
     if rng.random() < 0.5:  # a horned head
         pen.poly((-0.44, 0), (-0.36, 0.5), (-0.24, 0.68), (0.24, 0.68), (0.36, 0.5), (0.44, 0))
         for side in (-1, 1):
@@ -161,6 +172,7 @@ def beast(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def child(pen: Pen, rng: random.Random, land: str) -> None:
+    """Children at play."""
     variant = rng.randrange(3)
     x = -0.2
 
@@ -193,6 +205,7 @@ def child(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def instrument(pen: Pen, rng: random.Random, land: str) -> None:
+    """A musical instrument."""
     if rng.random() < 0.5:  # a guitar
         pen.oval(0, 0.2, 0.24, 0.21)
         pen.oval(0, 0.46, 0.17, 0.15)
@@ -216,6 +229,7 @@ def instrument(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def portrait(pen: Pen, rng: random.Random, land: str) -> None:
+    """A head and shoulders."""
     variant = rng.randrange(3)
     pen.oval(0, 0.53, 0.42, 0.53)
     pen.oval(0, 0.53, 0.37, 0.48, fill=(238, 226, 198))
@@ -240,6 +254,7 @@ def portrait(pen: Pen, rng: random.Random, land: str) -> None:
 
 
 def traveller(pen: Pen, rng: random.Random, land: str) -> None:
+    """Somebody on the way."""
     if land == "desert":  # a rider
         pen.poly((-0.36, 0.5), (0.24, 0.52), (0.3, 0.34), (0.22, 0.3), (-0.3, 0.3), (-0.38, 0.36))
         for x, lean in ((-0.32, -0.08), (-0.24, 0.04), (0.14, -0.04), (0.22, 0.12)):

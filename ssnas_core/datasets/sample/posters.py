@@ -142,18 +142,7 @@ def _landscape(
             draw.ellipse([x - r, y - r * 0.35, x + r, y + r * 0.35], fill=far)
         return
     if land == "forest":
-        for layer, fill in ((0.16, far), (0.06, near)):
-            for _ in range(13):
-                x, tall = rng.uniform(-6, wide + 6), rng.uniform(46, 96)
-                base = horizon + layer * 60
-                for step in range(4):
-                    y, half = base - tall * step / 5, tall * (0.22 - 0.042 * step)
-                    draw.polygon([(x - half, y), (x + half, y), (x, y - tall * 0.4)], fill=fill)
-                draw.rectangle([x - 2, base, x + 2, base + 14], fill=fill)
-        draw.rectangle([0, horizon + 4, wide, high], fill=near)
-        for _ in range(40):
-            x, y = rng.uniform(0, wide), rng.uniform(horizon + 8, high)
-            draw.line([(x, y), (x + rng.uniform(-4, 4), y - rng.uniform(5, 11))], fill=far, width=2)
+        _forest(draw, horizon, far, near, rng)
         return
     disc(sun_x, sun_y, rng.uniform(15, 26), pale)
     if land == "desert":
@@ -215,6 +204,22 @@ def _landscape(
         for _ in range(36):
             x, y = rng.uniform(0, wide), rng.uniform(0, high)
             disc(x, y, rng.choice((1, 1.6, 2.2)), (255, 255, 255))
+
+
+def _forest(draw: Any, horizon: float, far: Colour, near: Colour, rng: random.Random) -> None:
+    wide, high = WIDTH * SCALE, HEIGHT * SCALE
+    for layer, fill in ((0.16, far), (0.06, near)):
+        for _ in range(13):
+            x, tall = rng.uniform(-6, wide + 6), rng.uniform(46, 96)
+            base = horizon + layer * 60
+            for step in range(4):
+                y, half = base - tall * step / 5, tall * (0.22 - 0.042 * step)
+                draw.polygon([(x - half, y), (x + half, y), (x, y - tall * 0.4)], fill=fill)
+            draw.rectangle([x - 2, base, x + 2, base + 14], fill=fill)
+    draw.rectangle([0, horizon + 4, wide, high], fill=near)
+    for _ in range(40):
+        x, y = rng.uniform(0, wide), rng.uniform(horizon + 8, high)
+        draw.line([(x, y), (x + rng.uniform(-4, 4), y - rng.uniform(5, 11))], fill=far, width=2)
 
 
 def _light(pixels: Any, mood: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,25 @@ from ssnas_core.spaces.operators import (
     glu,
 )
 
-if TYPE_CHECKING:  # only its sizes are used here
-    from ssnas_core.spaces.fusion.space import FusionConfig
-
 Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
 softmax: Relax = partial(torch.softmax, dim=-1)
+
+
+class Sizes(Protocol):
+    """The sizes that a network reads of a `FusionConfig`."""
+
+    @property
+    def channels(self) -> int: ...  # C
+    @property
+    def length(self) -> int: ...  # L
+    @property
+    def cells(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def modality_dropout(self) -> float: ...
 
 
 class Stem(nn.Module):
@@ -59,7 +73,7 @@ class Stem(nn.Module):
 class FusionStems(nn.Module):
     """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
 
-    def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
+    def __init__(self, channels: Mapping[str, int], config: Sizes) -> None:
         super().__init__()
         self.length = config.length
         self.modality_dropout = config.modality_dropout
@@ -100,7 +114,7 @@ def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
 
 
 def pair_labels(
-    config: FusionConfig, features: Sequence[str], primitives: Sequence[str]
+    config: Sizes, features: Sequence[str], primitives: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return the meaning of each entry of each of `FusionSupernet`'s logit vectors."""
     names: dict[str, tuple[str, ...]] = {}
@@ -126,7 +140,7 @@ class FusionSupernet(nn.Module):
         self,
         channels: Mapping[str, int],
         pairs: Sequence[Sequence[Pair]],
-        config: FusionConfig,
+        config: Sizes,
         operators: Mapping[str, Factory],
     ) -> None:
         super().__init__()
@@ -168,7 +182,7 @@ class FusionSupernet(nn.Module):
 class CellOutput(nn.Module):
     """LayerNorm(steps + inputs); several steps are first projected from S*C to C channels."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: Sizes) -> None:
         super().__init__()
         self.project = (
             nn.Linear(config.steps * config.channels, config.channels)
@@ -188,7 +202,7 @@ class CellOutput(nn.Module):
 class _RelaxedStep(nn.Module):
     """All primitives on the mixed inputs, each with its weight; Zero's weight goes nowhere."""
 
-    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+    def __init__(self, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.LinearGLU = LinearGLU(config.channels)
         self.ConcatFC = ConcatFC(config.channels)
@@ -242,7 +256,7 @@ def _applied(operator: nn.Module, name: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 class _RelaxedCell(nn.Module):
-    def __init__(self, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+    def __init__(self, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_RelaxedStep(config, operators) for _ in range(config.steps))
         self.output = CellOutput(config)
@@ -270,7 +284,7 @@ class FusionNetwork(nn.Module):
         self,
         channels: Mapping[str, int],
         cells: Sequence[Cell],
-        config: FusionConfig,
+        config: Sizes,
         operators: Mapping[str, Factory],
     ) -> None:
         super().__init__()
@@ -298,7 +312,7 @@ class FusionNetwork(nn.Module):
 
 
 class _DerivedStep(nn.Module):
-    def __init__(self, step: Step, config: FusionConfig, operators: Mapping[str, Factory]) -> None:
+    def __init__(self, step: Step, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.name, (self.first, self.second) = step
         factory = operators.get(self.name) or OPERATORS.find(self.name)
@@ -310,7 +324,7 @@ class _DerivedStep(nn.Module):
 
 class _DerivedCell(nn.Module):
     def __init__(
-        self, steps: Sequence[Step], config: FusionConfig, operators: Mapping[str, Factory]
+        self, steps: Sequence[Step], config: Sizes, operators: Mapping[str, Factory]
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +27,8 @@ from torch.nn import functional as F
 from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.fusion.choices import Cell, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import mix
-from ssnas_core.spaces.fusion.networks import CellOutput, FusionStems
+from ssnas_core.spaces.fusion.networks import CellOutput, FusionStems, Sizes
 from ssnas_core.spaces.operators import PRIMITIVES, ConcatFC, LinearGLU, attention, glu
-
-if TYPE_CHECKING:
-    from ssnas_core.spaces.fusion.space import FusionConfig
 
 OPERATORS = PRIMITIVES[1:]
 """The released code's operators, in the order of a gamma vector."""
@@ -45,7 +41,7 @@ class ReleasedSupernet(nn.Module):
     are Identity and Zero; `gamma_<cell>_<step>` (4,).
     """
 
-    def __init__(self, channels: Mapping[str, int], config: FusionConfig) -> None:
+    def __init__(self, channels: Mapping[str, int], config: Sizes) -> None:
         super().__init__()
         self.config = config
         self.stems = FusionStems(channels, config)
@@ -76,7 +72,7 @@ class ReleasedSupernet(nn.Module):
 class _Cell(nn.Module):
     """LayerNorm(steps + z), all on one mixture z of the predecessors."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: Sizes) -> None:
         super().__init__()
         self.steps = nn.ModuleList(_Step(config.channels) for _ in range(config.steps))
         self.output = CellOutput(config)
@@ -114,9 +110,7 @@ def _identity(logits: Tensor) -> Tensor:
     return logits.softmax(1)[:, 0]
 
 
-def check_released(
-    config: FusionConfig, operators: Mapping[str, object], features: Sequence[str]
-) -> None:
+def check_released(config: Sizes, operators: Mapping[str, object], features: Sequence[str]) -> None:
     """Raise `InputError` where the released relaxation does not know the space."""
     if operators or len(features) < 2 * config.cells:
         raise InputError(
@@ -126,9 +120,7 @@ def check_released(
         )
 
 
-def derive_released(
-    logits: Mapping[str, Tensor], config: FusionConfig, features: int
-) -> list[Cell]:
+def derive_released(logits: Mapping[str, Tensor], config: Sizes, features: int) -> list[Cell]:
     """Return the cells that the released code derives from `logits`, of that many features."""
     cells: list[Cell] = []
     used: set[int] = set()
@@ -148,7 +140,7 @@ def derive_released(
     return cells
 
 
-def released_labels(config: FusionConfig, features: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def released_labels(config: Sizes, features: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the meaning of each entry of each logit matrix, row by row."""
     names: dict[str, tuple[str, ...]] = {}
 

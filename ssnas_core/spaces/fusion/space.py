@@ -67,7 +67,6 @@ from ssnas_core.spaces.fusion.released import (
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES, Factory, is_ordered
 
-
 MAX_STEPS = 6
 
 
@@ -110,7 +109,7 @@ class FusionConfig:
             raise InputError(
                 f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
             )
-        further_operators(self.operators)
+        _further_operators(self.operators)
 
     def open(self, channels: Mapping[str, int]) -> FusionSpace:
         """Return the space over features of so many `channels`, by name."""
@@ -121,7 +120,7 @@ class FusionConfig:
         return replace(self, dropout=dropout)
 
 
-def further_operators(
+def _further_operators(
     names: Sequence[str], given: Mapping[str, Factory] | None = None
 ) -> dict[str, Factory]:
     """Return the operators beyond the primitives, by their names in a genotype.
@@ -185,7 +184,7 @@ class FusionSpace:
         self.config = config or FusionConfig()
         self.channels = deepest(channels, self.config.taps)
         self.features = tuple(self.channels)
-        self.operators = further_operators(self.config.operators, operators)
+        self.operators = _further_operators(self.config.operators, operators)
         self.primitives = (*PRIMITIVES, *self.operators)
         if len(self.features) < 2:
             raise InputError(
