@@ -1,4 +1,6 @@
+import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -312,6 +314,17 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     monkeypatch.setattr(np.lib.format, "read_array", pytest.fail)
     monkeypatch.setattr(pickle, "load", pytest.fail)
     with pytest.raises(InputError, match="'other' is object"):
+        read_npz(path)
+
+
+@pytest.mark.parametrize("rows", [N - 1, N + 1])
+def test_array_of_another_size_than_it_declares_is_refused(tmp_path, rows):
+    path, lying = saved(tmp_path / "a.npz", audio=None), io.BytesIO()
+    declared = {"descr": "<f4", "fortran_order": False, "shape": (rows, 5)}
+    np.lib.format.write_array_header_1_0(lying, declared)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("audio.npy", lying.getvalue() + AUDIO.tobytes())
+    with pytest.raises(InputError, match=f"'audio' declares {rows * 20} bytes, got {N * 20}"):
         read_npz(path)
 
 
