@@ -163,8 +163,8 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
     cell = run.train(command.method, command.label_ratio)
     result = {"folder": str(cell), **read_trained(cell / "train.json", run.scoring.primary)}
     name = run.scoring.primary
-    told = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
-    return result, f"{cell}: {told} on the labelled dev part"
+    score = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
+    return result, f"{cell}: {score} on the labelled dev part"
 
 
 def _evaluate(command: commands.EvaluateCommand) -> tuple[Any, str]:
@@ -211,7 +211,7 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
         tuned=TUNED.get(command.recipe, {}),  # with other backbones too
     )
     table_at = command.csv or command.out / "study.csv"
-    study_files(table_at)  # told before hours of work
+    study_files(table_at)  # refused before hours of work
     rows, problems = run_study(
         study,
         command.out,
@@ -227,10 +227,10 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
         raise InputError(f"no cell of the study is scored: {problems[0]}{others}")
     written = write_study(rows, table_at)
     report = written[1].read_text(encoding="utf-8")
-    told = [report, *(f"not scored: {problem}" for problem in problems)]
-    told.append(f"written: {' '.join(map(str, written))}")
+    lines = [report, *(f"not scored: {problem}" for problem in problems)]
+    lines.append(f"written: {' '.join(map(str, written))}")
     files = [str(path) for path in written]
-    return {"rows": rows, "problems": problems, "files": files}, "\n".join(told)
+    return {"rows": rows, "problems": problems, "files": files}, "\n".join(lines)
 
 
 def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:
@@ -258,21 +258,23 @@ def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:
 def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
     model = _classifier(command)
     inputs = _sample(command, model.kinds)
-    found = model.predict(inputs)
-    lines = [f"{name:<20}{value:>7.3f}" for name, value in found.items()]
+    probabilities = model.predict(inputs)
+    lines = [f"{name:<20}{value:>7.3f}" for name, value in probabilities.items()]
     if model.threshold is not None:
-        above = sum(value > model.threshold for value in found.values())
+        above = sum(value > model.threshold for value in probabilities.values())
         lines.insert(above, f"{'-- threshold':<20}{model.threshold:>7.3f}")
     missing = [name for name in model.spec.modalities if name not in inputs]
     if missing:
         lines.append(f"(without {', '.join(missing)}: its mean stands in, so trust this less)")
-    return {"probabilities": found, "threshold": model.threshold, "missing": missing}, "\n".join(
-        lines
-    )
+    return {
+        "probabilities": probabilities,
+        "threshold": model.threshold,
+        "missing": missing,
+    }, "\n".join(lines)
 
 
 def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str, Any]:
-    """What the options give of one sample, by modality."""
+    """Return one sample from the options, by modality."""
     sample: dict[str, Any] = {}
     for option, kind, value in (
         ("--poster", "image", command.poster),
@@ -380,7 +382,7 @@ def _list(command: commands.ListCommand) -> tuple[Any, str]:
 
 
 def _parts_in(module: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the parts that a module defines, each with its kind, told by what it has."""
+    """Yield the parts that a module defines, each with its kind, judged by what it has."""
     import torch
 
     for name, one in vars(importlib.import_module(module)).items():

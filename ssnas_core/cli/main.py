@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         fail(str(error))
     except KeyboardInterrupt as stop:
         resumed = isinstance(command, RecipeCommand | DemoCommand | TrainCommand)
-        told = "; the same command goes on from here" if resumed else ""
+        more = "; the same command goes on from here" if resumed else ""
         if is_first():
-            print(f"ssnas: stopped{told}.", file=sys.stderr)
+            print(f"ssnas: stopped{more}.", file=sys.stderr)
         sys.exit(143 if isinstance(stop, _Terminated) else 130)
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
@@ -110,7 +110,7 @@ def fail(message: str) -> NoReturn:
 
 
 def _one_line(boxed: str) -> str:
-    """What is wrong, from tyro's framed message: its text, and what it says to look at."""
+    """Return the text of tyro's framed message, and the command that it says to look at."""
     groups: list[list[str]] = [[]]  # of rows, between rules; the frame may be ASCII
     for row in boxed.splitlines():
         row = row.strip("│╭╮╰╯─")
@@ -123,6 +123,6 @@ def _one_line(boxed: str) -> str:
     text, *more = (" ".join(group) for group in shown if group)
     if not text.lower().startswith(title.lower()):
         text = f"{title.lower()}: {text}"
-    told = [text, *(part for part in more if part.startswith("Available subcommands"))]
+    parts = [text, *(part for part in more if part.startswith("Available subcommands"))]
     usage = re.findall(r"ssnas[a-z ]* --help", " ".join(more)) or ["ssnas --help"]
-    return f"{'; '.join(told)} (see {usage[-1]})"
+    return f"{'; '.join(parts)} (see {usage[-1]})"

@@ -34,12 +34,12 @@ class Parts:
 
     @cached_property
     def brought(self) -> dict[str, EntryPoint]:
-        """The entry points of installed packages, by name."""
-        found = {point.name: point for point in entry_points(group=f"ssnas.{self.kind}")}
-        return {name: point for name, point in found.items() if name not in self.table}
+        """Entry points of installed packages, by name."""
+        points = {point.name: point for point in entry_points(group=f"ssnas.{self.kind}")}
+        return {name: point for name, point in points.items() if name not in self.table}
 
     def find(self, name: str, *, from_file: bool = False) -> Any:
-        """The class or function that `name` stands for.
+        """Return the class or function that `name` stands for.
 
         Args:
             name: of the table, of an entry point, or "package.module:Name".
@@ -70,11 +70,11 @@ class Parts:
             ) from error
 
     def names(self) -> tuple[str, ...]:
-        """All names that need no module, the library's own first."""
+        """Return all names that need no module, the library's own first."""
         return (*self.table, *self.brought)
 
     def name_of(self, part: Any) -> str:
-        """The name by which `find` gives the class or function `part`, or the class of `part`.
+        """Return the name by which `find` gives `part`, a class or a function, or its class.
 
         Raises:
             InputError: no name leads to it, as to what is defined inside a function.
@@ -94,11 +94,11 @@ class Parts:
         return name
 
     def plain(self, part: Any) -> dict[str, Any]:
-        """A part that is a dataclass as JSON values: its name and its fields."""
+        """Return a part that is a dataclass as JSON values: its name and its fields."""
         return {"name": self.name_of(part), **plain(part)}
 
     def from_plain(self, values: Any, where: str) -> Any:
-        """The part that `plain` gave, from a file.
+        """Return the part that `plain` returned, from a file.
 
         Raises:
             InputError: another kind of value, fields that do not fit, or a part of a module
@@ -110,9 +110,9 @@ class Parts:
         return typed(self.find(values["name"], from_file=True), fields, where)
 
     def described(self) -> Iterator[tuple[str, str, str]]:
-        """Name, source and first line of the docstring of each part."""
+        """Yield name, source and first line of the docstring of each part."""
         for name in self.names():
             where = self.table.get(name) or self.brought[name].value
-            found = self.find(name)
-            made = found if isinstance(found, type) or inspect.isfunction(found) else type(found)
+            part = self.find(name)
+            made = part if isinstance(part, type) or inspect.isfunction(part) else type(part)
             yield name, where, (inspect.getdoc(made) or "").partition("\n")[0]

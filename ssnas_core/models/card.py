@@ -20,7 +20,7 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a run recorded of a model.
+    """Facts that a run recorded of a model.
 
     Args:
         data: name of the data set.

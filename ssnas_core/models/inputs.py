@@ -44,7 +44,7 @@ def checked_rows(inputs: Any, spec: ClassifierSpec) -> list[Mapping[str, Any]]:
 
 
 def as_tensor(modality: str, values: Sequence[Any], spec: ClassifierSpec, backbone: Any) -> Tensor:
-    """What a modality's backbone takes of raw values, on the CPU.
+    """Return raw values as a modality's backbone takes them, on the CPU.
 
     Images go the way they went into the feature store: decoded to the backbone's
     size, in [0, 1].

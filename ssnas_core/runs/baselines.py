@@ -196,7 +196,7 @@ class CentralNet(nn.Module):
 
 
 def _gated(hidden: Tensor, scores: Tensor) -> Tensor:
-    """What a gated multimodal unit makes of its hidden values.
+    """Return a gated multimodal unit's sum of its hidden values.
 
     Two modalities share one gate z, as z h_0 + (1 - z) h_1; of another number each
     has its own, sum_m z_m h_m (the paper's figures 2b and 2a).

@@ -1,4 +1,4 @@
-"""What a run works on: its features, its labelled parts, and its space over them."""
+"""The data of a run: its features, its labelled parts, and its space over them."""
 
 from __future__ import annotations
 

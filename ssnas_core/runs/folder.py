@@ -131,7 +131,7 @@ class RunFolder:
 
     @contextmanager
     def released_by(self, *mistakes: type[Exception]) -> Iterator[None]:
-        """Forget the configuration where the block raises one of these and nothing was found yet.
+        """Forget the configuration where the block raises one of these and there is no result yet.
 
         So a mended command may begin in the same folder.
         """
@@ -168,7 +168,7 @@ class RunFolder:
         return sum(not isinstance(entry, dict) for entry in self._parsed(name))
 
     def _parsed(self, name: str) -> list[Any]:
-        """What each line of the log `name` holds; None for one that is not JSON."""
+        """Return the value of each line of the log `name`; None for one that is not JSON."""
         file = self.path / name
         entries: list[Any] = []
         for line in read_bytes(file, MAX_JSON).splitlines() if file.exists() else ():
@@ -223,24 +223,24 @@ class RunFolder:
                 try:
                     self.append("timings.jsonl", entry)
                 except InputError:
-                    if done:  # else what went wrong before is what is told
+                    if done:  # else the first error is the one to raise
                         raise
 
     def timings(self) -> list[_Timing]:
-        """What stages took, in the order in which they ended; an interrupted one has several."""
-        found = []
+        """Return what stages cost, in the order of their ends; an interrupted one has several."""
+        timings = []
         for entry in self.lines("timings.jsonl"):
             with suppress(InputError):  # edited by hand
-                found.append(typed(_Timing, entry, "timings.jsonl"))
-        return found
+                timings.append(typed(_Timing, entry, "timings.jsonl"))
+        return timings
 
     def cost(self) -> dict[str, Any]:
         """Seconds per stage, over all sessions that worked on the run, and the peak memory."""
         seconds: dict[str, float] = {}
         peaks = [0.0]
-        for told in self.timings():
-            seconds[told.stage] = round(seconds.get(told.stage, 0) + told.seconds, 3)
-            peaks.append(told.peak_anonymous_mb or 0.0)
+        for timing in self.timings():
+            seconds[timing.stage] = round(seconds.get(timing.stage, 0) + timing.seconds, 3)
+            peaks.append(timing.peak_anonymous_mb or 0.0)
         return {"seconds": seconds, "peak_anonymous_mb": max(peaks)}
 
 

@@ -1,4 +1,4 @@
-"""What a run compares: its methods, and the network of each that nobody searched.
+"""The methods that a run compares, and the network of each that nobody searched.
 
 A method is a network and whether it is pretrained. Its name is what people read and
 type: "found, pretrained", "late concat", "text only". A network is the found one, a random

@@ -1,4 +1,4 @@
-"""What a run folder holds at any stage, read without running or writing anything."""
+"""Readers of a run folder at any stage, which run and write nothing."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: it is missing or broken.
     """
-    told = _facts(file)
+    document = _facts(file)
     where = f"{file} is not of a trained cell"
-    told["threshold"] = typed(float | None, told.get("threshold"), f"{where}: threshold")
-    told["dev"] = _scores(told.get("dev"), f"{where}: dev", primary)
-    history = told.get("history")
-    told["history"] = losses(history)
-    if not isinstance(history, list) or len(told["history"]) != len(history):
+    document["threshold"] = typed(float | None, document.get("threshold"), f"{where}: threshold")
+    document["dev"] = _scores(document.get("dev"), f"{where}: dev", primary)
+    history = document.get("history")
+    document["history"] = losses(history)
+    if not isinstance(history, list) or len(document["history"]) != len(history):
         raise InputError(f"{where}: its history has an epoch without a loss; delete it.")
-    return told
+    return document
 
 
 def read_tested(file: Path, primary: str | None = None) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def read_tested(file: Path, primary: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: it is missing or broken.
     """
-    told = _facts(file)
-    scores = {name: value for name, value in told.items() if name not in FACTS}
-    return {**told, **_scores(scores, f"{file} is not of a tested cell", primary)}
+    document = _facts(file)
+    scores = {name: value for name, value in document.items() if name not in FACTS}
+    return {**document, **_scores(scores, f"{file} is not of a tested cell", primary)}
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -84,19 +84,19 @@ def read_result(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or broken.
     """
-    told = read_json(file)
+    document = read_json(file)
     where = f"{file} is not of a finished run"
-    if not isinstance(told, dict) or not isinstance(told.get("scores"), list):
+    if not isinstance(document, dict) or not isinstance(document.get("scores"), list):
         raise InputError(f"{where}: expected an object with scores; delete it.")
-    typed(str, told.get("genotype"), f"{where}: genotype")
-    typed(Mapping[str, float], told.get("seconds"), f"{where}: seconds")
-    typed(float, told.get("peak_anonymous_mb"), f"{where}: peak_anonymous_mb")
-    for row in told["scores"]:
+    typed(str, document.get("genotype"), f"{where}: genotype")
+    typed(Mapping[str, float], document.get("seconds"), f"{where}: seconds")
+    typed(float, document.get("peak_anonymous_mb"), f"{where}: peak_anonymous_mb")
+    for row in document["scores"]:
         _checked(row, where)
         _scores({name: value for name, value in row.items() if name not in FACTS}, where)
-    if not told["scores"] or len({frozenset(row) for row in told["scores"]}) > 1:
+    if not document["scores"] or len({frozenset(row) for row in document["scores"]}) > 1:
         raise InputError(f"{where}: expected the same scores of each cell; delete it.")
-    return told
+    return document
 
 
 def losses(history: Any) -> list[dict[str, Any]]:
@@ -115,19 +115,19 @@ def _drawable(*values: Any) -> bool:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    told = read_json(file)
-    _checked(told, f"{file} is not of a trained cell")
-    return told
+    document = read_json(file)
+    _checked(document, f"{file} is not of a trained cell")
+    return document
 
 
-def _checked(told: Any, where: str) -> None:
-    if not isinstance(told, dict):
+def _checked(document: Any, where: str) -> None:
+    if not isinstance(document, dict):
         raise InputError(f"{where}: expected an object; delete it.")
-    lacking = [name for name in FACTS if name not in told]
+    lacking = [name for name in FACTS if name not in document]
     if lacking:
         raise InputError(f"{where}: it lacks {lacking[0]}; delete it.")
     try:
-        facts = typed(_Facts, {name: told[name] for name in FACTS}, f"{where}: it")
+        facts = typed(_Facts, {name: document[name] for name in FACTS}, f"{where}: it")
     except InputError as error:
         raise InputError(f"{str(error).removesuffix('; restore the file.')}; delete it.") from error
     shown = facts.method.isprintable() and len(facts.method) <= 120 and "$" not in facts.method
@@ -138,14 +138,14 @@ def _checked(told: Any, where: str) -> None:
         )
 
 
-def _scores(told: Any, where: str, primary: str | None = None) -> dict[str, float | None]:
-    found = typed(Mapping[str, float | None], told, where)
-    if primary is not None and found.get(primary) is None:
+def _scores(document: Any, where: str, primary: str | None = None) -> dict[str, float | None]:
+    scores = typed(Mapping[str, float | None], document, where)
+    if primary is not None and scores.get(primary) is None:
         raise InputError(f"{where}: expected {primary} among the scores; delete it.")
-    wrong = [name for name in found if not name.isprintable() or len(name) > 60 or "$" in name]
-    if wrong or len(found) > 60 or not all(_drawable(v) for v in found.values() if v is not None):
+    wrong = [name for name in scores if not name.isprintable() or len(name) > 60 or "$" in name]
+    if wrong or len(scores) > 60 or not all(_drawable(v) for v in scores.values() if v is not None):
         raise InputError(f"{where}: expected scores by name; delete it.")
-    return dict(found)
+    return dict(scores)
 
 
 # More than any run has: a broken folder may ask a figure for anything.
@@ -191,11 +191,11 @@ def read_cells(
         try:
             trained = read_trained(file)
             facts = {name: trained[name] for name in FACTS}
-            on, found = ("test", read_tested(test)) if test.exists() else ("dev", trained["dev"])
+            on, scores = ("test", read_tested(test)) if test.exists() else ("dev", trained["dev"])
         except InputError as error:
             broken.append(str(error))
             continue
-        scores = {name: value for name, value in found.items() if name not in FACTS}
+        scores = {name: value for name, value in scores.items() if name not in FACTS}
         cells.append({**facts, "on": on, **scores, "history": trained["history"]})
     primary = primary_score(cells)
     lacking = [cell for cell in cells if cell.get(primary) is None]
@@ -252,7 +252,7 @@ def _is_entry(entry: Any, counted: str) -> bool:
 
 
 def _form(entry: Mapping[str, Any]) -> Any:
-    """What all entries of a history have alike: their logits' shapes."""
+    """Return the shapes of an entry's logits, which are alike in one history."""
     return {name: _shape(vector) for name, vector in entry.get("logits", {}).items()}
 
 
@@ -277,8 +277,8 @@ def features_of(folder: RunFolder) -> dict[str, int]:
     """Channels of the stored features by name; none where they are not noted."""
     file = folder / "prepared.json"
     note = read_json(file) if file.exists() else {}
-    told = note.get("channels", {}) if isinstance(note, dict) else {}
-    channels = typed(Mapping[str, int], told, f"{file}: channels")
+    document = note.get("channels", {}) if isinstance(note, dict) else {}
+    channels = typed(Mapping[str, int], document, f"{file}: channels")
     if len(channels) > _MAX_FEATURES or not all(name.isidentifier() for name in channels):
         raise InputError(f"{file}: expected channels of features by name; restore it.")
     return dict(channels)

@@ -1,4 +1,4 @@
-"""What decides a run's results: the three axes, sizes, optimisers and schedules."""
+"""All that decides a run's results: the three axes, sizes, optimisers and schedules."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ _SUMS = {
 
 
 def plot_ablation(rows: Rows, grid: Mapping[str, tuple[str, str]] | None = None) -> Figure:
-    """What choosing the architecture gains, and what pretraining gains: a panel per label ratio.
+    """Draw the gains of choosing the architecture and of pretraining: a panel per label ratio.
 
     Args:
         rows: of a study.

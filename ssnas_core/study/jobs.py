@@ -1,4 +1,4 @@
-"""What a study consists of: its cells, and the runs that they are in as independent jobs."""
+"""The parts of a study: its cells, and the runs that they are in as independent jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What a study compares.
+    """Methods, label ratios and seeds of a study.
 
     Args:
         data: what `open_dataset` reads, or a dataset.

@@ -207,8 +207,8 @@ def write_study(rows: Sequence[Mapping[str, Any]], csv: Path) -> tuple[Path, Pat
     write_text(csv, study_csv(table))
     done = {(row["method"], row["label_ratio"]) for row in table}
     across = [one for one in ACROSS if done.issuperset({one[:2], one[2:]})]
-    told = study_report(table, title=title, pairs=pairs, across=across, ranked=ranked or None)
-    write_text(report, told)
+    text = study_report(table, title=title, pairs=pairs, across=across, ranked=ranked or None)
+    write_text(report, text)
     shown = [name for name in methods_in(("core",), ()) if name in present]
     save(plot_scores(table, shown or None), figure)
     return csv, report, figure
@@ -223,10 +223,10 @@ def _on_dask(
 
     settings = {"distributed.scheduler.allowed-failures": _MOST_LOST}
     with dask_config.set(settings), _quiet("distributed", "tornado"), ExitStack() as stack:
-        own = None
+        cluster = None
         if scheduler is None:
             preload = dask_config.get("distributed.worker.preload")
-            own = LocalCluster(
+            cluster = LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
                 memory_limit=None,
@@ -234,9 +234,9 @@ def _on_dask(
                 silence_logs=logging.ERROR,
                 preload=[*([preload] if isinstance(preload, str) else preload), _PRELOAD],
             )
-            stack.enter_context(own)
+            stack.enter_context(cluster)
         try:
-            client = stack.enter_context(Client(own or scheduler))
+            client = stack.enter_context(Client(cluster or scheduler))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot reach a Dask scheduler at {scheduler} ({error}); start it, or give its "
@@ -249,8 +249,8 @@ def _on_dask(
             for place, job in enumerate(jobs)
         }
         while waiting:
-            if own is not None:
-                own.scale(workers)  # those that were killed, even while they started, too
+            if cluster is not None:
+                cluster.scale(workers)  # those that were killed, even while they started, too
             try:
                 ended: Any = wait(list(waiting), timeout=5, return_when="FIRST_COMPLETED")
             except TimeoutError:
@@ -267,8 +267,8 @@ def _on_dask(
                 except InputError as error:
                     yield job, [f"{job.folder.name}: {error}"]
                 except KilledWorker:
-                    told = "lost with every worker that began it; see that memory suffices"
-                    yield job, [f"{job.folder.name}: {told}, and give the same command again."]
+                    reason = "lost with every worker that began it; see that memory suffices"
+                    yield job, [f"{job.folder.name}: {reason}, and give the same command again."]
 
 
 @contextmanager
