@@ -123,6 +123,19 @@ def test_lock_is_taken_again_inside_itself_and_freed_at_the_end(holding, tmp_pat
     holding(tmp_path)
 
 
+def test_half_written_file_of_the_holder_outlives_a_second_process_that_is_refused(
+    holding, tmp_path
+):
+    holder, half = holding(tmp_path), tmp_path / ".metrics.json.x1y2z3w4.part"
+    half.write_text("half")
+    with pytest.raises(InputError), alone_in(tmp_path, "working on", wait=False):
+        pass
+    assert half.exists()
+    holder.kill()
+    with alone_in(tmp_path, "working on", wait=False):
+        assert not half.exists()
+
+
 def test_lock_is_freed_by_an_error(holding, tmp_path):
     with pytest.raises(KeyboardInterrupt), alone_in(tmp_path, "a", wait=False):
         raise KeyboardInterrupt
