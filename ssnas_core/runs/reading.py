@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile as is_zip
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_json
+from ssnas_core.common.files import file_size, read_json
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import typed
 from ssnas_core.runs.folder import RunFolder
@@ -221,7 +220,7 @@ def search_history(folder: RunFolder) -> list[dict[str, Any]]:
     entries: Any = []
     if (folder / "history.jsonl").exists():
         entries = folder.lines("history.jsonl")
-    elif checkpoint.exists() and not is_zip(checkpoint):  # trials that share no weights
+    elif checkpoint.exists() and not _is_archive(checkpoint):  # trials without weights
         saved = read_json(checkpoint)
         entries = saved.get("trials") if isinstance(saved, dict) else []
     elif checkpoint.exists():
@@ -230,6 +229,13 @@ def search_history(folder: RunFolder) -> list[dict[str, Any]]:
     counted = next((name for name in ("epoch", "trial") if name in _first(entries)), "epoch")
     drawn = [entry for entry in entries if _is_entry(entry, counted)]
     return [entry for entry in drawn if _form(entry) == _form(drawn[0])]
+
+
+def _is_archive(file: Path) -> bool:
+    """Return whether a file is a zip archive, as torch writes them, by its first bytes."""
+    file_size(file)  # refuses pipes and devices, which end never
+    with file.open("rb") as opened:
+        return opened.read(2) == b"PK"
 
 
 def _first(entries: list[Any]) -> Mapping[str, Any]:
