@@ -658,6 +658,17 @@ def test_saved_model_with_a_file_of_ones_own_is_left_alone(model, copy, tree):
     assert tree(copy) == before
 
 
+def test_folder_that_appears_during_a_save_is_left_alone(tmp_path):
+    there = tmp_path / "there"
+    with (
+        pytest.raises(InputError, match="there exists and is not a saved model"),
+        folders.whole_folder(there),
+    ):
+        FOREIGN["a folder of something else"](there)
+    assert (there / "a.txt").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [there]
+
+
 def test_options_that_would_be_ignored_are_refused(model, tmp_path):
     for options in ({"config": {}}, {"model_card_kwargs": {"a": 1}}, {"private": True}):
         with pytest.raises(InputError, match="writes its own config and card"):
