@@ -73,7 +73,7 @@ def test_command_tells_bad_data_in_one_line(tmp_path, name, case):
     path = data_targets.CASES[name][case].make(tmp_path / "input", random.Random(0))
     command = [sys.executable, "-m", "ssnas_core", "prepare"]
     done = subprocess.run(
-        [*command, "--data", str(path), "--out", str(tmp_path / "out")],
+        [*command, "--data", str(path), "--store", str(tmp_path / "out")],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if line]
