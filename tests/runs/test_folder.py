@@ -68,7 +68,7 @@ def test_folder_of_another_configuration_is_refused_by_what_differs(folder, chan
 def test_folder_of_another_version_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     for use in (lambda: RunFolder(folder.path, CONFIG), lambda: RunFolder.config_of(folder.path)):
-        with pytest.raises(InputError, match="of format 2, got .*; make the run anew"):
+        with pytest.raises(InputError, match="of format 3, got .*; make the run anew"):
             use()
 
 
@@ -110,22 +110,13 @@ def test_change_of_threads_is_told_and_recorded(folder, monkeypatch, caplog):
 
 
 def test_change_of_processes_is_told_and_recorded(folder, monkeypatch, caplog):
-    monkeypatch.setattr(runs, "processes", lambda: 2)
+    monkeypatch.setattr(runs, "world_size", lambda: 2)
     with caplog.at_level(logging.WARNING, "ssnas_core.runs.folder"):
         RunFolder(folder.path, CONFIG)
         RunFolder(folder.path, CONFIG)
     assert caplog.text.count("began with 1 processes and goes on with 2: chance inside") == 1
     told = RunFolder.config_of(folder.path)
     assert (told["processes"], told["processes_changed_to"]) == (1, 2)
-
-
-def test_what_a_folder_of_an_older_version_does_not_tell_is_filled_in(folder):
-    old = {key: value for key, value in CONFIG.items() if key != "seed"}
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "seed"}))
-    RunFolder(folder.path, CONFIG, lambda found: {**old, "seed": 0})
-    with pytest.raises(InputError, match="a run with seed=1, not 0"):
-        RunFolder(folder.path, CONFIG, lambda found: {**old, "seed": 1})
 
 
 # --- logs

@@ -17,7 +17,7 @@ def test_classroom_is_the_sample_with_its_recipe(monkeypatch, tmp_path):
     run = lessons.classroom()
     assert run.config.data == sample_archive()
     assert run.recipe == RECIPES["classroom"]
-    assert run.folder.path.is_relative_to(tmp_path) and run.store.is_relative_to(tmp_path)
+    assert run.folder.path.is_relative_to(tmp_path) and run.data.store.is_relative_to(tmp_path)
     assert (run.folder / "config.json").exists()
 
 
@@ -25,7 +25,7 @@ def test_same_configuration_is_found_again_and_another_has_its_own_folder(monkey
     monkeypatch.setenv("SSNAS_CACHE", str(tmp_path))
     first, again, other = lessons.classroom(), lessons.classroom(), lessons.classroom(seed=1)
     assert first.folder.path == again.folder.path != other.folder.path
-    assert first.store == other.store
+    assert first.data.store == other.data.store
 
 
 def test_cache_is_the_users_own_where_nothing_else_is_said(monkeypatch, tmp_path):

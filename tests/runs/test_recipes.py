@@ -151,7 +151,7 @@ def test_run_that_makes_no_sense_is_refused(change, message):
         ("prepare", {"length": -4}, "length must be a square number .* got -4"),
         ("space:fusion", {"channels": 0}, "channels must be >= 1, got 0"),
         ("space:fusion", {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
-        ("strategy:bilevel", {"epochs": 0}, "a search needs epochs >= 1"),
+        ("strategy:bilevel", {"epochs": 0}, "epochs must be >= 1, got 0"),
         ("strategy:random", {"trials": 0}, "random search needs trials >= 1, got 0"),
         ("pretrain", {"epochs": 0}, "training needs epochs >= 1"),
         ("finetune", {"learning_rate": NAN}, "learning_rate > 0, got .* nan"),
