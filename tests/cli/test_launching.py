@@ -172,7 +172,7 @@ def test_gpus_that_are_not_there_are_refused_in_one_line():
 import sys
 sys.argv[1:] = ["run", "--data", "x", "--out", "y", "--device", "cuda", "--devices", "2"]
 sys.path.insert(0, {str(PROGRAM.parents[1])!r})
-from ssnas_core.cli import main
+from ssnas_core.cli.main import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
