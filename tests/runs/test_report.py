@@ -237,7 +237,7 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     (mine / "checkpoint").mkdir()
     (mine / "checkpoint" / "search.pt").write_bytes(b"PK torn")
     (note,) = show_run(mine)["notes"]
-    assert "search.pt is not valid JSON" in note  # as trials are, where it is no checkpoint
+    assert "search.pt is not a usable checkpoint" in note
     write_json(mine / "cells" / "other_r1" / "train.json", {"method": "found"})
     (mine / "prepared.json").write_text('{"channels": {"../../x": 1}}')
     (mine / "timings.jsonl").write_bytes(b'{"stage": "search", "seconds": 1e999}\n\xff\n[1]\n')
@@ -246,7 +246,7 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     for message in (
         "other_r1/train.json is not of a trained cell: .* delete it",
         "prepared.json: expected channels of features by name",
-        "search.pt is not valid JSON",
+        "search.pt is not a usable checkpoint",
         "timings.jsonl: 2 broken lines are left out",
     ):
         assert re.search(message, "\n".join(told["notes"]))
