@@ -131,7 +131,7 @@ class ImageBackbone(Backbone):
 
 
 class TextBackbone(Backbone):
-    """A backbone of texts; forward: `vectorize`d texts -> tap -> (N, C, T)."""
+    """A backbone of texts; forward: what `vectorize` returns -> tap -> (N, C, T)."""
 
     modality_kind = "text"
 
@@ -145,7 +145,7 @@ class TextBackbone(Backbone):
 
 
 class ArrayBackbone(Backbone):
-    """A backbone of arrays; forward: `vectorize`d rows -> tap -> (N, C, P).
+    """A backbone of arrays; forward: what `vectorize` returns -> tap -> (N, C, P).
 
     `fit` learns mean and standard deviation of each channel; `vectorize` subtracts the
     one and divides by the other, so that 0 is the mean of the train rows in any units.
