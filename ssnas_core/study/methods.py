@@ -214,7 +214,9 @@ def methods_in(
             methods[name.name] = name
             continue
         try:
-            methods |= {one: study_method(one, modalities) for one in sets.get(name, (name,))}
+            for one in sets.get(name, (name,)):
+                method = study_method(one, modalities)
+                methods[method.name or one] = method
         except InputError as error:
             raise InputError(
                 f"unknown method {name!r} of a study ({error}); expected a set "
