@@ -19,7 +19,6 @@ from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
 from ssnas_core.study.methods import TUNED, StudyMethod, Tuned, methods_in
 from ssnas_core.training.loop import steps_of
 
-_AXES = ("space", "objective", "strategy")
 LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
@@ -167,16 +166,12 @@ def _run_of(
 
 
 def _folder_name(config: RunConfig) -> str:
-    """Return a name that says what a run is, and that no other configuration has."""
-    axes = [config.name_of(axis) for axis in ("space", "objective", "strategy")]
+    """Return a name that says what a run searches, and that no other setting of the axes has."""
+    plain, axes = config.plain(), ("space", "objective", "strategy")
     ratio = [f"r{config.label_ratio[0]:g}"] if config.uses_labels else []
-    words = [
-        *axes,
-        config.backbones,
-        *ratio,
-        f"seed-{config.seed}",
-        content_key(config.plain())[:8],
-    ]
+    key = content_key([plain[axis] for axis in axes], config.recipe.pretrain_dropout)[:8]
+    names = [plain[axis]["name"] for axis in axes]
+    words = [*names, config.backbones, *ratio, f"seed-{config.seed}", key]
     return re.sub(r"[^\w.-]", "-", "_".join(words))
 
 
