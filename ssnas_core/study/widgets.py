@@ -31,7 +31,7 @@ def study_widget(tables: Tables, groups: Mapping[str, Sequence[str]]) -> VBox:
         An ipywidgets box: two lists, and below them the figure of what they choose.
 
     Raises:
-        InputError: no table or no group, or rows that are not a study's.
+        InputError: no table or no group.
     """
 
     def shown(name: str, rows: Rows, methods: Sequence[str]) -> str:

@@ -538,10 +538,8 @@ def test_a_book_page_can_hold_the_frames(curves, gains):
     assert max(*curves.bytes_of_frames(), *gains.bytes_of_frames()) < 45_000
 
 
-def test_nothing_to_choose_from_and_broken_rows_are_refused():
+def test_nothing_to_choose_from_is_refused():
     with pytest.raises(InputError, match="at least one table and one tell apart, got 0 and 2"):
         study_widget({}, GROUPS)
     with pytest.raises(InputError, match="one table and one question, got 2 and 0; pass both by"):
         differences_widget(TABLES, {})
-    with pytest.raises(InputError, match="digits, row 1: expected a score"):
-        study_widget({"digits": [{"method": "a", "label_ratio": 1.0, "seed": 0}]}, GROUPS)
