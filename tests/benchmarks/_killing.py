@@ -103,7 +103,7 @@ def stage_of(out: Path) -> str:
         return "end of preparation"
     if not (out / "genotype.json").exists():
         return "search"
-    methods = methods_of(("image", "text"))
+    methods = tuple(map(str, methods_of(("image", "text"))))
     trained, tested = (len([*out.glob(f"cells/*/{part}.json")]) for part in ("train", "test"))
     if trained > tested:
         return "evaluation"
