@@ -9,6 +9,7 @@ input's folder, a process started, a socket opened, a class unpickled.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -118,6 +119,7 @@ def _tree(home: Path, folder: Path) -> dict[str, bytes | None]:
 
 def _in_child(target: Target, path: Path, home: Path) -> Verdict:
     receive, send = os.pipe()
+    ctypes.CDLL(None).malloc_trim(0)  # else what training left free would serve the child unseen
     child = os.fork()
     if child == 0:
         os.close(receive)
