@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -89,6 +90,16 @@ class Backbone(nn.Module):
                 setattr(self, name, mine.new_zeros((len(value), *mine.shape[1:])))
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[None]:
+    """Let a block look at the outputs of `module` in eval mode, without gradients."""
+    training = module.training
+    module.eval()
+    with torch.no_grad():
+        yield
+    module.train(training)
 
 
 def content_hash(values: Any, module: nn.Module) -> str:

@@ -90,6 +90,7 @@ def open_backbone(kind: str, part: str | nn.Module, **asked: Any) -> Any:
     Raises:
         InputError: as the functions above.
     """
+    asked = {key: value for key, value in asked.items() if value is not None}
     if isinstance(part, str):
         name, _, argument = part.partition(":")
         name = next((one for one in (f"{name}-{kind}", name) if one in BACKBONES.table), None)
@@ -98,7 +99,7 @@ def open_backbone(kind: str, part: str | nn.Module, **asked: Any) -> Any:
             if made.modality_kind != kind or bool(made.argument) != bool(argument):
                 raise _unknown(kind, part)
             takes = inspect.signature(made).parameters
-            given = {k: v for k, v in asked.items() if v is not None and k in takes}
+            given = {key: value for key, value in asked.items() if key in takes}
             return made(*[argument] if argument else [], **given)
         if "#" in part:
             raise InputError(
@@ -107,7 +108,7 @@ def open_backbone(kind: str, part: str | nn.Module, **asked: Any) -> Any:
             )
         if not re.fullmatch(r"[\w.]+:\w+", part) and part not in BACKBONES.brought:
             raise _unknown(kind, part)
-    backbone = own_backbone(kind, part, **asked)
+    backbone = own_backbone(kind, part, asked)
     if type(backbone).save_files is Backbone.save_files:  # else it needs files that it has not yet
         try:
             config = backbone.config()

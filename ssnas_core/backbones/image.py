@@ -9,14 +9,15 @@ statistics; here every pre-trained network gets what it was trained on.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones.base import ImageBackbone
+from ssnas_core.backbones.base import ImageBackbone, measuring
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import load_states, load_tensors
 
@@ -125,11 +126,8 @@ class _TappedNet(ImageBackbone):
         self.trunk = trunk.to(memory_format=torch.channels_last)  # up to a third faster on CPUs
         for buffer, values in zip(("mean", "std"), colours, strict=True):
             self.register_buffer(buffer, torch.tensor(values).view(3, 1, 1), persistent=own_colours)
-        training = trunk.training
-        trunk.eval()
-        with torch.inference_mode():
+        with measuring(trunk):
             maps = self.trunk(torch.zeros(1, 3, *size))
-        trunk.train(training)
         self.channels = {tap: value.shape[1] for tap, value in maps.items()}
 
     @classmethod
@@ -195,11 +193,18 @@ def _tokens_to_map(value: Tensor) -> Tensor:
     return value[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
-def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> InputError:
-    return InputError(
-        f"{name} cannot take images of size {size}: {one_line(error)}; "
-        "choose another size, often (224, 224)."
-    )
+@contextmanager
+def sized(name: str, size: tuple[int, int]) -> Iterator[None]:
+    """Turn every failure of a network on images of this size into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{name} cannot take images of size {size}: {one_line(error)}; "
+            "choose another size, often (224, 224)."
+        ) from error
 
 
 def _torchvision_model(model_name: str, weights: str | None, **options: Any) -> nn.Module:
@@ -331,7 +336,7 @@ class TorchvisionNet(_TappedNet):
             shape = {"image_size": size[0]}  # the largest then take larger images
         model = _torchvision_model(model_name, weights, **shape)
         arrange = _as_is
-        try:
+        with sized(model_name, size):
             if isinstance(model, VisionTransformer):
                 model(torch.zeros(1, 3, *size))  # it insists on its own size
                 layers = model.encoder.layers.named_children()
@@ -343,8 +348,6 @@ class TorchvisionNet(_TappedNet):
                 last = isinstance(model, SwinTransformer)
                 stages = _stages(model, size, channels_last=last)[-taps:]
                 arrange = _channels_first if last else _as_is
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise _wrong_size(model_name, size, error) from error
         nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
         traced = create_feature_extractor(model, return_nodes=nodes)
         name = f"torchvision:{model_name} {weights} {tuple(stages)}"
@@ -400,7 +403,7 @@ class TimmNet(_TappedNet):
         about.pop("state_dict", None)  # a second copy of all weights
         size = check_size(tuple(about["input_size"][1:]) if size is None else size)
         last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
-        try:
+        with sized(name, size):
             super().__init__(
                 _Listed(net, taps, _channels_first if last else _as_is),
                 f"timm:{name} {Path(file).name if file else weights} {taps}",
@@ -410,8 +413,6 @@ class TimmNet(_TappedNet):
                 model=about["architecture"] if ":" in name else name,
                 taps=taps,
             )
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise _wrong_size(name, size, error) from error
 
     @classmethod
     def rebuilt(cls, folder: Path | None, **options: Any) -> Self:

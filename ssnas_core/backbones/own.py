@@ -35,6 +35,7 @@ from ssnas_core.backbones.base import (
     ImageBackbone,
     TextBackbone,
     content_hash,
+    measuring,
 )
 from ssnas_core.backbones.image import check_images, check_size
 from ssnas_core.common.errors import InputError, one_line
@@ -88,10 +89,8 @@ class _Wrapped(Backbone):
         self.name = " ".join([name, *map(str, place.values())])
         self.learns = bool(getattr(module, "learns", False))
         if channels is None:
-            training = module.training
-            module.eval()
             try:
-                with torch.no_grad():
+                with measuring(module):
                     maps = named_maps(module(example))
             except Exception as error:  # of any code
                 raise InputError(
@@ -99,7 +98,6 @@ class _Wrapped(Backbone):
                     f"{name}: {type(error).__name__}: {one_line(error)}; see "
                     "ssnas_core.backbones.own for the inputs and outputs that it needs."
                 ) from error
-            module.train(training)
             channels = {tap: value.shape[1] for tap, value in maps.items()}
         self.channels = dict(channels)
         self.options = {"modality": self.modality_kind, "channels": self.channels, **place}
@@ -204,27 +202,18 @@ def builder(name: str, *, from_file: bool = False) -> Any:
     return part
 
 
-def own_backbone(
-    kind: str,
-    part: nn.Module | str,
-    size: tuple[int, int] | None = None,
-    shape: Sequence[int] | None = None,
-    weights: str | None = None,
-) -> Backbone:
+def own_backbone(kind: str, part: nn.Module | str, asked: Mapping[str, Any]) -> Backbone:
     """Return the backbone that a module is, or makes; `part` itself is not changed.
 
     Args:
         kind: of the modality: "image", "text" or "array".
         part: the module, or the name of what makes it.
-        size: (H, W) of the images; None for its own.
-        shape: of one array, (C,) or (P, C).
-        weights: None for random ones, or "DEFAULT", where it takes `weights`.
+        asked: what it is given, where it takes that: `size`, (H, W) of the images; `shape` of
+            one array, (C,) or (P, C); `weights`, "DEFAULT".
 
     Raises:
         InputError: it has not what its kind needs, or could not be built again.
     """
-    asked = {"size": size, "shape": shape, "weights": weights}
-    asked = {key: value for key, value in asked.items() if value is not None}
     passed: dict[str, Any] = {}
     if isinstance(part, nn.Module):
         name, function = BACKBONES.name_of(part), False

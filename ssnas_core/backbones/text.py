@@ -36,7 +36,61 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class MaxoutMLP(TextBackbone):
+class _VectorMLP(TextBackbone):
+    """A vector of the words of a text (tap "0"), then two maxout layers (taps "1" and "2").
+
+    `fit` learns a vocabulary and more from the train texts; all of it is in buffers, so
+    that every way of saving weights saves it.
+
+    Args:
+        name: of the vectors.
+        inputs: length of the vector, tap "0".
+        hidden: width of tap "1".
+        outputs: width of tap "2".
+        pieces: linear maps per maxout unit.
+        words: largest vocabulary.
+    """
+
+    learns = True
+    vocabulary: Tensor  # lines, UTF-8
+    scale: Tensor
+
+    def __init__(
+        self, name: str, inputs: int, hidden: int, outputs: int, pieces: int, words: int
+    ) -> None:
+        super().__init__()
+        self.name = f"{name} {inputs}-{hidden}-{outputs} pieces {pieces} words {words}"
+        self.channels = {"0": inputs, "1": hidden, "2": outputs}
+        self.words = words
+        self.layers = MaxoutLayers((inputs, hidden, outputs), pieces)
+        self.options = {
+            "inputs": inputs, "hidden": hidden, "outputs": outputs, "pieces": pieces, "words": words
+        }  # fmt: skip
+        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def vectorize(self, texts: Sequence[str]) -> Tensor:
+        """Texts as scaled vectors (N, inputs) float32, on the CPU.
+
+        Raises:
+            InputError: the backbone is not fitted.
+        """
+        if not len(self.vocabulary):
+            raise InputError(
+                "expected a fitted text backbone, got one without a vocabulary; "
+                "call fit(train_texts) or load a state dict first."
+            )
+        return self._vectors(texts)
+
+    def _vectors(self, texts: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
+        """(N, inputs) -> tap -> (N, C, 1)."""
+        return self.layers(vectorized)
+
+
+class MaxoutMLP(_VectorMLP):
     """Latent semantic vector (tap "0"), then two maxout layers (taps "1" and "2").
 
     `fit` learns from the train texts, without labels: words (lower case, English
@@ -58,14 +112,11 @@ class MaxoutMLP(TextBackbone):
         words: largest vocabulary; the fitted state takes words * inputs * 4 bytes.
     """
 
-    learns = True
     _grown = ("vocabulary", "idf", "components")
     _cached = ("_vectorizer",)
 
-    vocabulary: Tensor
     idf: Tensor
     components: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -75,19 +126,9 @@ class MaxoutMLP(TextBackbone):
         pieces: int = 5,
         words: int = 10000,
     ) -> None:
-        super().__init__()
-        self.name = f"maxout {inputs}-{hidden}-{outputs} pieces {pieces} words {words}"
-        self.channels = {"0": inputs, "1": hidden, "2": outputs}
-        self.words = words
-        self.layers = MaxoutLayers((inputs, hidden, outputs), pieces)
-        self.options = {
-            "inputs": inputs, "hidden": hidden, "outputs": outputs, "pieces": pieces, "words": words
-        }  # fmt: skip
-        # the fitted state: buffers, so that every way of saving weights saves it
-        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))  # lines, UTF-8
+        super().__init__("maxout", inputs, hidden, outputs, pieces, words)
         self.register_buffer("idf", torch.zeros(0))
         self.register_buffer("components", torch.zeros(0, inputs))  # (words, inputs)
-        self.register_buffer("scale", torch.tensor(0.0))  # length of a text's vector
 
     @staticmethod
     def _tfidf(**options: Any) -> TfidfVectorizer:
@@ -147,24 +188,10 @@ class MaxoutMLP(TextBackbone):
         self._forget()
         return self
 
-    def vectorize(self, texts: Sequence[str]) -> Tensor:
-        """Texts as scaled latent semantic vectors (N, inputs) float32, on the CPU.
-
-        Raises:
-            InputError: the backbone is not fitted.
-        """
-        if not len(self.idf):
-            raise InputError(
-                "expected a fitted text backbone, got one without a vocabulary; "
-                "call fit(train_texts) or load a state dict first."
-            )
+    def _vectors(self, texts: Sequence[str]) -> Tensor:
         weights = self._vectorizer.transform(texts)
         vectors = torch.from_numpy(np.asarray(weights @ self.components.cpu().numpy()))
         return nn.functional.normalize(vectors) * self.scale.cpu()
-
-    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
-        """(N, inputs) -> tap -> (N, C, 1)."""
-        return self.layers(vectorized)
 
 
 _File = gzip.GzipFile | BufferedReader
@@ -327,14 +354,13 @@ def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[
     """Yield each word of a binary file with the bytes of its vector."""
     assert header.count is not None
     size = 4 * header.dimension
-    block, place, total = b"", 0, 0
+    block, place = b"", 0
     for number in range(header.count):
         while (end := block.find(b" ", place)) < 0 or end + 1 + size > len(block):
             if len(block) - place > MAX_WORD + size:
                 break
             more = file.read(_BLOCK)
-            total += len(more)
-            if total > header.most:
+            if file.tell() > header.most:
                 raise _swollen(path, header)
             if not more:
                 raise _miscounted(path, header, f"{number:,} words")
@@ -350,10 +376,9 @@ def _binary_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[
 def _text_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield each word of a text file with the text of its vector."""
     number, line = 0, header.first or file.readline(MAX_LINE)
-    blank = total = 0
+    blank = 0
     while line:
-        total += len(line)
-        if total > header.most:
+        if file.tell() > header.most:
             raise _swollen(path, header)
         if not line.strip():
             blank += 1
@@ -384,7 +409,7 @@ def _text_entries(file: _File, header: _Header, path: Path) -> Iterator[tuple[by
 _TOKEN = re.compile(r"\b\w\w+\b")  # as MaxoutMLP's words: letters and digits, two or more
 
 
-class Word2VecMLP(TextBackbone):
+class Word2VecMLP(_VectorMLP):
     """Mean word vector (tap "0"), then two maxout layers (taps "1" and "2").
 
     `fit` takes from the file the vectors of words that occur in the train texts, as
@@ -408,14 +433,11 @@ class Word2VecMLP(TextBackbone):
         InputError: a file that is not there or not one of word vectors.
     """
 
-    learns = True
     argument = "FILE"
     _grown = ("vocabulary", "vectors")
     _cached = ("_rows",)
 
-    vocabulary: Tensor
     vectors: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -426,10 +448,9 @@ class Word2VecMLP(TextBackbone):
         words: int = 30000,
         inputs: int | None = None,
     ) -> None:
-        super().__init__()
-        self.source = None if source is None else Path(source)
-        if self.source is not None:
-            length = _read_dimension(self.source)
+        path = None if source is None else Path(source)
+        if path is not None:
+            length = _read_dimension(path)
             if inputs not in (None, length):
                 raise InputError(f"expected vectors of {inputs} numbers in {source}, got {length}.")
             inputs = length
@@ -438,18 +459,10 @@ class Word2VecMLP(TextBackbone):
                 f"word vectors need a file or a length, and words >= 1, got {source}, {inputs} "
                 f"and {words}; as Word2VecMLP('vectors.bin')."
             )
-        widths = (inputs, hidden, outputs)
-        name = "" if self.source is None else f"{self.source.name} "  # moving a file is no change
-        self.name = f"word2vec {name}{'-'.join(map(str, widths))} pieces {pieces} words {words}"
-        self.channels = {str(tap): width for tap, width in enumerate(widths)}
-        self.words = words
-        self.layers = MaxoutLayers(widths, pieces)
-        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.uint8))  # lines, UTF-8
+        name = "word2vec" if path is None else f"word2vec {path.name}"  # moving it is no change
+        super().__init__(name, inputs, hidden, outputs, pieces, words)
+        self.source = path
         self.register_buffer("vectors", torch.zeros(0, inputs))  # (words, D), as in the file
-        self.register_buffer("scale", torch.tensor(1.0))  # of the train texts' means
-        self.options = {
-            "inputs": inputs, "hidden": hidden, "outputs": outputs, "pieces": pieces, "words": words
-        }  # fmt: skip
 
     @classmethod
     def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
@@ -505,22 +518,8 @@ class Word2VecMLP(TextBackbone):
         self.scale = torch.tensor(scale, device=device)
         return self
 
-    def vectorize(self, texts: Sequence[str]) -> Tensor:
-        """Texts as scaled mean word vectors (N, D) float32, on the CPU.
-
-        Raises:
-            InputError: the backbone is not fitted.
-        """
-        if not len(self.vectors):
-            raise InputError(
-                "expected a fitted text backbone, got one without a vocabulary; "
-                "call fit(train_texts) or load a state dict first."
-            )
+    def _vectors(self, texts: Sequence[str]) -> Tensor:
         rows = np.zeros((len(texts), self.channels["0"]), np.float32)
         for row, mean in enumerate(self._means(texts)):
             rows[row] = mean
         return torch.from_numpy(rows).div_(self.scale.cpu())
-
-    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
-        """(N, D) -> tap -> (N, C, 1)."""
-        return self.layers(vectorized)

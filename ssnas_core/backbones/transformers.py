@@ -17,8 +17,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones.base import ImageBackbone, TextBackbone
-from ssnas_core.backbones.image import check_images, check_size
+from ssnas_core.backbones.base import Backbone, ImageBackbone, TextBackbone, measuring
+from ssnas_core.backbones.image import check_images, check_size, sized
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import file_size, read_json
 
@@ -112,16 +112,6 @@ def _encoder(source: str | Path, kind: str, *, random: bool, offline: bool) -> t
     return model.float(), config
 
 
-def _saved(folder: Path | None) -> str:
-    """Return the folder with the files of a backbone, as transformers takes it."""
-    if folder is None or not folder.is_dir():
-        raise InputError(
-            f"expected the folder with the files of a transformers backbone, got {folder}; "
-            "pass the folder that save_files wrote."
-        )
-    return str(folder)
-
-
 def _even_depths(layers: int, taps: int) -> tuple[int, ...]:
     """Return `taps` of `layers` layers (from 1), at even distances, the last included."""
     if taps < 1:
@@ -130,10 +120,26 @@ def _even_depths(layers: int, taps: int) -> tuple[int, ...]:
     return tuple(-(-layers * (tap + 1) // taps) for tap in range(taps))
 
 
-def _save_config(config: Any, folder: Path) -> None:
-    config._name_or_path = ""  # where it lay on this machine is nobody's business
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
+class _Transformer(Backbone):
+    """What text and image encoders share: the files that a state dict leaves out."""
+
+    argument = "NAME_OR_FOLDER"
+    whole_config: Any  # of the model that the encoder is a part of
+
+    @classmethod
+    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
+        if folder is None or not folder.is_dir():
+            raise InputError(
+                f"expected the folder with the files of a transformers backbone, got {folder}; "
+                "pass the folder that save_files wrote."
+            )
+        return cls(str(folder), saved=True, **options)  # type: ignore[call-arg]  # of each subclass
+
+    def save_files(self, folder: Path) -> None:
+        """Write the model's config.json into `folder`, its own."""
+        self.whole_config._name_or_path = ""  # where it lay on this machine is nobody's business
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.whole_config.save_pretrained(str(folder))
 
 
 def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
@@ -162,7 +168,7 @@ def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[in
     return torch.stack([one - black for one in pure], 1), black, (int(height), int(width))
 
 
-class TransformerText(TextBackbone):
+class TransformerText(_Transformer, TextBackbone):
     """A transformers text encoder; a tap is the mean of a layer's hidden states over tokens.
 
     Args:
@@ -175,8 +181,6 @@ class TransformerText(TextBackbone):
         InputError: no such model at hand, or a length it cannot take.
     """
 
-    argument = "NAME_OR_FOLDER"
-
     def __init__(
         self, source: str | Path, taps: int = 4, length: int = 128, *, saved: bool = False
     ) -> None:
@@ -186,50 +190,39 @@ class TransformerText(TextBackbone):
         with loading(
             source, "Give a folder with config.json, tokenizer and weights, or go online once."
         ):
-            model, config = _encoder(source, "text", random=saved, offline=saved)
+            model, self.whole_config = _encoder(source, "text", random=saved, offline=saved)
             tokenizer = AutoTokenizer.from_pretrained(
                 source, trust_remote_code=False, local_files_only=saved
             )
             # a folder's own name, not its path: moving a model does not change it
-            self._hold(model, config, tokenizer, Path(source).name, taps, length)
-
-    def _hold(
-        self, model: Any, config: Any, tokenizer: Any, source: str, taps: int, length: int
-    ) -> None:
-        if length < 3:
-            raise InputError(f"length must be >= 3, got {length}.")
-        self.tokenizer = tokenizer
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if self.tokenizer.pad_token_id is None:
-            raise InputError(f"the tokenizer of {source} has no token to pad with; give it one.")
-        self.tokenizer.padding_side = "right"
-        longest = min(
-            self.tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", None) or length,
-        )
-        if length > longest:
-            raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
-        self.model = model
-        self.length = length
-        self.depths = _even_depths(int(model.config.num_hidden_layers), taps)
-        width = int(model.config.hidden_size)
-        self.channels = {str(tap): width for tap in range(len(self.depths))}
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+            source = Path(source).name
+            if length < 3:
+                raise InputError(f"length must be >= 3, got {length}.")
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            if tokenizer.pad_token_id is None:
+                raise InputError(
+                    f"the tokenizer of {source} has no token to pad with; give it one."
+                )
+            tokenizer.padding_side = "right"
+            longest = getattr(model.config, "max_position_embeddings", None) or length
+            longest = min(tokenizer.model_max_length, longest)
+            if length > longest:
+                raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
+            self.depths = _even_depths(int(model.config.num_hidden_layers), taps)
+            width = int(model.config.hidden_size)
+            self.channels = {str(tap): width for tap in range(len(self.depths))}
+            vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
         tokens = hashlib.sha256(vocabulary).hexdigest()[:8]
         self.name = (
             f"transformers:{source} layers {self.depths} length {length} vocabulary {tokens}"
         )
-        self._whole_config = config
+        self.model, self.tokenizer, self.length = model, tokenizer, length
         self.options = {"taps": taps, "length": length}
-
-    @classmethod
-    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
-        return cls(_saved(folder), saved=True, **options)
 
     def save_files(self, folder: Path) -> None:
         """Write the model's config.json and the tokenizer's files into `folder`, its own."""
-        _save_config(self._whole_config, folder)
+        super().save_files(folder)
         self.tokenizer.save_pretrained(str(folder))
 
     def vectorize(self, texts: Sequence[str]) -> Tensor:
@@ -267,7 +260,7 @@ class TransformerText(TextBackbone):
         }
 
 
-class TransformerImage(ImageBackbone):
+class TransformerImage(_Transformer, ImageBackbone):
     """A transformers vision encoder: ViT, DINO, BEiT, CLIP, Swin, ConvNeXt, ResNet and kin.
 
     A tap is the hidden states of a layer or stage, as the model gives them, brought
@@ -289,8 +282,6 @@ class TransformerImage(ImageBackbone):
             take.
     """
 
-    argument = "NAME_OR_FOLDER"
-
     colours: Tensor  # (3, 3), of RGB in [0, 1]
     black: Tensor  # (3,)
 
@@ -311,7 +302,9 @@ class TransformerImage(ImageBackbone):
             "Give an image encoder's folder with config.json, preprocessor_config.json and "
             "weights, or go online once.",
         ):
-            model, config = _encoder(source, "image", random=weights is None, offline=saved)
+            model, self.whole_config = _encoder(
+                source, "image", random=weights is None, offline=saved
+            )
             side = max(_pair(getattr(model.config, "image_size", None) or 224))
             colours, black = torch.eye(3), torch.zeros(3)
             if not saved:
@@ -319,44 +312,21 @@ class TransformerImage(ImageBackbone):
                 size = made if size is None else size
             self.register_buffer("colours", colours)  # in the state dict: part of the model
             self.register_buffer("black", black.clone())
-            name = f"transformers:{Path(source).name} {weights}"
-            self._hold(model, config, name, taps, size or (side, side))
-
-    def _hold(self, model: Any, config: Any, name: str, taps: int, size: tuple[int, int]) -> None:
-        self.size = check_size(size)
-        self.model = model
-        self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-        training = model.training
-        model.eval()
-        blank = torch.zeros(1, 3, *self.size)
-        try:
-            with torch.inference_mode():
+            self.size = check_size(size or (side, side))
+            self.model = model
+            takes = inspect.signature(model.forward).parameters
+            self._resizes = "interpolate_pos_encoding" in takes
+            blank = torch.zeros(1, 3, *self.size)
+            with sized(type(model).__name__, self.size), measuring(model):
                 states = self._states(blank)
                 stages = len(getattr(model.config, "depths", None) or ())
                 first = 0 if len(states) == stages else 1  # most give their embedding first
                 depths = _even_depths(len(states) - first, taps)
                 self.depths = tuple(depth - 1 + first for depth in depths)
                 maps = [self._arranged(states[depth], blank) for depth in self.depths]
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{type(model).__name__} cannot take images of size {self.size}: "
-                f"{str(error).splitlines()[0]}; choose another size, often (224, 224)."
-            ) from error
-        model.train(training)
         self.channels = {str(tap): value.shape[1] for tap, value in enumerate(maps)}
-        self.name = f"{name} layers {self.depths} {self.size}"
-        self._whole_config = config
+        self.name = f"transformers:{Path(source).name} {weights} layers {self.depths} {self.size}"
         self.options = {"taps": taps, "size": self.size}
-
-    @classmethod
-    def rebuilt(cls, folder: Path | None, **options: Any) -> Self:
-        return cls(_saved(folder), None, saved=True, **options)
-
-    def save_files(self, folder: Path) -> None:
-        """Write the model's config.json into `folder`, its own; the state dict has the rest."""
-        _save_config(self._whole_config, folder)
 
     def _states(self, images: Tensor) -> list[Tensor]:
         """Return the hidden states of normalised images: maps if it has them, else tokens."""

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from tqdm.auto import tqdm
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import atomic_path, write_text
 
 
@@ -290,7 +290,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, HTTPError) and error.response is not None:
         text = f"HTTP {error.response.status_code} {error.response.reason}"
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    return one_line(text)
 
 
 def _is_whole(path: Path, note: Path, file: Published, progress: bool) -> bool:

@@ -28,10 +28,10 @@ from typing import Any, cast
 
 from tqdm.auto import tqdm
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.locks import alone_in
-from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
+from ssnas_core.datasets.records import SPLITS, BadRecordError, Dataset, Record, Skips, check_bytes
 
 GENRES = (
     "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
@@ -75,10 +75,6 @@ _BROKEN = (
     *(gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError),
     *(ArithmeticError, LookupError, RuntimeError),
 )
-
-
-class _BadRecordError(Exception):
-    """A record that cannot be used; its arguments are the file to blame, and why."""
 
 
 def read_mmimdb(
@@ -133,7 +129,7 @@ def _wanted(name: str) -> tuple[str, int] | None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each file by its name."""
+    """Return the bytes of each file by its name, as "dataset/1.json"."""
     sizes = {}
     try:
         entries = list(os.scandir(folder))
@@ -142,7 +138,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     for entry in entries:
         with contextlib.suppress(OSError):  # as of a link to itself: the record lacks it
             if entry.is_file():
-                sizes[entry.name] = entry.stat().st_size
+                sizes[f"{folder.name}/{entry.name}"] = entry.stat().st_size
     return sizes
 
 
@@ -158,16 +154,24 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
     records: list[Record] = []
     for name, listings in tqdm(listed.items(), desc="reading MM-IMDB", disable=not progress):
         split, entry = listings[0]
+        file = "split.json"  # the one to blame
         try:
             if not isinstance(entry, str) or not _ID.fullmatch(entry):
-                raise _BadRecordError("split.json", "not a safe id (letters, digits, _ and -)")
+                raise BadRecordError("not a safe id (letters, digits, _ and -)")
             if len(listings) > 1:
-                places = " and ".join(split for split, _ in listings)
-                raise _BadRecordError("split.json", f"listed in {places}")
-            records.append(_read_record(root / "dataset", entry, split, sizes))
-        except _BadRecordError as bad:
-            file, reason = bad.args
-            skips.add(name, reason, f"/{file}")
+                raise BadRecordError(f"listed in {' and '.join(split for split, _ in listings)}")
+            posters = (f"dataset/{name}.jpeg", f"dataset/{name}.jpg")
+            poster = next((file for file in posters if file in sizes), posters[0])
+            file = f"dataset/{name}.json"
+            check_bytes("JSON", sizes.get(file), MAX_JSON_BYTES)
+            file = poster
+            check_bytes("poster", sizes.get(file), MAX_POSTER_BYTES)
+            file = f"dataset/{name}.json"
+            document = _document(root / file)
+            inputs = {"image": root / poster, "text": _longest_plot(document)}
+            records.append(Record(name, inputs, _genres(document), split))
+        except BadRecordError as bad:
+            skips.add(name, str(bad), f"/{file}")
     skips.check(records)
     kinds = {"image": "image", "text": "text"}
     return Dataset("mmimdb", kinds, GENRES, tuple(records), skips.reasons)
@@ -190,59 +194,45 @@ def _entries(path: Path) -> list[tuple[str, Any]]:
     return [(split, entry) for split, ids in zip(SPLITS, lists, strict=True) for entry in ids or ()]
 
 
-def _read_record(folder: Path, name: str, split: str, sizes: Mapping[str, int]) -> Record:
-    poster = next((f for f in (f"{name}.jpeg", f"{name}.jpg") if f in sizes), f"{name}.jpeg")
-    for file, kind, limit in (
-        (f"{name}.json", "JSON", MAX_JSON_BYTES),
-        (poster, "poster", MAX_POSTER_BYTES),
-    ):
-        size = sizes.get(file)
-        if size is None:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} missing")
-        if size == 0:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} empty (0 bytes)")
-        if size > limit:
-            raise _BadRecordError(f"dataset/{file}", f"{kind} larger than {limit // 10**6} MB")
-    file = f"dataset/{name}.json"
+def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads((folder / f"{name}.json").read_bytes())
+        document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        raise _BadRecordError(file, "JSON unreadable or malformed") from None
+        raise BadRecordError("JSON unreadable or malformed") from None
     if not isinstance(document, dict):
-        raise _BadRecordError(file, "JSON is not an object")
-    text = _longest_plot(document, file)
-    return Record(name, {"image": folder / poster, "text": text}, _genres(document, file), split)
+        raise BadRecordError("JSON is not an object")
+    return document
 
 
-def _longest_plot(document: Mapping[str, Any], file: str) -> str:
+def _longest_plot(document: Mapping[str, Any]) -> str:
     if "plot" not in document:
-        raise _BadRecordError(file, "no 'plot'")
+        raise BadRecordError("no 'plot'")
     plots = document["plot"]
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
-        raise _BadRecordError(file, "'plot' is not text or a list of texts")
+        raise BadRecordError("'plot' is not text or a list of texts")
     plot = max((plot.strip() for plot in plots), key=len, default="")
     if not plot:
-        raise _BadRecordError(file, "plot is empty")
+        raise BadRecordError("plot is empty")
     if len(plot) > MAX_PLOT:
-        raise _BadRecordError(file, f"plot longer than {MAX_PLOT:,} characters")
+        raise BadRecordError(f"plot longer than {MAX_PLOT:,} characters")
     if re.search("[\ud800-\udfff]", plot):  # JSON can escape what UTF-8 cannot encode
-        raise _BadRecordError(file, "plot is not valid Unicode")
+        raise BadRecordError("plot is not valid Unicode")
     return plot
 
 
-def _genres(document: Mapping[str, Any], file: str) -> tuple[str, ...]:
+def _genres(document: Mapping[str, Any]) -> tuple[str, ...]:
     if "genres" not in document:
-        raise _BadRecordError(file, "no 'genres'")
+        raise BadRecordError("no 'genres'")
     named = document["genres"]
     if not isinstance(named, list) or not all(isinstance(genre, str) for genre in named):
-        raise _BadRecordError(file, "'genres' is not a list of texts")
+        raise BadRecordError("'genres' is not a list of texts")
     genres = [genre for genre in named if genre not in DROPPED_GENRES]
     for genre in genres:
         if genre not in GENRES:
-            raise _BadRecordError(file, f"unknown genre {genre[:40]!r}")
+            raise BadRecordError(f"unknown genre {genre[:40]!r}")
     if not genres:
-        raise _BadRecordError(file, f"none of the {len(GENRES)} genres")
+        raise BadRecordError(f"none of the {len(GENRES)} genres")
     return tuple(genre for genre in GENRES if genre in genres)
 
 
@@ -286,7 +276,7 @@ def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
         raise
     except _BROKEN as error:
         raise InputError(
-            f"{archive} is not a whole .tar.gz archive ({' '.join(str(error).split())[:200]}); "
+            f"{archive} is not a whole .tar.gz archive ({one_line(error)}); "
             "expected MM-IMDB's as published, download it again."
         ) from error
     except OSError as error:
@@ -311,7 +301,7 @@ def _oversized(root: Path) -> dict[str, int]:
             f"{root} is an interrupted unpack; expected a finished one, read the archive again "
             "to redo it."
         )
-    return {name: size for name, size in sizes.items() if isinstance(size, int)}
+    return {f"dataset/{name}": n for name, n in sizes.items() if isinstance(n, int)}
 
 
 def _marker(root: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.datasets.mmimdb import GENRES
 from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 
@@ -73,7 +73,7 @@ class _Poster:
         try:
             stored = file["images"][self.row]
         except _BROKEN as error:
-            raise ValueError(f"{self} is damaged: {_line(error)}") from error
+            raise ValueError(f"{self} is damaged: {one_line(error)}") from error
         return _rgb(stored)
 
 
@@ -144,8 +144,8 @@ def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False
         raise
     except _BROKEN as error:
         raise InputError(
-            f"{path} is not a whole HDF5 file ({_line(error)}); expected multimodal_imdb.hdf5 as "
-            "published, download it again."
+            f"{path} is not a whole HDF5 file ({one_line(error)}); expected multimodal_imdb.hdf5 "
+            "as published, download it again."
         ) from error
     bad = set(np.flatnonzero(~np.isfinite(features).all(1)).tolist())
     count = Counter(ids)
@@ -208,7 +208,7 @@ def _checked(path: Path, file: Any) -> int:
         # a link may lead into another file; so may a field's data
         link = file.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
-            held = ", ".join(_line(one)[:40] for one in islice(file, 10))
+            held = ", ".join(one_line(one, 40) for one in islice(file, 10))
             what = f"no field {name!r}" if link is None else f"something else than data as {name!r}"
             raise InputError(
                 f"{path} has {what}; expected {', '.join(_SHAPES)} as in "
@@ -275,11 +275,6 @@ def _attribute(owner: Any, name: str, most: int) -> Any:
     return owner.attrs[name]
 
 
-def _line(error: Any) -> str:
-    """Return what h5py says, or a name in a file, in one line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:200]
-
-
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
@@ -307,7 +302,7 @@ def _splits(path: Path, file: Any, rows: int) -> list[str | None]:
     try:
         return _fuel_splits(_attribute(file, "split", _MAX_SPANS), rows)
     except _BROKEN as error:
-        problem = f"no usable attribute 'split' ({_line(error)})"
+        problem = f"no usable attribute 'split' ({one_line(error)})"
     if rows == sum(_PUBLISHED.values()):
         _LOG.warning("%s: %s; its rows are taken to be in published order", path, problem)
         return [split for split, count in _PUBLISHED.items() for _ in range(count)]

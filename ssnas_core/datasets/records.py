@@ -125,11 +125,7 @@ class Dataset:
 
     def labels(self) -> np.ndarray:
         """Return the label matrix, (N, K) uint8 of 0 and 1."""
-        column = {name: k for k, name in enumerate(self.classes)}
-        matrix = np.zeros((len(self.records), len(self.classes)), dtype=np.uint8)
-        for row, record in zip(matrix, self.records, strict=True):
-            row[[column[label] for label in record.labels]] = 1
-        return matrix
+        return label_matrix(self.records, self.classes)
 
     def targets(self) -> np.ndarray:
         """Return what `Supervised` learns: (N, K) uint8; if `single_label` classes, (N,) int64."""
@@ -212,6 +208,15 @@ class Dataset:
         return digest.hexdigest()
 
 
+def label_matrix(records: Sequence[Record], classes: Sequence[str]) -> np.ndarray:
+    """Return the labels of N records as (N, K) uint8 of 0 and 1."""
+    column = {name: k for k, name in enumerate(classes)}
+    matrix = np.zeros((len(records), len(classes)), dtype=np.uint8)
+    for row, record in zip(matrix, records, strict=True):
+        row[[column[label] for label in record.labels]] = 1
+    return matrix
+
+
 def _digest(value: Any) -> bytes:
     """Return the hash of an image's file, or of the content of an image or array."""
     try:
@@ -241,6 +246,20 @@ def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | N
     if value.shape != shape or value.size == 0:
         return f"{modality!r} of the first record's shape {shape}, got {value.shape}"
     return None if np.isfinite(value).all() else f"finite numbers in {modality!r}, got NaN or inf"
+
+
+class BadRecordError(Exception):
+    """A record that cannot be used, and why."""
+
+
+def check_bytes(what: str, size: int | None, most: int) -> None:
+    """Raise `BadRecordError` unless a file (None: there is none) has 1 to `most` bytes."""
+    if size is None:
+        raise BadRecordError(f"{what} missing")
+    if size == 0:
+        raise BadRecordError(f"{what} empty (0 bytes)")
+    if size > most:
+        raise BadRecordError(f"{what} larger than {most // 10**6} MB")
 
 
 @dataclass

@@ -17,11 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TextIO
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
+from ssnas_core.datasets.records import (
+    SPLITS,
+    BadRecordError,
+    Dataset,
+    Record,
+    Skips,
+    check_bytes,
+    label_matrix,
+)
 from ssnas_core.datasets.splits import stratified_split
 
 MAX_TABLE_BYTES = 10**9
@@ -155,7 +162,7 @@ def read_table(
     path = csv_file(Path(path))
     rows = _csv_rows(path)
     header = [" ".join(name.split()) for name in next(rows, (0, []))[1]]
-    columns = _columns(path, header, images, texts, labels, id, split)
+    columns = _columns(_Header(path, header), images, texts, labels, id, split)
     cells = [(line, row[: len(header) + 1]) for line, row in rows]  # enough to see it is longer
     ids = [_id(columns, number, row) for number, (_, row) in enumerate(cells, 1)]
     count = Counter(ids)
@@ -165,34 +172,88 @@ def read_table(
     for name, (line, row) in bar:
         try:
             if name and count[name] > 1:
-                raise _BadRowError(f"its id occurs {count[name]} times")
+                raise BadRecordError(f"its id occurs {count[name]} times")
             records.append(_record(columns, path.parent, name, row, single_label))
-        except _BadRowError as bad:
+        except BadRecordError as bad:
             skips.add(name or f"line {line}", str(bad), f", line {line}")
 
-    classes = sorted({label for record in records for label in record.labels})
+    classes = tuple(sorted({label for record in records for label in record.labels}))
     if records and not 2 <= len(classes) <= MAX_CLASSES:
         raise InputError(
             f"{path}: expected 2 to {MAX_CLASSES} classes in column {header[columns.labels]!r}, "
             f"got {len(classes)} (e.g. {classes[0][:40]!r}); name the right column by labels=."
         )
     if columns.split is None and records:
-        place = {name: k for k, name in enumerate(classes)}
-        matrix = np.zeros((len(records), len(classes)), np.uint8)
-        for row, one in zip(matrix, records, strict=True):
-            row[[place[name] for name in one.labels]] = 1
-        drawn = stratified_split(matrix, seed)
-        pairs = zip(records, drawn, strict=True)
-        records = [replace(one, split=part) for one, part in pairs]
+        drawn = stratified_split(label_matrix(records, classes), seed)
+        records = [replace(one, split=part) for one, part in zip(records, drawn, strict=True)]
     skips.check(records)
     single = all(len(one.labels) == 1 for one in records) if single_label is None else single_label
     kinds = dict.fromkeys(columns.images.values(), "image")
     kinds |= dict.fromkeys(columns.texts.values(), "text")
-    return Dataset(path.stem, kinds, tuple(classes), tuple(records), skips.reasons, single)
+    return Dataset(path.stem, kinds, classes, tuple(records), skips.reasons, single)
 
 
-class _BadRowError(Exception):
-    """A row that cannot be used, and why."""
+@dataclass(frozen=True)
+class _Header:
+    """The titles of a file's columns, by which these are found."""
+
+    path: Path
+    titles: Sequence[str]
+
+    def find(
+        self, option: str, named: str | Sequence[str] | None, usual: Sequence[str], prefix: str = ""
+    ) -> list[int]:
+        """Return the columns that are named, else one of a usual name, else all with the prefix.
+
+        There is one at least.
+        """
+        if named is not None:
+            wanted = [named] if isinstance(named, str) else list(named)
+            if len(set(wanted)) != len(wanted):
+                raise InputError(f"expected different columns by {option}=, got {wanted}.")
+            return [self._named(option, name) for name in wanted]
+        found = self.usual(*usual)
+        if found is not None:
+            return [found]
+        titles = enumerate(self.titles)
+        several = [c for c, title in titles if prefix and title.casefold().startswith(prefix)]
+        if not several:
+            forms = " or ".join([*usual, f"{prefix}..."] if prefix else usual)
+            raise InputError(
+                f"{self.path}: expected a column {forms}, got {self}; "
+                f"name it by {option}=, and separate columns by commas."
+            )
+        return several
+
+    def optional(self, option: str, named: str | None) -> int | None:
+        """Return the column that is named, else the one that is called as the option, if any."""
+        return self.usual(option) if named is None else self._named(option, named)
+
+    def usual(self, *names: str) -> int | None:
+        """Return the column of the first of these names that there is, whatever its case."""
+        for name in names:
+            places = [c for c, title in enumerate(self.titles) if title.casefold() == name]
+            if len(places) > 1:
+                raise InputError(
+                    f"{self.path}: expected one column {name!r}, got {len(places)}; rename the "
+                    "others."
+                )
+            if places:
+                return places[0]
+        return None
+
+    def _named(self, option: str, name: str) -> int:
+        places = [column for column, title in enumerate(self.titles) if title == name]
+        if len(places) != 1:
+            raise InputError(
+                f"{self.path}: expected one column {name!r} as named by {option}=, got "
+                f"{len(places)}; it has {self}."
+            )
+        return places[0]
+
+    def __str__(self) -> str:
+        names = ", ".join(title[:40] or "''" for title in self.titles[:10]) or "nothing"
+        return f"{names}, ..." if len(self.titles) > 10 else names
 
 
 @dataclass(frozen=True)
@@ -208,41 +269,38 @@ class _Columns:
 
 
 def _columns(
-    path: Path,
-    header: Sequence[str],
+    header: _Header,
     images: str | Sequence[str] | None,
     texts: str | Sequence[str] | None,
     labels: str | None,
     id: str | None,
     split: str | None,
 ) -> _Columns:
-    image = _several(path, header, "images", images, ("image", "poster"), "image_")
-    text = _several(path, header, "texts", texts, ("text", "plot"), "text_")
+    image = header.find("images", images, ("image", "poster"), "image_")
+    text = header.find("texts", texts, ("text", "plot"), "text_")
     if len(image) + len(text) < 2:
         raise InputError(
-            f"{path}: expected at least two columns of images and texts, got {len(image)} and "
-            f"{len(text)}; name them by images=, texts=."
+            f"{header.path}: expected at least two columns of images and texts, got {len(image)} "
+            f"and {len(text)}; name them by images=, texts=."
         )
-    label = _one(path, header, "labels", labels, ("labels", "genres"))
-    if label is None:
-        raise _lacking(path, header, "labels", ("labels", "genres"))
+    (label,) = header.find("labels", labels, ("labels", "genres"))
     modality: dict[int, str] = {}
     for group, only in ((image, "image"), (text, "text")):
         for column in group:
-            title = re.sub(r"\W", "_", header[column])
+            title = re.sub(r"\W", "_", header.titles[column])
             modality[column] = only if len(group) == 1 else title
     if len(set(modality.values())) != len(image) + len(text):
         raise InputError(
-            f"{path}: expected a column of its own for each modality, got "
+            f"{header.path}: expected a column of its own for each modality, got "
             f"{', '.join(modality.values())}; rename columns."
         )
     return _Columns(
-        header,
+        header.titles,
         {column: modality[column] for column in image},
         {column: modality[column] for column in text},
         label,
-        _one(path, header, "id", id, ("id",)),
-        _one(path, header, "split", split, ("split",)),
+        header.optional("id", id),
+        header.optional("split", split),
     )
 
 
@@ -258,109 +316,37 @@ def _record(
 ) -> Record:
     """Return the record of a row, its split "" where the file has none."""
     if len(row) != len(columns.header):
-        raise _BadRowError(f"{len(row)} cells, where the header has {len(columns.header)}")
+        raise BadRecordError(f"{len(row)} cells, where the header has {len(columns.header)}")
     if not name:
-        raise _BadRowError("no id")
+        raise BadRecordError("no id")
     inputs: dict[str, Path | str] = {}
     for column, modality in columns.images.items():
         inputs[modality] = _image(folder, row[column].strip())
     for column, modality in columns.texts.items():
         inputs[modality] = row[column].strip()
         if not inputs[modality]:
-            raise _BadRowError(f"{columns.header[column]} is empty")
+            raise BadRecordError(f"{columns.header[column]} is empty")
     labels = _labels(row[columns.labels], single)
     split = "" if columns.split is None else _split(row[columns.split])
     return Record(name, inputs, labels, split)
 
 
-def _find(path: Path, header: Sequence[str], option: str, name: str) -> int:
-    """Return the column that an option names."""
-    places = [column for column, title in enumerate(header) if title == name]
-    if len(places) != 1:
-        raise InputError(
-            f"{path}: expected one column {name!r} as named by {option}=, got {len(places)}; "
-            f"it has {_shown(header)}."
-        )
-    return places[0]
-
-
-def _several(
-    path: Path,
-    header: Sequence[str],
-    option: str,
-    named: str | Sequence[str] | None,
-    usual: Sequence[str],
-    prefix: str,
-) -> list[int]:
-    """Return the columns that are named, else one of the usual name, else all with the prefix."""
-    if named is not None:
-        wanted = [named] if isinstance(named, str) else list(named)
-        if len(set(wanted)) != len(wanted):
-            raise InputError(f"expected different columns by {option}=, got {wanted}.")
-        return [_find(path, header, option, name) for name in wanted]
-    one = _one(path, header, option, None, usual)
-    if one is not None:
-        return [one]
-    several = [c for c, title in enumerate(header) if title.casefold().startswith(prefix)]
-    if not several:
-        raise _lacking(path, header, option, [*usual, f"{prefix}..."])
-    return several
-
-
-def _one(
-    path: Path,
-    header: Sequence[str],
-    option: str,
-    named: str | None,
-    usual: Sequence[str],
-) -> int | None:
-    """Return the column that is named, else the first of the usual names; None if it has none."""
-    if named is not None:
-        return _find(path, header, option, named)
-    for name in usual:
-        places = [column for column, title in enumerate(header) if title.casefold() == name]
-        if len(places) > 1:
-            raise InputError(
-                f"{path}: expected one column {name!r}, got {len(places)}; rename the others."
-            )
-        if places:
-            return places[0]
-    return None
-
-
-def _lacking(path: Path, header: Sequence[str], option: str, usual: Sequence[str]) -> InputError:
-    return InputError(
-        f"{path}: expected a column {' or '.join(usual)}, got {_shown(header)}; "
-        f"name it by {option}=, and separate columns by commas."
-    )
-
-
-def _shown(header: Sequence[str]) -> str:
-    names = ", ".join(title[:40] or "''" for title in header[:10]) or "nothing"
-    return f"{names}, ..." if len(header) > 10 else names
-
-
 def _image(folder: Path, cell: str) -> Path:
     """Return the image file that a cell names."""
     if not cell or "\0" in cell:
-        raise _BadRowError("no image path")
+        raise BadRecordError("no image path")
     windows = PureWindowsPath(cell)
     if PurePosixPath(cell).is_absolute() or windows.drive or windows.root:
-        raise _BadRowError("image path is absolute, expected one relative to the CSV's folder")
+        raise BadRecordError("image path is absolute, expected one relative to the CSV's folder")
     inside = os.path.normpath(cell if os.sep == "\\" else cell.replace("\\", "/"))
     if inside.split(os.sep)[0] == os.pardir:
-        raise _BadRowError("image path leads out of the CSV's folder")
+        raise BadRecordError("image path leads out of the CSV's folder")
     path = folder / inside
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError:
         size = None
-    if size is None:
-        raise _BadRowError("image missing")
-    if size == 0:
-        raise _BadRowError("image empty (0 bytes)")
-    if size > MAX_IMAGE_BYTES:
-        raise _BadRowError(f"image larger than {MAX_IMAGE_BYTES // 10**6} MB")
+    check_bytes("image", size, MAX_IMAGE_BYTES)
     return path
 
 
@@ -368,14 +354,14 @@ def _labels(cell: str, single: bool | None) -> tuple[str, ...]:
     parts = cell.split("|" if "|" in cell else ";")
     names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not names:
-        raise _BadRowError("no label")
+        raise BadRecordError("no label")
     if single and len(names) != 1:
-        raise _BadRowError(f"{len(names)} labels, where one is expected")
+        raise BadRecordError(f"{len(names)} labels, where one is expected")
     return names
 
 
 def _split(cell: str) -> str:
     known = _SPLITS.get(cell.strip().casefold())
     if known is None:
-        raise _BadRowError(f"split {cell.strip()[:20]!r} is none of train, dev, test")
+        raise BadRecordError(f"split {cell.strip()[:20]!r} is none of train, dev, test")
     return known
