@@ -186,10 +186,11 @@ def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
     from ssnas_core.common.files import write_text
     from ssnas_core.runs import compare
     from ssnas_core.show.style import save
+    from ssnas_core.show.tables import table_csv
 
     rows = compare.compare_runs(command.runs)
     if command.csv is not None:
-        write_text(command.csv, compare.comparison_csv(rows))
+        write_text(command.csv, table_csv(rows))
     if command.png is not None:
         save(compare.plot_comparison(rows), command.png)
     return rows, compare.comparison_table(rows)

@@ -23,11 +23,10 @@ from ssnas_core.runs.reading import (
 from ssnas_core.show.curves import plot_scores
 from ssnas_core.show.tables import (
     align,
-    by_ratio,
+    grouped,
     methods_of,
     primary_score,
     score_name,
-    table_csv,
     with_interval,
 )
 from ssnas_core.training.metrics import mean_interval
@@ -109,31 +108,23 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str = "score") -
     if not scored:
         return "\n".join(["no trained method to compare", *_remarks(rows)])
     columns = [*_AXES, "on", *(["setting"] if any(row["setting"] for row in scored) else [])]
-    order = {method: place for place, method in enumerate(methods_of(scored))}
-
-    def group(row: Mapping[str, Any]) -> tuple[str, ...]:
-        return (row["method"], *(row[name] for name in columns))
-
-    lines = [
-        (ratio, order[method], about, scores)
-        for (method, *about), curve in by_ratio(scored, metric, group).items()
-        for ratio, scores in curve.items()
-    ]
-    lines.sort(key=lambda line: (*line[:2], line[2][4:], line[2][3]))
-    methods = list(order)
-    body = [
-        [methods[place], f"{ratio:g}", *about, str(len(scores))]
-        + [with_interval(mean_interval(scores))]
-        for ratio, place, about, scores in lines
-    ]
+    methods = methods_of(scored)
+    cells = grouped(scored, "label_ratio", "method", *columns)
+    order = sorted(cells, key=lambda c: (c[0], methods.index(c[1]), c[6:], c[5]))
+    body = []
+    for ratio, method, *about in order:
+        scores = [row[metric] for row in cells[ratio, method, *about]]
+        line = [
+            method,
+            f"{ratio:g}",
+            *about,
+            str(len(scores)),
+            with_interval(mean_interval(scores)),
+        ]
+        body.append(line)
     head = ["method", "r", *columns, "seeds", f"{score_name(scored, metric)} [95 % interval]"]
     left = (0, *range(2, 2 + len(columns)), len(head) - 1)
     return "\n".join([*align([head, *body], left), *_remarks(rows)])
-
-
-def comparison_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows of `compare_runs` as CSV; what a row lacks is empty."""
-    return table_csv(rows)
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], metric: str = "score") -> Figure:
@@ -148,14 +139,8 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], metric: str = "score") ->
     scored = _counted(rows, metric)
     if not scored:
         raise InputError("expected runs with a trained method, got none; train them first.")
-    parts = {row["on"] for row in scored}
-    drawn = []
-    for row in scored:
-        on = f"on {row['on']}" if len(parts) > 1 else ""
-        drawn.append({**row, "setting": " ".join(filter(None, (row["setting"], on)))})
     notes = dict.fromkeys(f"{r['setting']}: {r['differs']}" for r in scored if r["setting"])
-    part = parts.pop() if len(parts) == 1 else ""
-    return plot_scores(drawn, metric=metric, part=part, notes=list(notes))
+    return plot_scores(scored, metric=metric, notes=list(notes))
 
 
 @dataclass(frozen=True)

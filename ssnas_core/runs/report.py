@@ -88,7 +88,7 @@ def show_run(
         figures["losses"] = plot_losses(losses, [cell["method"] for cell in cells], unit="nats")
     scores = [{name: v for name, v in cell.items() if name != "history"} for cell in cells]
     if scores:
-        figures["scores"] = _plot_scores(scores)
+        figures["scores"] = plot_scores(scores)
     result = {
         "run": str(run.path),
         "stage": stage_of(run, config, history, cells),
@@ -156,14 +156,6 @@ def _losses(
         if cell["history"]:
             stages.setdefault(title, {})[cell["method"]] = cell["history"]
     return stages
-
-
-def _plot_scores(scores: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw all cells; where only some are scored on dev, these are curves of their own."""
-    parts = {row["on"] for row in scores}
-    if len(parts) == 1:
-        return plot_scores(scores, part=parts.pop())
-    return plot_scores([{**row, "setting": f"on {row['on']}"} for row in scores], part="")
 
 
 def _text(result: Mapping[str, Any], config: Mapping[str, Any], genotype: Genotype | None) -> str:

@@ -29,6 +29,7 @@ from ssnas_core.show.style import (
     dress,
     marker,
     new_figure,
+    panels,
     ratio_axis,
     style,
     text_width,
@@ -51,10 +52,7 @@ def sketch(
 
     Axes are one, or a list of `columns` side by side; `title` stands above the first.
     """
-    figure = new_figure(width, height, layout="constrained")
-    axes = [figure.add_subplot(1, columns, 1 + place) for place in range(columns)]
-    for place, one in enumerate(axes):
-        dress(one, "" if place else title)
+    figure, axes = panels([title, *[""] * (columns - 1)], width, height, columns)
     return figure, axes[0] if columns == 1 else axes
 
 
@@ -178,11 +176,12 @@ def plot_scores(
     Args:
         rows: of a run, of several or of a study: `"method"`, `"label_ratio"`, `"seed"` and
             `metric`; optionally `"setting"`, a short text that tells runs apart which differ in
-            more than the seed. A method has one colour, a setting one dash and filling.
+            more than the seed, and `"on"`, the part of the data that was scored: several parts
+            are settings, too. A method has one colour, a setting one dash and filling.
         methods: those to tell apart; the others are pale lines without names. All by
             default. Of more than 8 curves no intervals are drawn.
         metric: the score; by default what methods are compared by, accuracy or weighted F1.
-        part: of the data that was scored, for the axis label.
+        part: of the data that was scored, for the axis label, where rows have no `"on"`.
         notes: lines below the axes, as to say what the settings are.
 
     Returns:
@@ -197,7 +196,10 @@ def plot_scores(
         raise InputError("expected at least one row of scores, got none; train a method first.")
     metric = metric or primary_score(rows)
     methods = chosen(rows, methods)
-    curves = mean_curves(rows, metric, lambda row: (row["method"], row.get("setting") or ""))
+    parts = {row.get("on", part) for row in rows}
+    part = parts.pop() if len(parts) == 1 else ""
+    settled = [{**row, "setting": _setting(row, bool(parts))} for row in rows]
+    curves = mean_curves(settled, metric, ("method", "setting"))
     shown = sorted((key for key in curves if key[0] in methods), key=lambda k: methods.index(k[0]))
     settings = list(dict.fromkeys(setting for _, setting in curves))
     several = len(settings) > 1
@@ -238,6 +240,11 @@ def plot_scores(
             va="center", transform=axes.transAxes,
         )  # fmt: skip
     return axes.get_figure(root=True)  # type: ignore[return-value]
+
+
+def _setting(row: Mapping[str, Any], several_parts: bool) -> str:
+    on = f"on {row['on']}" if several_parts else ""
+    return " ".join(filter(None, (row.get("setting"), on)))
 
 
 def posters(

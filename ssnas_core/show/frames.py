@@ -48,7 +48,7 @@ def frames(
     Raises:
         InputError: fewer than two values, or `start` is none of their indices.
     """
-    from ipywidgets import Layout, SelectionSlider, jslink
+    from ipywidgets import Layout, SelectionSlider
 
     if len(values) < 2 or not 0 <= start < len(values):
         raise InputError(
@@ -63,17 +63,11 @@ def frames(
         layout=Layout(width="auto", max_width="630px"),
     )
     once = functools.cache(page)  # one model for equal frames
-    columns = [[_images(draw(value), alt(value)) for value in values]]
+    columns = [_images(draw(value), alt(value)) for value in values]
     if caption is not None:
-        columns.append([[sentence(caption(value))] for value in values])
-    panels = [
-        stack([once(picture) for picture in panel])
-        for column in columns
-        for panel in zip(*column, strict=True)
-    ]
-    for panel in panels:
-        panel.selected_index = start
-        jslink((slider, "index"), (panel, "selected_index"))
+        columns = [[*c, sentence(caption(v))] for c, v in zip(columns, values, strict=True)]
+    rows = [[once(picture) for picture in row] for row in zip(*columns, strict=True)]
+    panels = [linked([slider], row.__getitem__) for row in rows]
     return box([slider, *panels], f"{description}: {len(values)} frames")
 
 
@@ -118,11 +112,25 @@ def page(content: str) -> HTML:
     return HTML(content)
 
 
-def stack(children: Sequence[Any]) -> Stack:
-    """Return children of which one is shown."""
-    from ipywidgets import Stack
+def linked(controls: Sequence[Any], leaf: Callable[..., Any], *chosen: int) -> Stack:
+    """Return what `leaf` gives for the places at which the controls stand.
 
-    return Stack(children, selected_index=0)
+    It is a stack for the first control, of stacks for the next one, and so on; each shows, in
+    the browser, the child at its control's index.
+
+    Args:
+        controls: lists or sliders.
+        leaf: the widget to show, by the index of each control.
+        chosen: indices of the controls before these.
+    """
+    from ipywidgets import Stack, jslink
+
+    control, *more = controls
+    places = range(len(control.options))
+    children = [linked(more, leaf, *chosen, n) if more else leaf(*chosen, n) for n in places]
+    level = Stack(children, selected_index=control.index)
+    jslink((control, "index"), (level, "selected_index"))
+    return level
 
 
 def box(children: Sequence[Any], summary: str) -> VBox:

@@ -28,7 +28,11 @@ PAPER, INK, PALE = "white", "#222222", "#858585"
 FONT = 8.0
 """Size of texts in points; legends and ticks are a little smaller."""
 
-_LEGEND = FONT - 1.5
+LEGEND: Mapping[str, Any] = {
+    "fontsize": FONT - 1.5, "frameon": False, "labelcolor": INK, "handlelength": 2.2,
+    "borderaxespad": 0.3, "loc": "outside right center",
+}  # fmt: skip
+"""The look of legends, and their place beside the panels of a figure."""
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 # No date and no version, so that the same figure is the same file.
@@ -100,20 +104,40 @@ def legend_size(labels: Sequence[str]) -> tuple[float, float]:
     """Return width and height in inches of a legend with these texts, 0 without any."""
     if not labels:
         return 0.0, 0.0
-    return max(text_width(label, _LEGEND) for label in labels) + 0.45, 0.135 * len(labels) + 0.1
+    return max(text_width(label, LEGEND["fontsize"]) for label in labels) + 0.45, 0.135 * len(
+        labels
+    ) + 0.1
 
 
-def dress(axes: Axes, title: str = "") -> None:
+def panels(
+    titles: Sequence[str], width: float, height: float, columns: int = 1, *, size: float = FONT,
+    grid: str = "y", **options: Any,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """Return a figure of `width` x `height` inches, and its axes: one below each of `titles`.
+
+    They stand in rows of `columns`; letters have `size` points, and `grid` is the axis
+    with lines. Other options are those of `Figure.subplots`.
+    """
+    figure = new_figure(width, height, layout="constrained")
+    places = figure.subplots(-(-len(titles) // columns), columns, squeeze=False, **options).flat
+    drawn = list(places)
+    for axes in drawn[len(titles) :]:
+        axes.set_axis_off()
+    for axes, title in zip(drawn, titles, strict=False):
+        dress(axes, title, size, grid)
+    return figure, drawn[: len(titles)]
+
+
+def dress(axes: Axes, title: str = "", size: float = FONT, grid: str = "y") -> None:
     """Give axes the common look of all charts."""
     axes.set_facecolor(PAPER)
-    axes.set_title(title, fontsize=FONT, color=INK)
-    axes.tick_params(labelsize=FONT - 1, colors=INK)
-    axes.xaxis.label.set(fontsize=FONT, color=INK)
-    axes.yaxis.label.set(fontsize=FONT, color=INK)
+    axes.set_title(title, fontsize=size, color=INK)
+    axes.tick_params(labelsize=size - 1, colors=INK)
+    axes.xaxis.label.set(fontsize=size, color=INK)
+    axes.yaxis.label.set(fontsize=size, color=INK)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=False)
-    axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)  # pyright: ignore[reportArgumentType]
     axes.set_axisbelow(True)
 
 
@@ -131,14 +155,6 @@ def ratio_axis(axes: Axes, ratios: Sequence[float], width: float = 3.4) -> None:
     gaps = [math.log(b / a) / span for a, b in zip(ratios, ratios[1:], strict=False)]
     if any(gap < 0.28 / width for gap in gaps):
         axes.tick_params(axis="x", labelrotation=90)
-
-
-def legend_beside(axes: Axes, handles: Sequence[Any], inside: bool = False) -> None:
-    """Add a legend to the right of `axes`, or in its place where it is there for nothing else."""
-    axes.legend(
-        handles=list(handles), fontsize=_LEGEND, frameon=False, labelcolor=INK, handlelength=2.2,
-        loc="center left", bbox_to_anchor=(0.0 if inside else 1.0, 0.5), borderaxespad=0.3,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +183,10 @@ def draw_rows(rows: Sequence[Row], xlabel: str = "epoch", one_legend: bool = Fal
     from matplotlib.lines import Line2D
 
     columns = max(len(row.panels) for row in rows)
-    legends = [list(row.styles) if row.legend else [] for row in rows]
-    sizes = [legend_size(names) for names in legends]
+    sizes = [legend_size(list(row.styles) if row.legend else []) for row in rows]
     beside = max(width for width, _ in sizes)
-    heights = [max(1.45, 0.0 if one_legend else height) for _, height in sizes]
-    if one_legend:
-        heights = [max(height, max(h for _, h in sizes) / len(rows)) for height in heights]
+    share = len(rows) if one_legend else 1  # of a legend's height, to a row
+    heights = [max(1.45, height / share) for _, height in sizes]
     figure = new_figure(2.05 * columns + beside, sum(heights) + 0.2, layout="constrained")
     grid = figure.add_gridspec(
         len(rows), columns + 1, height_ratios=heights,
@@ -181,26 +195,25 @@ def draw_rows(rows: Sequence[Row], xlabel: str = "epoch", one_legend: bool = Fal
     for number, row in enumerate(rows):
         drawn: list[Axes] = []
         for column, (title, curves) in enumerate(row.panels.items()):
-            axes = figure.add_subplot(grid[number, column])
+            first = drawn[0] if drawn and row.zero else None
+            axes = figure.add_subplot(grid[number, column], sharey=first)
             drawn.append(axes)
             for x, y, name in curves:
                 marker = {"marker": "o", "markersize": 4} if len(x) == 1 else {}
                 axes.plot(x, y, **{**row.styles[name], **marker}, label=name)
             dress(axes, title)
+            axes.tick_params(labelleft=first is None)
             axes.locator_params(axis="x", integer=True)
             last = all(column >= len(below.panels) for below in rows[number + 1 :])
             axes.set_xlabel(xlabel if last else "")
         drawn[0].set_ylabel(row.ylabel)
         if row.zero:
-            top = 1.06 * max(float(max(y)) for curves in row.panels.values() for _, y, _ in curves)
-            for axes in drawn:
-                axes.set_ylim(0, top)
-            for axes in drawn[1:]:
-                axes.tick_params(labelleft=False)
-        if legends[number] and not (one_legend and number):
-            place = grid[:, columns] if one_legend else grid[number, len(row.panels)]
-            corner = figure.add_subplot(place)
+            drawn[0].set_ylim(0)
+        if row.legend and not (one_legend and number):
+            corner = figure.add_subplot(
+                grid[:, columns] if one_legend else grid[number, len(drawn)]
+            )
             corner.set_axis_off()
-            handles = [Line2D([], [], **row.styles[name], label=name) for name in legends[number]]
-            legend_beside(corner, handles, inside=True)
+            handles = [Line2D([], [], **look, label=name) for name, look in row.styles.items()]
+            corner.legend(handles=handles, **{**LEGEND, "loc": "center left"})
     return figure

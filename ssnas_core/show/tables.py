@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -59,19 +59,30 @@ def score_name(rows: Sequence[Row], metric: str = "score") -> str:
     return _SCORES.get(metric, metric.replace("_", " "))
 
 
-def by_ratio(
-    rows: Iterable[Row], metric: str = "score", by: Callable[[Row], Any] = itemgetter("method")
-) -> dict[Any, dict[float, list[float]]]:
-    """Return the seeds' scores by group of rows, its method by default, and by label ratio."""
-    groups: dict[Hashable, dict[float, list[float]]] = {}
-    for row in sorted(rows, key=itemgetter("label_ratio")):
-        curve = groups.setdefault(by(row), {})
-        curve.setdefault(float(row["label_ratio"]), []).append(float(row[metric]))
+def grouped(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
+    """Return the rows by what they have in the columns `names`, in the order of the first ones."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(itemgetter(*names)(row), []).append(row)
     return groups
 
 
+def by_ratio(
+    rows: Iterable[Row], metric: str = "score", by: Sequence[str] = ("method",)
+) -> dict[Any, dict[float, list[float]]]:
+    """Return the seeds' scores by group of rows, its method by default, and by label ratio."""
+    ordered = sorted(rows, key=itemgetter("label_ratio"))
+    return {
+        group: {
+            float(ratio): [float(row[metric]) for row in cells]
+            for ratio, cells in grouped(part, "label_ratio").items()
+        }
+        for group, part in grouped(ordered, *by).items()
+    }
+
+
 def mean_curves(
-    rows: Iterable[Row], metric: str = "score", by: Callable[[Row], Any] = itemgetter("method")
+    rows: Iterable[Row], metric: str = "score", by: Sequence[str] = ("method",)
 ) -> dict[Any, dict[float, Interval]]:
     """Return the mean over seeds with its interval, by group and label ratio as `by_ratio`."""
     return {

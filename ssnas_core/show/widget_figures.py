@@ -14,15 +14,28 @@ import numpy as np
 from scipy.special import softmax
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.show.style import COLOURS, INK, PALE, dress, new_figure, style
+from ssnas_core.show.style import (
+    COLOURS,
+    INK,
+    LEGEND,
+    PALE,
+    dress,
+    new_figure,
+    panels,
+    ratio_axis,
+    style,
+)
 from ssnas_core.show.tables import mean_curves, score_name
 from ssnas_core.training.metrics import choose_threshold, f1_scores
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 4.2  # inches
+_WIDTH, _FONT = 4.2, 9.5  # inches, points: letters large enough for a phone
+_ABOVE = {
+    **LEGEND, "fontsize": _FONT - 1, "handlelength": 1.8,
+    "loc": "lower center", "bbox_to_anchor": (0.5, 1.0),
+}  # fmt: skip
 _GRID = np.linspace(0, 1, 101)  # thresholds of a curve
 _MOST_PAIRS = 32  # of views whose similarities can still be told apart
 
@@ -58,29 +71,23 @@ def draw_label_ratio(
     classes = counts[ratio]
     figure = new_figure(_WIDTH, 3.4 + 0.17 * len(classes), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3.2, 0.4 + 0.17 * len(classes)))
-    upper.set_xscale("log")
     for place, (method, curve) in enumerate(curves.items()):
-        ratios = sorted(curve)
-        means = [curve[value][0] for value in ratios]
-        upper.plot(ratios, means, **style(place), marker="o", markersize=3, label=method)
+        means = [mean for mean, _, _ in curve.values()]
+        upper.plot(list(curve), means, **style(place), marker="o", markersize=3, label=method)
         upper.plot([ratio], [curve[ratio][0]], "o", color=style(place)["color"], markersize=6.5)
     upper.axvline(ratio, color=PALE, linewidth=1, linestyle="--")
-    upper.set_xticks(known, [f"{value:g}" for value in known])
-    upper.set_xticks([], minor=True)
+    ratio_axis(upper, known)
     upper.set_xlabel("label ratio r")
     upper.set_ylabel(score_name(rows, metric))
-    _finish(upper)
-    upper.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False,
-        labelcolor=INK,
-    )  # fmt: skip
+    dress(upper, size=_FONT)
+    upper.legend(ncols=2, **_ABOVE)
     most, places = counts[max(counts)], range(len(classes))
     lower.barh(places, [most.get(name, 0) for name in classes], color="#E5E5E5")
     lower.barh(places, list(classes.values()), color=COLOURS[0])
     lower.set_yticks(places, list(classes))
     lower.invert_yaxis()
     lower.set_xlabel(f"labelled samples at r = {ratio:g} (pale: r = {max(counts):g})")
-    _finish(lower, grid="x")
+    dress(lower, size=_FONT, grid="x")
     return figure
 
 
@@ -111,14 +118,11 @@ def draw_temperature(first: Any, second: Any, temperature: float) -> Figure:
         )
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.ax.tick_params(labelsize=8.5, colors=INK)
-    half = views // 2
-    axes.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], ["first views", "second views"])
-    axes.set_yticks(
-        [half / 2 - 0.5, 1.5 * half - 0.5], ["first views", "second views"],
-        rotation=90, va="center",
-    )  # fmt: skip
+    middles = [views / 4 - 0.5, 3 * views / 4 - 0.5], ["first views", "second views"]
+    axes.set_xticks(*middles)
+    axes.set_yticks(*middles, rotation=90, va="center")
     axes.tick_params(labelsize=9, colors=INK, length=0)
-    axes.set_title(f"share of each view, τ = {temperature:g}", fontsize=9.5, color=INK)
+    axes.set_title(f"share of each view, τ = {temperature:g}", fontsize=_FONT, color=INK)
     return figure
 
 
@@ -149,23 +153,18 @@ def draw_weights(
     columns = min(2, len(shown))
     grid = [shown[start : start + columns] for start in range(0, len(shown), columns)]
     heights = [0.55 + 0.17 * max(len(labels[name]) for name in row) for row in grid]
-    figure = new_figure(_WIDTH, sum(heights), layout="constrained")
-    panels = figure.subplots(len(grid), columns, height_ratios=heights, squeeze=False)
-    for axes in panels.flat[len(shown) :]:
-        axes.set_axis_off()
-    for axes, name in zip(panels.flat, shown, strict=False):
+    figure, drawn = panels(
+        shown, _WIDTH, sum(heights), columns, size=_FONT, grid="x", height_ratios=heights
+    )
+    for axes, name in zip(drawn, shown, strict=True):
         texts = labels[name]
         full = [not chosen or any(word in chosen for word in text.split()) for text in texts]
         colours = [COLOURS[0] if one else "#9FC5DE" for one in full]
-        axes.barh(
-            range(len(texts)),
-            softmax(np.asarray(logits[name], dtype=float), axis=-1).ravel(),
-            color=colours,
-        )
+        shares = softmax(np.asarray(logits[name], dtype=float), axis=-1).ravel()
+        axes.barh(range(len(texts)), shares, color=colours)
         axes.set_yticks(range(len(texts)), texts)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
-        _finish(axes, title=name, grid="x")
     return figure
 
 
@@ -189,8 +188,7 @@ def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
         raise InputError(f"expected a threshold in [0, 1], got {threshold}; choose one there.")
     curves = [f1_scores(probs, labels, value) for value in _GRID]
     here = f1_scores(probs, labels, threshold)
-    figure = new_figure(_WIDTH, 3.2, layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels([""], _WIDTH, 3.2, size=_FONT)
     for place, name in enumerate(here):
         axes.plot(_GRID, [curve[name] for curve in curves], **style(place, dash=place), label=name)
         axes.plot([threshold], [here[name]], "o", color=style(place)["color"], markersize=5.5)
@@ -200,11 +198,7 @@ def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:
     axes.set_ylim(0, None)
     axes.set_xlabel("threshold (dotted: best weighted F1)")
     axes.set_ylabel("F1")
-    _finish(axes)
-    axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8.5, frameon=False,
-        labelcolor=INK, handlelength=1.8, columnspacing=1.2,
-    )  # fmt: skip
+    axes.legend(ncols=4, columnspacing=1.2, **_ABOVE)
     return figure
 
 
@@ -235,14 +229,3 @@ def partner_shares(shares: np.ndarray) -> np.ndarray:
 
 def _partners(views: int) -> np.ndarray:
     return np.roll(np.arange(views), -(views // 2))
-
-
-def _finish(axes: Axes, title: str = "", grid: str = "y") -> None:
-    """Give axes the common look, in letters large enough for a phone."""
-    dress(axes, title)
-    axes.grid(False)
-    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)  # pyright: ignore[reportArgumentType]
-    axes.tick_params(labelsize=8.5)
-    axes.title.set_fontsize(9.5)
-    axes.xaxis.label.set_fontsize(9.5)
-    axes.yaxis.label.set_fontsize(9.5)

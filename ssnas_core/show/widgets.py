@@ -12,7 +12,6 @@ widget (`threshold_widget(probs, labels)`): if drawing fails, it fails loudly.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,8 @@ import torch
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.curves import draw_genotype
-from ssnas_core.show.frames import box, frames, image, page, sentence, stack
-from ssnas_core.show.tables import mean_curves
+from ssnas_core.show.frames import box, frames, image, linked, page, sentence
+from ssnas_core.show.tables import mean_curves, with_interval
 from ssnas_core.show.widget_figures import (
     draw_label_ratio,
     draw_temperature,
@@ -56,9 +55,7 @@ def label_ratio_widget(
         lines = [f"r = {ratio:g}: {sum(counts[ratio].values())} labels."]
         for method, curve in curves.items():
             if ratio in curve:
-                mean, low, high = curve[ratio]
-                interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-                lines.append(f"{method}: {mean:.3f}{interval}")
+                lines.append(f"{method}: {with_interval(curve[ratio])}")
         return "\n".join(lines)
 
     return frames(
@@ -200,7 +197,7 @@ def genotype_editor(
     Raises:
         InputError: another or a larger space, or a score of a genotype outside it.
     """
-    from ipywidgets import Dropdown, HBox, Layout, ToggleButtons, jslink
+    from ipywidgets import Dropdown, HBox, Layout, ToggleButtons
 
     if (space.config.cells, space.config.steps) != (1, 1):
         raise InputError(
@@ -224,10 +221,8 @@ def genotype_editor(
     def known(text: str) -> HTML:
         genotype = genotypes[text]
         parameters, flops = _cost(space, genotype, positions)
-        lines = [
-            text,
-            f"{parameters:,} parameters, {flops:,} floating-point operations per sample",
-        ]
+        costs = f"{parameters:,} parameters, {flops:,} floating-point operations per sample"
+        lines = [text, costs]
         if scores is not None:
             place = "not in the table"
             if text in scores:
@@ -240,21 +235,14 @@ def genotype_editor(
     same = page(sentence("An operator needs two different inputs: choose another."))
     operators = list(dict.fromkeys(one.nodes[0].operator for one in genotypes.values()))
 
-    def leaf(operator: str, first: str, second: str) -> HTML:
-        for inputs in ((first, second), (second, first)):  # either order, where it is the same
-            text = str(Genotype(space.name, (Node("cell_0", operator, inputs),)))
+    def leaf(x: int, y: int, operator: int) -> HTML:
+        inputs = (space.features[x], space.features[y])
+        for pair in (inputs, inputs[::-1]):  # either order, where it is the same
+            text = str(Genotype(space.name, (Node("cell_0", operators[operator], pair),)))
             if text in genotypes:
                 return known(text)
         return same
 
-    inner = {
-        pair: stack([leaf(operator, *pair) for operator in operators])
-        for pair in itertools.product(space.features, repeat=2)
-    }
-    middle = [
-        stack([inner[first, second] for second in space.features]) for first in space.features
-    ]
-    outer = stack(middle)
     wide = Layout(width="auto", min_width="140px")
     style = {"description_width": "2em"}
     x, y = (
@@ -267,12 +255,9 @@ def genotype_editor(
         description="operator",
         style={"button_width": "auto", "description_width": "initial"},
     )
-    for control, moved in ((x, [outer]), (y, middle), (operator, inner.values())):
-        for one in moved:
-            one.selected_index = control.index
-            jslink((control, "index"), (one, "selected_index"))
-    controls = HBox([x, y], layout=Layout(flex_flow="row wrap"))
-    return box([controls, operator, outer], f"genotype editor: {len(genotypes)} genotypes")
+    inputs = HBox([x, y], layout=Layout(flex_flow="row wrap"))
+    pages = linked([x, y, operator], leaf)
+    return box([inputs, operator, pages], f"genotype editor: {len(genotypes)} genotypes")
 
 
 def _cost(

@@ -17,12 +17,11 @@ from ssnas_core.show.style import (
     COLOURS,
     FONT,
     INK,
+    LEGEND,
     PAPER,
-    dress,
-    legend_beside,
     legend_size,
     marker,
-    new_figure,
+    panels,
     ratio_axis,
     text_width,
 )
@@ -30,11 +29,13 @@ from ssnas_core.show.tables import (
     SECONDS,
     Interval,
     chosen,
+    grouped,
+    how_many,
     methods_of,
     ratios_of,
     score_name,
 )
-from ssnas_core.study.table import by_cell, checked, difference, ranking
+from ssnas_core.study.table import checked, difference, ranking
 from ssnas_core.training.metrics import mean_interval
 
 if TYPE_CHECKING:
@@ -75,50 +76,44 @@ def plot_ablation(rows: Rows, grid: Mapping[str, tuple[str, str]] | None = None)
     from matplotlib.lines import Line2D
 
     known = checked(rows)
-    scores, there = by_cell(known), methods_of(known)
+    there = methods_of(known)
     grid = {name: pair for name, pair in (grid or GRID).items() if set(pair) & set(there)}
     asked = {name for pair in grid.values() for name in pair}
-    panels: dict[float, dict[str, list[float]]] = {}
-    for ratio in ratios_of(known):
-        seeds: dict[str, set[int]] = {}
-        for method, r, seed in scores:
-            if r == ratio and method in asked:
-                seeds.setdefault(method, set()).add(seed)
-        common = sorted(set.intersection(*seeds.values())) if seeds else []
-        if common:
-            panels[ratio] = {name: [scores[name, ratio, s] for s in common] for name in seeds}
-    if not panels:
+    by_ratio = grouped((row for row in known if row["method"] in asked), "label_ratio")
+    cells: dict[float, dict[str, list[float]]] = {}
+    for ratio in sorted(by_ratio):
+        scores = {
+            name: {row["seed"]: row["score"] for row in part}
+            for name, part in grouped(by_ratio[ratio], "method").items()
+        }
+        if common := sorted(set.intersection(*map(set, scores.values()))):
+            cells[ratio] = {name: [own[seed] for seed in common] for name, own in scores.items()}
+    if not cells:
         raise InputError(
             f"expected cells of the grid's methods with a common seed, got {'; '.join(there)}; "
             "pass a grid of these."
         )
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
+    counts = {ratio: len(next(iter(cell.values()))) for ratio, cell in cells.items()}
+    titles = [f"r = {ratio:g}, {how_many(count, 'seed')}" for ratio, count in counts.items()]
+    columns = min(4, len(cells))
+    height = max(1.75 * -(-len(cells) // columns), 1.9)
     beside = legend_size([*grid, *_PRETRAINED])[0]
-    figure = new_figure(0.5 + 1.4 * columns + beside, max(1.75 * lines, 1.9), layout="constrained")
-    drawn = figure.subplots(lines, columns, squeeze=False).flat
-    for axes in drawn[len(panels) :]:
-        axes.set_axis_off()
-    for place, (axes, (ratio, cells)) in enumerate(zip(drawn, panels.items(), strict=False)):
+    figure, drawn = panels(titles, 0.5 + 1.4 * columns + beside, height, columns)
+    for place, (axes, cell) in enumerate(zip(drawn, cells.values(), strict=True)):
         for column, pair in enumerate(grid.values()):
             for shift, name, hollow in zip((-0.15, 0.15), pair, (True, False), strict=True):
-                if name in cells:
+                if name in cell:
                     look = _look(column, hollow)
-                    _dot(axes, column + shift, mean_interval(cells[name]), **look, elinewidth=1.0)
-        count = len(next(iter(cells.values())))
-        dress(axes, f"r = {ratio:g}, {count} seed{'s' if count > 1 else ''}")
+                    _dot(axes, column + shift, mean_interval(cell[name]), **look, elinewidth=1.0)
         axes.set_xlim(-0.6, len(grid) - 0.4)
         axes.set_xticks([])
         axes.set_ylabel(score_name(known) if place % columns == 0 else "")
-    _same_span(drawn[: len(panels)])
+    _same_span(drawn)
     dots = [Line2D([], [], **_look(column), label=name) for column, name in enumerate(grid)]
     for name, hollow in _PRETRAINED.items():
         look = _look(0, hollow) | {"color": INK, "markerfacecolor": PAPER if hollow else INK}
         dots.append(Line2D([], [], **look, label=name))
-    figure.legend(
-        handles=dots, loc="outside right center", frameon=False, fontsize=FONT - 1.5,
-        labelcolor=INK,
-    )  # fmt: skip
+    figure.legend(handles=dots, **LEGEND)
     return figure
 
 
@@ -143,10 +138,13 @@ def plot_costs(
     known = checked(rows)
     ratio = ratios_of(known)[-1] if ratio is None else ratio
     parts = [name.replace("seconds", cost) for name in SECONDS] if cost in _SUMS else [cost]
-    dots = {}
+    dots, cells_of = {}, grouped(known, "method", "label_ratio")
     for name in chosen(known, methods):
-        cells = [row for row in known if (row["method"], row["label_ratio"]) == (name, ratio)]
-        cells = [row for row in cells if all(row.get(part) is not None for part in parts)]
+        cells = [
+            row
+            for row in cells_of.get((name, ratio), ())
+            if all(row.get(part) is not None for part in parts)
+        ]
         if cells:
             spent = median(sum(row[part] for part in parts) for row in cells)
             dots[name] = (spent, mean_interval([row["score"] for row in cells]))
@@ -157,16 +155,14 @@ def plot_costs(
         )
     ordered = sorted(dots, key=lambda name: -dots[name][1][0])
     width, height = legend_size(ordered)
-    figure = new_figure(3.9 + width, max(2.8, height + 0.3), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels([""], 3.9 + width, max(2.8, height + 0.3))
     looks = {name: _look(place, hollow=place >= len(COLOURS)) for place, name in enumerate(dots)}
     for name, (spent, interval) in dots.items():
         _dot(axes, spent, interval, **looks[name], elinewidth=0.8)
     _cost_axis(axes, [spent for spent, _ in dots.values()])
     axes.set_xlabel(_SUMS.get(cost, cost.replace("_", " ").replace(" mb", ", MB")))
     axes.set_ylabel(f"{score_name(known)} on test at r = {ratio:g}")
-    dress(axes)
-    legend_beside(axes, [Line2D([], [], **looks[name], label=name) for name in ordered])
+    figure.legend(handles=[Line2D([], [], **looks[name], label=name) for name in ordered], **LEGEND)
     return figure
 
 
@@ -182,41 +178,33 @@ def plot_differences(rows: Rows, pairs: Sequence[tuple[str, str]]) -> Figure:
     """
     known = checked(rows)
     ratios = ratios_of(known)
-    panels = {}
+    intervals = {}
     for pair in dict.fromkeys(pairs):
         by_ratio = {ratio: difference(known, *pair, (ratio,)) for ratio in ratios}
-        by_ratio = {ratio: one.interval for ratio, one in by_ratio.items() if one.by_seed}
-        if by_ratio:
-            panels[pair] = by_ratio
-    if not panels:
+        if paired := {r: one.interval for r, one in by_ratio.items() if one.by_seed}:
+            intervals[pair] = paired
+    if not intervals:
         raise InputError(
             f"expected pairs of methods that share a seed, got {list(pairs)}; there are "
             f"{'; '.join(methods_of(known))}."
         )
-    columns = 2 if len(panels) == 4 else min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(0.5 + 2.05 * columns, 0.4 + 1.95 * lines, layout="constrained")
-    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for place, (axes, (pair, by_ratio)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+    columns = 2 if len(intervals) == 4 else min(3, len(intervals))
+    height = 0.4 + 1.95 * -(-len(intervals) // columns)
+    titles = ["\n− ".join(map(_fold, pair)) for pair in intervals]
+    figure, drawn = panels(titles, 0.5 + 2.05 * columns, height, columns, sharey=True)
+    for place, (axes, by_ratio) in enumerate(zip(drawn, intervals.values(), strict=True)):
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         for ratio, interval in by_ratio.items():
             sure = interval[1] > 0 or interval[2] < 0
-            _dot(
-                axes, ratio, interval, color=COLOURS[0], marker="o", markersize=4.5,
-                markerfacecolor=COLOURS[0] if sure else PAPER, elinewidth=1.0, zorder=2,
-            )  # fmt: skip
+            look = _look(0, hollow=not sure) | {"markersize": 4.5, "zorder": 2}
+            _dot(axes, ratio, interval, **look, elinewidth=1.0)
         ratio_axis(axes, ratios, width=1.6)
-        dress(axes, "\n− ".join(map(_fold, pair)))
-        axes.set_xlabel("label ratio r" if place >= len(panels) - columns else "")
+        axes.set_xlabel("label ratio r" if place >= len(drawn) - columns else "")
         axes.set_ylabel(f"difference in {score_name(known)}" if place % columns == 0 else "")
-    figure.text(
-        0.995, 0.0, "bars: 95 % over paired seeds; filled: without 0", fontsize=FONT - 1.5,
-        color=INK, ha="right", va="bottom",
+    figure.supxlabel(
+        "bars: 95 % over paired seeds; filled: without 0", x=0.995, ha="right", color=INK,
+        fontsize=FONT - 1.5,
     )  # fmt: skip
-    foot = 0.16 / figure.get_figheight()
-    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
     return figure
 
 
@@ -239,11 +227,8 @@ def plot_ranking(rows: Rows, methods: Sequence[str] | None = None) -> Figure:
             f"expected two or more methods that share a label ratio and seed, got "
             f"{'; '.join(shown)}; choose others."
         )
-    figure = new_figure(
-        3.0 + max(text_width(name, FONT - 1) for name in shown), 0.75 + 0.2 * len(shown),
-        layout="constrained",
-    )  # fmt: skip
-    axes = figure.add_subplot()
+    width = 3.0 + max(text_width(name, FONT - 1) for name in shown)
+    figure, (axes,) = panels([""], width, 0.75 + 0.2 * len(shown), grid="x")
     for place, (name, (mean, low, high)) in enumerate(result.intervals.items()):
         ranks = list(result.by_seed[name].values())
         pale: Any = {"color": COLOURS[5], "markersize": 3, "alpha": 0.6, "zorder": 1}
@@ -252,9 +237,6 @@ def plot_ranking(rows: Rows, methods: Sequence[str] | None = None) -> Figure:
             [mean], [place], xerr=[[mean - low], [high - mean]], color=COLOURS[0], marker="o",
             markersize=5, capsize=2.5, elinewidth=1.2, zorder=2,
         )  # fmt: skip
-    dress(axes)
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color="#E5E5E5", linewidth=0.6)
     axes.set_yticks(range(len(shown)), list(result.intervals))
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0.5, len(shown) + 0.5)

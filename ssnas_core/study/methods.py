@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ssnas_core.common.errors import InputError
@@ -39,10 +39,6 @@ class StudyMethod:
         more = [f"{name}={value}" for name, value in self.changes.items()]
         more += [f"backbones {self.backbones}"] if self.backbones != "frozen" else []
         return "; ".join([searched, str(self.cell), *more])
-
-
-def _supervised(**settings: Any) -> StudyMethod:
-    return StudyMethod(objective="supervised", **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,57 +80,49 @@ TUNED: dict[str, dict[str, Tuned]] = {
 one within 0.001 of it; what is not told is as the recipe has it."""
 
 _PRETRAINED = Method("found", pretrained=True)
+_SSNAS = StudyMethod(cell=_PRETRAINED, tuned=True)
+_BM_NAS = StudyMethod(objective="supervised", tuned=True)
+_UNTUNED = StudyMethod(cell=_PRETRAINED)
+_UNTUNED_BM_NAS = StudyMethod(objective="supervised")
 _RELEASED = {"space.relaxation": "released", "strategy.alternate": "epoch"}
 
 STUDY_METHODS: dict[str, StudyMethod] = {
-    "SSNAS": StudyMethod(cell=_PRETRAINED, tuned=True),
+    "SSNAS": _SSNAS,
     "SSNAS, not pretrained": StudyMethod(tuned=True),
-    "BM-NAS": _supervised(tuned=True),
-    "BM-NAS, pretrained": _supervised(cell=_PRETRAINED, tuned=True),
-    "BM-NAS, untuned": _supervised(),
-    "BM-NAS, released": _supervised(tuned=True, changes=_RELEASED),
-    "SSNAS, last taps": StudyMethod(cell=_PRETRAINED, tuned=True, changes={"space.taps": 1}),
-    "BM-NAS, last taps": _supervised(tuned=True, changes={"space.taps": 1}),
+    "BM-NAS": _BM_NAS,
+    "BM-NAS, pretrained": replace(_BM_NAS, cell=_PRETRAINED),
+    "BM-NAS, untuned": _UNTUNED_BM_NAS,
+    "BM-NAS, released": replace(_BM_NAS, changes=_RELEASED),
+    "SSNAS, last taps": replace(_SSNAS, changes={"space.taps": 1}),
+    "BM-NAS, last taps": replace(_BM_NAS, changes={"space.taps": 1}),
     "hybrid, not pretrained": StudyMethod(objective="hybrid"),
-    "hybrid, pretrained": StudyMethod(cell=_PRETRAINED, objective="hybrid"),
-    "MFAS": _supervised(space="layers", strategy="surrogate"),
-    "MFAS, random control": _supervised(
-        space="layers", strategy="random", changes={"strategy.trials": 195}
+    "hybrid, pretrained": replace(_UNTUNED, objective="hybrid"),
+    "MFAS": replace(_UNTUNED_BM_NAS, space="layers", strategy="surrogate"),
+    "MFAS, random control": replace(
+        _UNTUNED_BM_NAS, space="layers", strategy="random", changes={"strategy.trials": 195}
     ),
-    "MFAS without labels": StudyMethod(cell=_PRETRAINED, space="layers", strategy="surrogate"),
-    "random search without labels": StudyMethod(
-        cell=_PRETRAINED, strategy="random", changes={"strategy.trials": 40}
+    "MFAS without labels": replace(_UNTUNED, space="layers", strategy="surrogate"),
+    "random search without labels": replace(
+        _UNTUNED, strategy="random", changes={"strategy.trials": 40}
     ),
-    "TPE without labels": StudyMethod(cell=_PRETRAINED, strategy="tpe"),
-    "evolution without labels": StudyMethod(cell=_PRETRAINED, strategy="evolution"),
-    "TPE with labels": _supervised(strategy="tpe"),
-    "SSNAS, Gumbel": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"strategy.sampling": "gumbel"}
-    ),
-    "SSNAS, beta-decay": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"strategy.beta_decay": 50.0}
-    ),
-    "SSNAS, perturbation": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"strategy.select": "perturbation"}
-    ),
-    "SSNAS, early stop": StudyMethod(
-        cell=_PRETRAINED, tuned=True, changes={"strategy.stop": "eigenvalue"}
-    ),
-    "SSNAS, supervised backbones": StudyMethod(
-        cell=_PRETRAINED, tuned=True, backbones="supervised"
-    ),
+    "TPE without labels": replace(_UNTUNED, strategy="tpe"),
+    "evolution without labels": replace(_UNTUNED, strategy="evolution"),
+    "TPE with labels": replace(_UNTUNED_BM_NAS, strategy="tpe"),
+    "SSNAS, Gumbel": replace(_SSNAS, changes={"strategy.sampling": "gumbel"}),
+    "SSNAS, beta-decay": replace(_SSNAS, changes={"strategy.beta_decay": 50.0}),
+    "SSNAS, perturbation": replace(_SSNAS, changes={"strategy.select": "perturbation"}),
+    "SSNAS, early stop": replace(_SSNAS, changes={"strategy.stop": "eigenvalue"}),
+    "SSNAS, supervised backbones": replace(_SSNAS, backbones="supervised"),
     "SSNAS, not pretrained, supervised backbones": StudyMethod(tuned=True, backbones="supervised"),
-    "BM-NAS, supervised backbones": _supervised(tuned=True, backbones="supervised"),
-    "BM-NAS, pretrained, supervised backbones": _supervised(
-        cell=_PRETRAINED, tuned=True, backbones="supervised"
+    "BM-NAS, supervised backbones": replace(_BM_NAS, backbones="supervised"),
+    "BM-NAS, pretrained, supervised backbones": replace(
+        _BM_NAS, cell=_PRETRAINED, backbones="supervised"
     ),
     "random, supervised backbones": StudyMethod(cell=Method("random"), backbones="supervised"),
     "random, pretrained, supervised backbones": StudyMethod(
         cell=Method("random", pretrained=True), backbones="supervised"
     ),
-    "SSNAS, backbones trained along": StudyMethod(
-        cell=_PRETRAINED, tuned=True, backbones="trained"
-    ),
+    "SSNAS, backbones trained along": replace(_SSNAS, backbones="trained"),
     "late concat, backbones trained along": StudyMethod(
         cell=Method("late concat"), backbones="trained"
     ),

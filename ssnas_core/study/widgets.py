@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.curves import plot_scores
-from ssnas_core.show.frames import box, image, page, sentence, stack
+from ssnas_core.show.frames import box, image, linked, page, sentence
 from ssnas_core.show.tables import methods_of, ratios_of, with_interval
 from ssnas_core.study.figures import plot_differences
 from ssnas_core.study.table import checked, difference, ranking
@@ -81,28 +81,23 @@ def _by_two_lists(
     shown: Callable[[str, Rows, Any], str],
 ) -> VBox:
     """A list of tables and one of `choices`, and the page of each two."""
-    from ipywidgets import Dropdown, Layout, jslink
+    from ipywidgets import Dropdown, Layout
 
     if not tables or not choices:
         raise InputError(
             f"expected at least one table and one {description}, got {len(tables)} and "
             f"{len(choices)}; pass both by name."
         )
-    inner = []
-    for name, table in tables.items():
-        rows = checked(table, name)
-        inner.append(stack([page(shown(name, rows, choice)) for choice in choices.values()]))
-    outer = stack(inner)
-    controls = []
-    for names, text, moved in ((tables, "data", [outer]), (choices, description, inner)):
-        control = Dropdown(
+    data = [(name, checked(rows, name)) for name, rows in tables.items()]
+    pages = [[page(shown(*table, choice)) for choice in choices.values()] for table in data]
+    controls = [
+        Dropdown(
             options=list(names), index=0, description=text, layout=Layout(width="auto",
             max_width="460px"), style={"description_width": "5.5em"},
-        )  # fmt: skip
-        for one in moved:
-            one.selected_index = 0
-            jslink((control, "index"), (one, "selected_index"))
-        controls.append(control)
+        )
+        for names, text in ((tables, "data"), (choices, description))
+    ]  # fmt: skip
+    outer = linked(controls, lambda table, choice: pages[table][choice])
     summary = f"{len(tables)} tables, {len(choices)} choices to look at each"
     return box([*controls, outer], summary)
 

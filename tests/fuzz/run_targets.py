@@ -39,7 +39,7 @@ from ssnas_core.runs.recipes import Recipe, RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
 from ssnas_core.show.style import save
-from ssnas_core.show.tables import scores_text
+from ssnas_core.show.tables import scores_text, table_csv
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig
@@ -157,7 +157,7 @@ def look(path: Path) -> str:
     """What `ssnas show` and `ssnas compare` do."""
     told = reports.show_run(path, out=path.parent / "figures", formats=("png",))
     rows = compare.compare_runs([path, path.parent / "none"])
-    compare.comparison_csv(rows)
+    table_csv(rows)
     compare.comparison_table(rows)
     if any(row.get("method") for row in rows):
         save(compare.plot_comparison(rows), path.parent / "figures" / "comparison.png")

@@ -16,13 +16,14 @@ import torch
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import write_json
-from ssnas_core.runs import report as reports
-from ssnas_core.runs.compare import compare_runs, comparison_csv, comparison_table, plot_comparison
+from ssnas_core.runs.compare import compare_runs, comparison_table, plot_comparison
 from ssnas_core.runs.folder import FORMAT, RunFolder
 from ssnas_core.runs.reading import logit_labels, search_history
 from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.report import show_genotype, show_run
 from ssnas_core.runs.run import Run
+from ssnas_core.show.curves import plot_scores
+from ssnas_core.show.tables import table_csv
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.metrics import mean_interval
@@ -190,7 +191,7 @@ def test_score_on_dev_is_called_so(copy):
     (row,) = told["scores"]
     assert row["on"] == "dev" and row["weighted_f1"] == trained["dev"]["weighted_f1"]
     assert "dev: the labelled dev part, on which the threshold was chosen" in told["text"]
-    assert reports._plot_scores([row]).axes[0].get_ylabel() == "weighted F1 on dev"
+    assert plot_scores([row]).axes[0].get_ylabel() == "weighted F1 on dev"
 
 
 def test_methods_stand_from_the_weakest_claim_up(finished, copy):
@@ -522,7 +523,7 @@ def test_csv_has_a_line_per_cell_and_per_folder_without_any(made, tmp_path):
         made("b", {("random", 1.0): 0.5}, recipe={"finetune_dropout": 0.9}),
         tmp_path / "nothing",
     ]
-    first, second, third = csv.DictReader(io.StringIO(comparison_csv(compare_runs(runs))))
+    first, second, third = csv.DictReader(io.StringIO(table_csv(compare_runs(runs))))
     assert (first["method"], first["seed"], first["on"]) == ("found, pretrained", "3", "test")
     assert float(second["weighted_f1"]) == 0.5 and float(second["label_ratio"]) == 1
     assert second["differs"] == "recipe.finetune_dropout=0.9"
