@@ -243,9 +243,7 @@ def _labels(plain: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarra
         place = values
     if len(named) < 2:
         raise InputError(f"labels: expected at least two classes, got {list(named)}.")
-    matrix = np.zeros((len(plain), len(named)), dtype=np.uint8)
-    matrix[np.arange(len(plain)), place] = 1
-    return matrix, named
+    return np.eye(len(named), dtype=np.uint8)[place], named
 
 
 # The same from a .npz file, which may come from anywhere.

@@ -28,6 +28,9 @@ from tqdm.auto import tqdm
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 
+_Range = tuple[float, float]
+_Digits = tuple[np.ndarray, np.ndarray]  # images and their digits
+
 # Digits: MNIST's images and labels in the IDX form, gzipped or not (LeCun et al. 1998).
 
 DIGIT_SIDE = 28  # pixels
@@ -42,7 +45,7 @@ def _idx_file(folder: Path, part: str, what: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def read_digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+def read_digits(folder: Path, part: str) -> _Digits:
     """Return images (N, 28, 28) uint8 and digits (N,) int64 of one of `PARTS`.
 
     Raises:
@@ -110,6 +113,7 @@ class _Recordings:
     """R spoken digits, sorted by name.
 
     Attributes:
+        folder: where they are, for messages.
         names: `<digit>_<speaker>_<take>` of each.
         digits, speakers, takes: what the names say, (R,).
         samples: (R, 8216) float32, the recording in the middle, zeros around it; of a
@@ -117,12 +121,56 @@ class _Recordings:
         power: mean square of the recordings without those zeros, (R,) float64.
     """
 
+    folder: Path
     names: list[str]
     digits: np.ndarray
     speakers: np.ndarray
     takes: np.ndarray
     samples: np.ndarray
     power: np.ndarray
+
+    def parts(self, apart: str, seed: int) -> np.ndarray:
+        """Return the part that each recording belongs to, (R,) of str."""
+        dev, test = np.isin(self.takes, _DEV_TAKES), np.isin(self.takes, _TEST_TAKES)
+        if apart == "speakers":
+            names = np.unique(self.speakers)
+            if len(names) < 3:
+                raise InputError(
+                    f"{self.folder}: expected at least 3 speakers to keep apart, got {len(names)}; "
+                    "keep takes apart instead."
+                )
+            drawn = np.random.default_rng([seed, 2]).permutation(names)
+            count = max(1, len(names) // 6)
+            dev = np.isin(self.speakers, drawn[:count])
+            test = np.isin(self.speakers, drawn[count : 2 * count])
+        return np.select([dev, test], ["dev", "test"], "train")
+
+    def partners(
+        self, digits: np.ndarray, usable: np.ndarray, split: str, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return a recording of the same digit for each of `digits` (n,), all equally often."""
+        partners = np.empty(len(digits), dtype=np.int64)
+        for digit in range(10):
+            wanted = np.flatnonzero(digits == digit)
+            there = rng.permutation(np.flatnonzero(usable & (self.digits == digit)))
+            if len(wanted) and not len(there):
+                raise InputError(
+                    f"{self.folder}: expected recordings of every digit in {split}, got none of "
+                    f"{digit}; restore FSDD, or keep takes or speakers apart otherwise."
+                )
+            partners[rng.permutation(wanted)] = np.resize(there, len(wanted))
+        return partners
+
+    def in_noise(
+        self, rows: np.ndarray, noise: _Range | None, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return spectrograms (n, 112, 112) of the recordings `rows` (n,), each in other noise."""
+        waves = self.samples[rows].astype(np.float64)
+        if noise is not None:
+            ratio = 10 ** (rng.uniform(*noise, len(rows)) / 10)
+            level = np.sqrt(self.power[rows] / ratio)
+            waves += level[:, None] * noise_like(len(rows), rng, _COLOUR)
+        return spectrograms(waves)
 
 
 def read_recordings(folder: Path, skips: Skips) -> _Recordings:
@@ -169,6 +217,7 @@ def read_recordings(folder: Path, skips: Skips) -> _Recordings:
         )
     parts = [name.split("_") for name in names]
     return _Recordings(
+        folder,
         names,
         np.array([int(digit) for digit, _, _ in parts]),
         np.array([speaker for _, speaker, _ in parts]),
@@ -326,7 +375,7 @@ def read_avmnist(
     skips = Skips(str(folder), strict)
     sources = {part: read_digits(folder, part) for part in PARTS}
     recordings = read_recordings(folder, skips)
-    spoken = _parts(recordings, apart, seed, folder)
+    spoken = recordings.parts(apart, seed)
     rows = _chosen(sources, pairs, seed, folder)
     places = [(PARTS[split == "test"], split) for split in SPLITS]
     pixels = {split: sources[source][0][rows[split]] for source, split in places}
@@ -336,11 +385,11 @@ def read_avmnist(
         for number, (source, split) in enumerate(places):
             digits = sources[source][1][rows[split]]
             rng = np.random.default_rng([seed, 1, number])
-            partners = _partners(digits, recordings, spoken == split, rng, split, folder)
+            partners = recordings.partners(digits, spoken == split, split, rng)
             images = reduced(pixels[split], mean, components)
             for first in range(0, len(digits), _CHUNK):
                 part = slice(first, first + _CHUNK)
-                sounds = _grey(_in_noise(recordings, partners[part], noise, rng))
+                sounds = _grey(recordings.in_noise(partners[part], noise, rng))
                 for row, partner, digit, image, sound in zip(
                     rows[split][part], partners[part], digits[part], _grey(images[part]), sounds,
                     strict=True,
@@ -377,11 +426,7 @@ def reduced(images: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.
 
 
 def _check(
-    pairs: tuple[int, int, int],
-    seed: int,
-    energy: float,
-    noise: tuple[float, float] | None,
-    apart: str,
+    pairs: tuple[int, int, int], seed: int, energy: float, noise: _Range | None, apart: str
 ) -> None:
     if len(pairs) != 3 or not all(isinstance(n, int) and n >= 1 for n in pairs):
         raise InputError(
@@ -397,28 +442,8 @@ def _check(
         raise InputError(f"expected apart 'takes' or 'speakers', got {apart!r}.")
 
 
-def _parts(recordings: _Recordings, apart: str, seed: int, folder: Path) -> np.ndarray:
-    """Return the part that each recording belongs to, (R,) of str."""
-    takes, names = recordings.takes, sorted(set(recordings.speakers.tolist()))
-    dev, test = np.isin(takes, _DEV_TAKES), np.isin(takes, _TEST_TAKES)
-    if apart == "speakers":
-        if len(names) < 3:
-            raise InputError(
-                f"{folder}: expected at least 3 speakers to keep apart, got {len(names)}; keep "
-                "takes apart instead."
-            )
-        drawn = np.random.default_rng([seed, 2]).permutation(names)
-        count = max(1, len(names) // 6)
-        dev = np.isin(recordings.speakers, drawn[:count])
-        test = np.isin(recordings.speakers, drawn[count : 2 * count])
-    return np.select([dev, test], ["dev", "test"], "train")
-
-
 def _chosen(
-    sources: dict[str, tuple[np.ndarray, np.ndarray]],
-    pairs: tuple[int, int, int],
-    seed: int,
-    folder: Path,
+    sources: dict[str, _Digits], pairs: tuple[int, int, int], seed: int, folder: Path
 ) -> dict[str, np.ndarray]:
     """Return the rows of the images of each part, in MNIST's own order."""
     train, dev, test = pairs
@@ -434,43 +459,6 @@ def _chosen(
     first, last = chosen[PARTS[0]], chosen[PARTS[1]]
     rows = {"train": first[:train], "dev": first[train:], "test": last}
     return {split: np.sort(rows[split]) for split in SPLITS}
-
-
-def _partners(
-    digits: np.ndarray,
-    recordings: _Recordings,
-    usable: np.ndarray,
-    rng: np.random.Generator,
-    split: str,
-    folder: Path,
-) -> np.ndarray:
-    """Return a recording of the same digit for each of `digits` (n,), all equally often."""
-    partners = np.empty(len(digits), dtype=np.int64)
-    for digit in range(10):
-        wanted = np.flatnonzero(digits == digit)
-        there = rng.permutation(np.flatnonzero(usable & (recordings.digits == digit)))
-        if len(wanted) and not len(there):
-            raise InputError(
-                f"{folder}: expected recordings of every digit in {split}, got none of {digit}; "
-                "restore FSDD, or keep takes or speakers apart otherwise."
-            )
-        partners[rng.permutation(wanted)] = np.resize(there, len(wanted))
-    return partners
-
-
-def _in_noise(
-    recordings: _Recordings,
-    rows: np.ndarray,
-    noise: tuple[float, float] | None,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Return spectrograms (n, 112, 112) of the recordings `rows` (n,), each in its own noise."""
-    waves = recordings.samples[rows].astype(np.float64)
-    if noise is not None:
-        ratio = 10 ** (rng.uniform(*noise, len(rows)) / 10)
-        level = np.sqrt(recordings.power[rows] / ratio)
-        waves += level[:, None] * noise_like(len(rows), rng, _COLOUR)
-    return spectrograms(waves)
 
 
 def _grey(images: np.ndarray) -> np.ndarray:

@@ -120,14 +120,6 @@ def read_mmimdb(
     return _read_folder(root, strict=strict, progress=progress)
 
 
-def _wanted(name: str) -> tuple[str, int] | None:
-    """Return where a member of the archive belongs, and its most bytes; None to pass it over."""
-    match = _MEMBER.fullmatch(name)
-    if match is None:
-        return None
-    return match[1], MAX_JSON_BYTES if name.endswith(".json") else MAX_POSTER_BYTES
-
-
 def _sizes(folder: Path) -> dict[str, int]:
     """Return the bytes of each file by its name, as "dataset/1.json"."""
     sizes = {}
@@ -330,12 +322,17 @@ def _unpack(archive: Path, root: Path, progress: bool) -> dict[str, int]:
                 _refuse_hostile(archive, member)
                 total, count = max(total + member.size, members.offset), count + 1
                 if total > most or count > MAX_MEMBERS:
-                    raise _too_large(archive, most)
-                place = _wanted("/".join(part for part in member.name.split("/") if part != "."))
-                if not member.isreg() or place is None:
+                    raise InputError(
+                        f"{archive} unpacks to more than {most / 1e9:g} GB or {MAX_MEMBERS:,} "
+                        "files; expected MM-IMDB's archive as published (about 8 GB), download it "
+                        "again."
+                    )
+                name = "/".join(part for part in member.name.split("/") if part != ".")
+                wanted = _MEMBER.fullmatch(name)
+                if not member.isreg() or wanted is None:
                     continue
-                target = root / place[0]
-                if member.size > place[1]:
+                target = root / wanted[1]
+                if member.size > (MAX_JSON_BYTES if name.endswith(".json") else MAX_POSTER_BYTES):
                     left[target.name] = member.size
                     continue
                 temporary = target.with_name(f".{target.name}.part")  # there is a lock
@@ -348,24 +345,17 @@ def _unpack(archive: Path, root: Path, progress: bool) -> dict[str, int]:
                 bar.update(raw.tell() - bar.n)
             end = members.offset
         stream.most = most
-        while stream.read(1 << 20):  # to the end, for gzip's checksum
+        more = True
+        while more:  # to the end, for gzip's checksum
+            more = stream.read(1 << 20)
             if stream.last_nonzero > end:
                 raise EOFError("unreadable data between its members")
-        if stream.last_nonzero > end:
-            raise EOFError("unreadable data between its members")
     if not has_split:
         raise InputError(
             f"{archive} holds no mmimdb/split.json; expected MM-IMDB's archive as published, "
             "with mmimdb/split.json and mmimdb/dataset/."
         )
     return left
-
-
-def _too_large(archive: Path, most: int) -> InputError:
-    return InputError(
-        f"{archive} unpacks to more than {most / 1e9:g} GB or {MAX_MEMBERS:,} files; expected "
-        "MM-IMDB's archive as published (about 8 GB), download it again."
-    )
 
 
 def _refuse_hostile(archive: Path, member: tarfile.TarInfo) -> None:

@@ -191,13 +191,8 @@ def _content(path: Path, file: Any) -> tuple[list[str], np.ndarray, np.ndarray, 
         with np.errstate(over="ignore"):  # becomes inf, as bad as NaN
             features[some] = file["features"][some]
     features.setflags(write=False)
-    ids = _ids(path, file["imdb_ids"])
-    return (
-        ids,
-        features,
-        labels[:, [names.index(genre) for genre in GENRES]],
-        _splits(path, file, rows),
-    )
+    labels = labels[:, [names.index(genre) for genre in GENRES]]
+    return _ids(file["imdb_ids"]), features, labels, _splits(path, file, rows)
 
 
 def _checked(path: Path, file: Any) -> int:
@@ -279,7 +274,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _ids(path: Path, field: Any) -> list[str]:
+def _ids(field: Any) -> list[str]:
     """Return the name of each row, "" where it has none."""
     import h5py
 

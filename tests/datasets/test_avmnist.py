@@ -290,7 +290,7 @@ def test_noise_has_the_level_asked_for(folder, monkeypatch, level):
     monkeypatch.setattr(avmnist, "spectrograms", lambda waves: mixed.append(waves) or waves)
     read = read_recordings(folder, Skips("x", True))
     rows = np.arange(0, len(read.names), 7)
-    avmnist._in_noise(read, rows, (level, level), np.random.default_rng(0))
+    read.in_noise(rows, (level, level), np.random.default_rng(0))
     (waves,) = mixed
     for row, wave_ in zip(rows, waves, strict=True):
         clean = read.samples[row].astype(float)

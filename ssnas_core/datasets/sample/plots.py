@@ -24,7 +24,7 @@ _YEARS = {"newsreel": (1936, 1958), "engraving": (1948, 1994)}  # of other print
 
 @cache
 def words(name: str) -> dict[str, Any]:
-    """The word lists in `<name>.toml`, "themes" or "plots", beside this module."""
+    """The lists to choose from in `<name>.toml`, as "themes", beside this module."""
     return tomllib.loads(
         (resources.files("ssnas_core.datasets.sample") / f"{name}.toml").read_text("utf-8")
     )

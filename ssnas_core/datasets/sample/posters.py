@@ -15,39 +15,12 @@ import random
 from typing import Any
 
 from ssnas_core.datasets.sample.emblems import DRAWINGS, Colour, Pen
+from ssnas_core.datasets.sample.plots import words
 from ssnas_core.datasets.sample.story import Story
 
 WIDTH, HEIGHT = 96, 144
 SCALE = 2
 QUALITY = 60
-
-# Two skies per land. Sky above, sky at the horizon, far ground, near ground, ink, accent.
-PALETTES = {
-    "desert": (
-        "cd5c30 fcce80 ba6236 783822 341814 f6eec8",
-        "ec9646 fae2a0 cc7842 8c4628 3c1c14 be2c22",
-    ),
-    "city": (
-        "2e285c e27a80 4a3a6a 221c36 141022 fcce60",
-        "584a78 f0b296 604e76 302842 1a1428 fa606e",
-    ),
-    "sea": (
-        "2e829e cee8d6 327c8e 144a62 0a283a f67854",
-        "50aab4 f0eccc 3c8c96 18566e 0c2e3e f4be50",
-    ),
-    "forest": (
-        "629460 e2e8a8 54804e 22482e 10261c f6ce5c",
-        "8caa6e f0ecbe 60864c 2c502c 142a1a e25c3c",
-    ),
-    "snow": (
-        "789ec8 f0f2f6 aac0d8 e4eaf2 22304a ce383e",
-        "9cb8d8 faf0ec b8c8de ecf0f6 283450 ec963c",
-    ),
-    "stars": (
-        "101038 9260ba 604e94 302a58 080818 6ee2dc",
-        "121648 6080d0 5062a0 262e5a 080a1c fa96d2",
-    ),
-}
 
 
 def paint(story: Story, title: str, rng: random.Random) -> bytes:
@@ -56,7 +29,7 @@ def paint(story: Story, title: str, rng: random.Random) -> bytes:
     from PIL import Image, ImageDraw
 
     wide, high = WIDTH * SCALE, HEIGHT * SCALE
-    colours = [_rgb(code) for code in rng.choice(PALETTES[story.land]).split()]
+    colours = [_rgb(code) for code in rng.choice(words("posters")["palettes"][story.land]).split()]
     sky, low, far, near, ink, accent = colours
     noise = np.random.default_rng(rng.getrandbits(32))
 
