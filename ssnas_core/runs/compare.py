@@ -13,9 +13,9 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_name
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
+    attempt,
     check_config,
     features_of,
-    noted,
     read_cells,
     search_history,
     stage_of,
@@ -174,18 +174,13 @@ def _opened(path: Path) -> _Opened:
     config = RunFolder.config_of(path)
     check_config(config, path)
     broken: list[str] = []
-    features: Mapping[str, int] = {}
-    stage, prepared = "broken", None
-    with noted(broken):
-        features = features_of(folder)
+    features = attempt(broken, features_of, folder) or {}
     cells, unread = read_cells(folder, features)
     broken += unread
-    with noted(broken):
-        history = [] if cells else search_history(folder)
-        stage = stage_of(folder, config, history, cells)
-    with noted(broken):
-        note = folder / "prepared.json"
-        prepared = read_name(note, "folder") if note.exists() else None
+    history = [] if cells else attempt(broken, search_history, folder)
+    stage = "broken" if history is None else stage_of(folder, config, history, cells)
+    note = folder / "prepared.json"
+    prepared = attempt(broken, read_name, note, "folder") if note.exists() else None
     parts = {axis: config[axis]["name"] for axis in _AXES}
     settings = {**parts, **_flat({n: v for n, v in config.items() if n not in _NO_SETTING})}
     if settings.get("recipe.parts") == [config["space"]]:  # sizes of all networks: said once
@@ -247,26 +242,21 @@ def _counted(rows: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the settings are, which runs are not finished, and which rows were left out."""
-    settings: dict[str, dict[str, None]] = {}
-    unfinished: dict[str, list[str]] = {}
-    repeated: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row.get("setting"):
-            line = f"setting {row['setting']}: {row['differs']};"
-            settings.setdefault(line, {})[row["run"]] = None
-        if row["problem"]:
-            unfinished.setdefault(row["run"], []).append(row["problem"])
-        elif row["stage"] != "finished":
-            unfinished[row["run"]] = [f"not finished ({row['stage']})."]
-        if row.get("repeats"):
-            pair = (row["run"], row["repeats"])
-            repeated[pair] = repeated.get(pair, 0) + 1
-    lines = [f"{line} {' '.join(runs)}" for line, runs in settings.items()]
-    lines += [
-        f"{run}: {count} cells repeat {first} (same setting and seed), not counted"
-        for (run, first), count in repeated.items()
+    settings = grouped((row for row in rows if row.get("setting")), "setting", "differs")
+    lines = [
+        f"setting {letter}: {differs}; {' '.join(dict.fromkeys(row['run'] for row in part))}"
+        for (letter, differs), part in settings.items()
     ]
-    lines += [f"{run}: {'; '.join(problems)}" for run, problems in unfinished.items()]
+    repeated = grouped((row for row in rows if row.get("repeats")), "run", "repeats")
+    lines += [
+        f"{run}: {len(part)} cells repeat {first} (same setting and seed), not counted"
+        for (run, first), part in repeated.items()
+    ]
+    for run, part in grouped(rows, "run").items():
+        stages = {row["stage"]: None for row in part if not row["problem"]}
+        remarks = [f"not finished ({stage})." for stage in stages if stage != "finished"]
+        remarks += [row["problem"] for row in part if row["problem"]]
+        lines += [f"{run}: {'; '.join(remarks)}"] if remarks else []
     if any(row.get("on") == "dev" for row in rows):
         lines.append("dev: the labelled dev part, on which the threshold was chosen")
     return ["", *lines] if lines else []

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import file_size, read_json
@@ -17,6 +16,8 @@ from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import methods_of
 from ssnas_core.show.tables import primary_score
 from ssnas_core.training.checkpoints import load_checkpoint
+
+T = TypeVar("T")
 
 # What a trained cell's files and a run's result hold, read back with every field checked.
 
@@ -345,10 +346,13 @@ def _size(value: Any) -> int:
     return sum(_size(part) for part in value) if isinstance(value, list) else 1
 
 
-@contextmanager
-def noted(notes: list[str]) -> Iterator[None]:
-    """Add an `InputError` to `notes`, so that the rest is shown without what is broken."""
+def attempt(notes: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
+    """Return what `read` returns, or None with its message in `notes` where something is broken.
+
+    So the rest is shown without it.
+    """
     try:
-        yield
+        return read(*arguments)
     except InputError as error:
         notes.append(str(error))
+        return None

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
+    attempt,
     check_config,
     features_of,
     logit_labels,
-    noted,
     pretraining_history,
     read_cells,
     search_history,
@@ -56,33 +56,24 @@ def show_run(
     check_config(config, run.path)
     figures: dict[str, Figure] = {}
     notes: list[str] = []
-    features: Mapping[str, int] = {}
-    history: list[dict[str, Any]] = []
-    pretraining: list[dict[str, Any]] = []
-    labels: Mapping[str, Sequence[str]] = {}
     genotype = None
     if (run / "genotype.json").exists():
         genotype = Genotype.load(run / "genotype.json")
-    with noted(notes):
-        features = features_of(run)
+    features = attempt(notes, features_of, run) or {}
     if genotype is not None:
         figures["genotype"] = draw_genotype(genotype, tuple(features))
-    with noted(notes):
-        history = search_history(run)
+    history = attempt(notes, search_history, run) or []
     for log in ("history.jsonl", "timings.jsonl"):
-        with noted(notes):
-            if broken := run.broken_lines(log):
-                notes.append(f"{run / log}: {broken} broken lines are left out")
-    with noted(notes):
-        labels = logit_labels(run, history)
+        if broken := attempt(notes, run.broken_lines, log):
+            notes.append(f"{run / log}: {broken} broken lines are left out")
+    labels = attempt(notes, logit_labels, run, history) or {}
     if any(not labels.get(name) for name in (history[0].get("logits", {}) if history else {})):
         notes.append("names of logits are not noted in this run; architecture weights have none")
     if any({"train_loss", "dev_loss"} & entry.keys() or entry.get("logits") for entry in history):
         figures["search"] = plot_history(history, labels, unit="nats")
     cells, broken_cells = read_cells(run, features)
     notes += broken_cells
-    with noted(notes):
-        pretraining = pretraining_history(run)
+    pretraining = attempt(notes, pretraining_history, run) or []
     losses = _losses(history, pretraining, cells)
     if losses:
         figures["losses"] = plot_losses(losses, [cell["method"] for cell in cells], unit="nats")

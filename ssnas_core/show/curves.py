@@ -24,6 +24,7 @@ from ssnas_core.show.style import (
     INK,
     PALE,
     PAPER,
+    Curve,
     Row,
     draw_rows,
     dress,
@@ -108,13 +109,11 @@ def plot_history(
         raise ValueError("plot_history needs at least one epoch, got an empty history.")
     if "trial" in entries[0]:
         return _plot_trials(entries, unit)
-    rows = []
-    curves = []
+    rows, curves = [], []
     for key, name in (("train_loss", "weights, on train"), ("arch_loss", "architecture, on dev")):
         known = [entry for entry in entries if key in entry]  # the start has no loss yet
         if known:
-            xs = [entry["epoch"] for entry in known]
-            curves.append((xs, [entry[key] for entry in known], name))
+            curves.append(_curve(known, key, name))
     if curves:
         styles = {name: style(place) for place, (_, _, name) in enumerate(curves)}
         rows.append(Row(panels={"loss": curves}, styles=styles, ylabel=_loss("", unit)))
@@ -142,22 +141,20 @@ def plot_losses(
     Raises:
         ValueError: nothing to draw.
     """
-    known = {title: {n: list(h) for n, h in curves.items()} for title, curves in stages.items()}
-    known = {title: {n: h for n, h in curves.items() if h} for title, curves in known.items()}
-    known = {title: curves for title, curves in known.items() if curves}
+    known: dict[str, list[Curve]] = {}
+    for title, curves in stages.items():
+        for name, history in curves.items():
+            if entries := list(history):
+                known.setdefault(title, []).append(_curve(entries, "loss", name))
     if not known:
         raise ValueError("plot_losses needs at least one epoch, got none.")
-    found = dict.fromkeys(name for curves in known.values() for name in curves)
-    ordered = dict.fromkeys([*(name for name in names if name in found), *found])
+    present = dict.fromkeys(name for curves in known.values() for _, _, name in curves)
+    ordered = dict.fromkeys([*(name for name in names if name in present), *present])
     styles = {name: style(place) for place, name in enumerate(ordered)}
-    panels = {
-        title: [([e["epoch"] for e in h], [e["loss"] for e in h], n) for n, h in curves.items()]
-        for title, curves in known.items()
-    }
-    titles, columns = list(panels), min(3, len(panels))
+    titles, columns = list(known), min(3, len(known))
     parts = [titles[start : start + columns] for start in range(0, len(titles), columns)]
     rows = [
-        Row(panels={title: panels[title] for title in part}, styles=styles, ylabel=_loss("", unit))
+        Row(panels={title: known[title] for title in part}, styles=styles, ylabel=_loss("", unit))
         for part in parts
     ]
     return draw_rows(rows, one_legend=True)
@@ -350,14 +347,18 @@ def _plot_trials(entries: Sequence[Mapping[str, Any]], unit: str) -> Figure:
     for place, level in enumerate(sorted(set(levels)) if grown else [None]):
         own = [entry for entry in known if level is None or entry["level"] == level]
         name = "a trial" if level is None else f"a trial of level {1 + level}"
-        curves.append(([e["trial"] for e in own], [e["dev_loss"] for e in own], name))
+        curves.append(_curve(own, "dev_loss", name, "trial"))
         styles[name] = {"color": COLOURS[place], "linestyle": "", **marker(place, 4.0)}
-    trials = [entry["trial"] for entry in known]
-    lowest = np.minimum.accumulate([entry["dev_loss"] for entry in known]).tolist()
-    curves.append((trials, lowest, "lowest so far"))
-    styles["lowest so far"] = {**style(len(curves) - 1), "drawstyle": "steps-post"}
+    trials, losses, name = _curve(known, "dev_loss", "lowest so far", "trial")
+    curves.append((trials, np.minimum.accumulate(losses).tolist(), name))
+    styles[name] = {**style(len(curves) - 1), "drawstyle": "steps-post"}
     row = Row(panels={"search by trials": curves}, styles=styles, ylabel=_loss(" on dev", unit))
     return draw_rows([row], xlabel="trial")
+
+
+def _curve(entries: Iterable[Mapping[str, Any]], y: str, name: str, x: str = "epoch") -> Curve:
+    xs, ys = zip(*((entry[x], entry[y]) for entry in entries), strict=True)
+    return xs, ys, name
 
 
 def _loss(where: str, unit: str) -> str:

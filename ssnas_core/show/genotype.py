@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssnas_core.common.modalities import by_modality
 from ssnas_core.show.style import COLOURS, FONT, INK, PALE, PAPER, new_figure, text_width
 from ssnas_core.spaces.genotype import Genotype, Node
 
@@ -86,13 +87,8 @@ class Layout:
         self.cells = cells_of(genotype)
         self.owner = {node.name: cell for cell, nodes in self.cells.items() for node in nodes}
         self.owner |= {cell: cell for cell in self.cells}
-        modalities = list(dict.fromkeys(_split_feature(name)[0] for name in features))
-
-        def place(name: str) -> tuple[int, int]:
-            modality, depth = _split_feature(name)
-            return modalities.index(modality), depth
-
-        self.features = sorted(features, key=place)
+        groups = by_modality(features).values()  # image_2 stands before image_10
+        self.features = [n for names in groups for n in sorted(names, key=lambda n: (len(n), n))]
         graph = nx.DiGraph()
         graph.add_nodes_from(self.features)
         for cell, nodes in self.cells.items():
@@ -134,11 +130,12 @@ class Layout:
         return places
 
     def _arrange(self, text_width: Callable[[str], float]) -> None:
-        y, modality = 0.0, _split_feature(self.features[0])[0]
-        for name in self.features:
-            y -= _STEP if _split_feature(name)[0] == modality else _STEP + 1.5 * _GAP
-            modality = _split_feature(name)[0]
-            self.blocks[name].y = y
+        y = 0.0
+        for names in by_modality(self.features).values():
+            for name in names:
+                y -= _STEP
+                self.blocks[name].y = y
+            y -= 1.5 * _GAP
         left = 0.0
         for number, column in enumerate(self.columns):
             width = max((text_width(text) for block in column for text in block.texts), default=0)
@@ -169,12 +166,6 @@ def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
     return cells
 
 
-def _split_feature(feature: str) -> tuple[str, int]:
-    """Return modality and depth: ("image", 2) of `image_2`."""
-    match = re.fullmatch(r"(.*)_(\d+)", feature)
-    return (match[1], int(match[2])) if match else (feature, 0)
-
-
 def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
     """Return the heights nearest to `goals` (descending) at which the blocks do not overlap.
 
@@ -183,10 +174,8 @@ def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
     """
     from sklearn.isotonic import isotonic_regression
 
-    offsets = np.zeros(len(blocks))
-    for place in range(1, len(blocks)):
-        room = (blocks[place - 1].height + blocks[place].height) / 2 + _GAP
-        offsets[place] = offsets[place - 1] + room
+    heights = np.array([block.height for block in blocks])
+    offsets = np.cumsum([0.0, *(heights[:-1] + heights[1:]) / 2 + _GAP])
     return isotonic_regression(np.asarray(goals, float) + offsets, increasing=False) - offsets
 
 
@@ -211,20 +200,17 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
     if title is not None:
         _write(axes, (left + right) / 2, top - 0.18, title, size=FONT + 1)
 
-    modalities = list(dict.fromkeys(_split_feature(name)[0] for name in layout.features))
-    colours = {
-        name: COLOURS[modalities.index(_split_feature(name)[0]) % len(COLOURS)] for name in used
-    }
-    above = None  # the feature one less deep
-    for name in layout.features:
-        block, colour = layout.blocks[name], colours.get(name, PALE)
-        fill = f"{colour}22" if name in colours else PAPER
-        _box(axes, block.x, block.y, block.width, BOX, facecolor=fill, edgecolor=colour)
-        _write(axes, block.x, block.y, name, INK if name in colours else PALE)
-        if above is not None and _split_feature(above.name)[0] == _split_feature(name)[0]:
-            ends = above.y - BOX / 2, block.y + BOX / 2
-            axes.plot([block.x, block.x], ends, color=PALE, linewidth=1.1)
-        above = block
+    colours: dict[str, str] = {}
+    for number, names in enumerate(by_modality(layout.features).values()):
+        colours |= dict.fromkeys({*names} & {*used}, COLOURS[number % len(COLOURS)])
+        for above, name in zip([None, *names], names, strict=False):
+            block, colour = layout.blocks[name], colours.get(name, PALE)
+            fill = f"{colour}22" if name in colours else PAPER
+            _box(axes, block.x, block.y, block.width, BOX, facecolor=fill, edgecolor=colour)
+            _write(axes, block.x, block.y, name, INK if name in colours else PALE)
+            if above is not None:
+                ends = layout.blocks[above].y - BOX / 2, block.y + BOX / 2
+                axes.plot([block.x, block.x], ends, color=PALE, linewidth=1.1)
     for cell in layout.cells:
         _paint_cell(axes, layout, cell, colours)
     head = layout.blocks["head"]

@@ -157,18 +157,22 @@ def ratio_axis(axes: Axes, ratios: Sequence[float], width: float = 3.4) -> None:
         axes.tick_params(axis="x", labelrotation=90)
 
 
+Curve = tuple[Sequence[float], Sequence[float], str]
+"""x values, y values, and a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """Panels side by side, and what their curves are called.
 
     Args:
-        panels: curves by title of the panel: (x values, y values, name).
+        panels: curves by title of the panel.
         styles: how the curves of each name are drawn; all of them are in the legend.
         ylabel: what is drawn, with its unit.
         zero: y begins at zero, and all panels of the row share its range.
     """
 
-    panels: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float], str]]]
+    panels: Mapping[str, Sequence[Curve]]
     styles: Mapping[str, Mapping[str, Any]]
     ylabel: str
     zero: bool = False

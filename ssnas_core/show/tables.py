@@ -158,9 +158,9 @@ def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[s
     ]
 
 
-def section(text: str) -> list[str]:
-    """Return a heading in Markdown, and the empty lines around it."""
-    return ["", f"## {text}", ""]
+def section(title: str, about: str, *lines: str) -> list[str]:
+    """Return a heading in Markdown and a paragraph, before the lines of a table or list."""
+    return ["", f"## {title}", "", about, *(["", *lines] if lines else [])]
 
 
 def as_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:

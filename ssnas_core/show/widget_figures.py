@@ -126,17 +126,13 @@ def draw_temperature(first: Any, second: Any, temperature: float) -> Figure:
     return figure
 
 
-def draw_weights(
-    logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]], chosen: Sequence[str] = ()
-) -> Figure:
+def draw_weights(logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> Figure:
     """Draw the architecture weights at one moment of a search, as bars.
 
     Args:
         logits: vectors by name; a matrix's rows are softmaxes of their own.
         labels: what each entry stands for (`FusionSpace.labels()`); vectors
             without labels are left out.
-        chosen: names to draw in full colour, e.g. a genotype's features and
-            operators; by default all are.
 
     Returns:
         One panel per vector, its softmax from 0 to 1.
@@ -158,10 +154,8 @@ def draw_weights(
     )
     for axes, name in zip(drawn, shown, strict=True):
         texts = labels[name]
-        full = [not chosen or any(word in chosen for word in text.split()) for text in texts]
-        colours = [COLOURS[0] if one else "#9FC5DE" for one in full]
         shares = softmax(np.asarray(logits[name], dtype=float), axis=-1).ravel()
-        axes.barh(range(len(texts)), shares, color=colours)
+        axes.barh(range(len(texts)), shares, color=COLOURS[0])
         axes.set_yticks(range(len(texts)), texts)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)

@@ -95,13 +95,13 @@ class Job:
     config: RunConfig
     cells: tuple[Cell, ...]
 
+    def scored(self, cell: Cell) -> bool:
+        """Whether a cell is scored."""
+        return (cell_folder(self.folder, str(cell.method), cell.ratio) / "test.json").exists()
+
     def missing(self) -> tuple[Cell, ...]:
         """The cells that are not scored yet."""
-        return tuple(
-            cell
-            for cell in self.cells
-            if not (cell_folder(self.folder, str(cell.method), cell.ratio) / "test.json").exists()
-        )
+        return tuple(cell for cell in self.cells if not self.scored(cell))
 
 
 def jobs_of(study: StudyConfig, out: Path, modalities: Iterable[str], samples: int) -> list[Job]:

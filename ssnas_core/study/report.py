@@ -15,6 +15,7 @@ from ssnas_core.show.tables import (
     as_table,
     at_ratios,
     by_ratio,
+    grouped,
     how_many,
     listed,
     methods_of,
@@ -97,20 +98,19 @@ def _scores(rows: Rows) -> list[str]:
     body = []
     for method, curve in scores.items():
         most = max(map(len, curve.values()))
-        line = [method, str(most)]
-        for ratio in ratios:
-            text = with_interval(mean_interval(curve[ratio])) if ratio in curve else "-"
-            count = len(curve.get(ratio, ()))
-            line.append(text if count in (0, most) else f"{text}, n = {count}")
-        body.append(line)
+        texts = {
+            ratio: with_interval(mean_interval(cell))
+            + (f", n = {len(cell)}" if len(cell) < most else "")
+            for ratio, cell in curve.items()
+        }
+        body.append([method, str(most), *(texts.get(ratio, "-") for ratio in ratios)])
     name = score_name(rows)
-    return [
-        *section(name[0].upper() + name[1:]),
+    return section(
+        name[0].upper() + name[1:],
         f"Mean [95 % t interval] over n seeds, unless a cell has another n.{absent} The interval "
         "is that of seeds (labels drawn, weights, search), on one test part.",
-        "",
         *as_table(["method", "n", *at_ratios(ratios)], body),
-    ]
+    )
 
 
 def _differences(
@@ -121,15 +121,14 @@ def _differences(
     """Paired differences: at each label ratio by itself, means over several, across ratios."""
     if not pairs and not across:
         return []
-    lines = [
-        *section("Paired differences"),
+    lines = section(
+        "Paired differences",
         "Each seed's score of the first less that of the second, over the seeds that have both: "
         "mean [95 % t interval]; p of the two-sided paired sign-flip test of the mean, and in "
         f"round brackets p after Holm's correction, * where that is at most {_ALPHA:g}.",
-    ]
-    named = [*(name for pair in pairs for name in pair)]
-    named += [name for first, _, second, _ in across for name in (first, second)]
-    absent = dict.fromkeys(name for name in named if name not in methods_of(rows))
+    )
+    named = [*pairs, *((first, second) for first, _, second, _ in across)]
+    absent = dict.fromkeys(n for pair in named for n in pair if n not in methods_of(rows))
     if absent:
         lines += ["", f"Without any cell: {'; '.join(absent)}."]
 
@@ -223,9 +222,10 @@ def _ranking(rows: Rows, methods: Sequence[str] | None) -> list[str]:
     ranked = methods_of(rows) if methods is None else list(dict.fromkeys(methods))
     if len(ranked) < 2:
         return []
-    lines = section("Ranking")
     if not result.blocks:
-        return [*lines, f"No label ratio and seed is there for all of: {'; '.join(ranked)}."]
+        return section(
+            "Ranking", f"No label ratio and seed is there for all of: {'; '.join(ranked)}."
+        )
     seeds = {seed for _, seed in result.blocks}
     ratios = sorted({ratio for ratio, _ in result.blocks})
     left_out = [name for name in methods_of(rows) if name not in ranked]
@@ -237,7 +237,7 @@ def _ranking(rows: Rows, methods: Sequence[str] | None) -> list[str]:
     )
     text += f" Not ranked: {'; '.join(left_out)}." if left_out else ""
     body = [[name, with_interval(one, digits=2)] for name, one in result.intervals.items()]
-    return [*lines, text, "", *as_table(["method", "mean rank"], body)]
+    return section("Ranking", text, *as_table(["method", "mean rank"], body))
 
 
 def _costs(rows: Rows) -> list[str]:
@@ -245,47 +245,41 @@ def _costs(rows: Rows) -> list[str]:
     if not names:
         return []
     body = []
-    for method in methods_of(rows):
-        ratio = max(row["label_ratio"] for row in rows if row["method"] == method)
-        cells = [r for r in rows if (r["method"], r["label_ratio"]) == (method, ratio)]
+    for method, part in grouped(rows, "method").items():
+        ratio, cells = max(grouped(part, "label_ratio").items())
         line = [method, f"{ratio:g}", str(len(cells))]
         for name in names:
             values = [row[name] for row in cells if row.get(name) is not None]
             digits = 1 if name.endswith("_seconds") else 0
             line.append(f"{median(values):,.{digits}f}" if values else "-")
         body.append(line)
-    return [
-        *section("Cost"),
+    return section(
+        "Cost",
         "Median over seeds at the largest label ratio that a method has. Seconds are of the CPU; a "
         "search or pretraining that serves several label ratios counts in full at each. Memory is "
         "the largest anonymous memory of the process.",
-        "",
         *as_table(["method", "r", "n", *(_COSTS[name] for name in names)], body),
-    ]
+    )
 
 
 def _genotypes(rows: Rows) -> list[str]:
     lines = []
-    for method in methods_of(rows):
-        groups: dict[str, dict[int, str]] = {}
-        for row in rows:
-            if row["method"] == method and row.get("genotype"):
-                at = f", r = {row['label_ratio']:g}"
-                groups.setdefault(at, {})[row["seed"]] = row["genotype"]
-        merged: dict[int, str] = {}
-        for by_seed in groups.values():
-            merged = by_seed | merged
-        if all(by_seed.items() <= merged.items() for by_seed in groups.values()):
-            groups = {"": merged}
-        lines += [f"- {method}{at}: {_often(by_seed)}" for at, by_seed in groups.items() if by_seed]
+    for method, part in grouped((row for row in rows if row.get("genotype")), "method").items():
+        by_seed = [
+            (f", r = {ratio:g}", {row["seed"]: row["genotype"] for row in cells})
+            for ratio, cells in grouped(part, "label_ratio").items()
+        ]
+        merged = {row["seed"]: row["genotype"] for row in reversed(part)}
+        if all(found.items() <= merged.items() for _, found in by_seed):
+            by_seed = [("", merged)]
+        lines += [f"- {method}{at}: {_often(found)}" for at, found in by_seed]
     if not lines:
         return []
-    return [
-        *section("Architectures"),
+    return section(
+        "Architectures",
         "How many seeds found each; a method is told per label ratio where that changes it.",
-        "",
         *lines,
-    ]
+    )
 
 
 def _often(by_seed: Mapping[int, str]) -> str:
@@ -304,24 +298,27 @@ def _often(by_seed: Mapping[int, str]) -> str:
 
 def _labels(rows: Rows) -> list[str]:
     ratios = ratios_of(rows)
+    counts = {
+        cell: [row["labelled"] for row in part]
+        for cell, part in grouped(
+            (row for row in rows if row.get("labelled") is not None), "method", "label_ratio"
+        ).items()
+    }
+    if not counts:
+        return []
+
+    def text(*cell: Any) -> str:
+        ends = {min(counts[cell]), max(counts[cell])} if cell in counts else set()
+        return " to ".join(f"{value:,}" for value in sorted(ends)) or "-"
+
     used: dict[tuple[str, ...], list[str]] = {}
     for method in methods_of(rows):
-        line = []
-        for ratio in ratios:
-            cells = [r for r in rows if (r["method"], r["label_ratio"]) == (method, ratio)]
-            counts = sorted({r["labelled"] for r in cells if r.get("labelled") is not None})
-            line.append(
-                " to ".join(f"{value:,}" for value in dict.fromkeys(counts[:1] + counts[-1:]))
-            )
-        used.setdefault(tuple(text or "-" for text in line), []).append(method)
-    if all(text == "-" for line in used for text in line):
-        return []
+        used.setdefault(tuple(text(method, ratio) for ratio in ratios), []).append(method)
     everyone = "all methods" if len(used) == 1 else None
     body = [[everyone or "; ".join(methods), *line] for line, methods in used.items()]
-    return [
-        *section("Budget of labels"),
+    return section(
+        "Budget of labels",
         "Labelled samples used, those of train and of dev together: for searching, training and "
         "choosing a threshold.",
-        "",
         *as_table(["method", *at_ratios(ratios)], body),
-    ]
+    )

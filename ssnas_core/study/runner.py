@@ -166,13 +166,7 @@ def study_rows(jobs: Iterable[Job], counts: Mapping[str, int]) -> list[dict[str,
         search, pretraining and training (what is shared with other cells counts whole);
         `peak_anonymous_mb`, the largest of those stages; `genotype`.
     """
-    rows = []
-    for job in jobs:
-        missing = job.missing()
-        for cell in job.cells:
-            if cell not in missing:
-                rows.append(cell_row(cell, job, counts))
-    return rows
+    return [cell_row(cell, job, counts) for job in jobs for cell in job.cells if job.scored(cell)]
 
 
 def study_files(csv: Path) -> tuple[Path, Path, Path]:

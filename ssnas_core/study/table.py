@@ -154,14 +154,8 @@ def _rounded(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference: each seed's score of `first` less that of `second`.
+    """A paired difference: each seed's score of one method less that of another."""
 
-    Over several `ratios` it is the mean over them, of the seeds that have all.
-    """
-
-    first: str
-    second: str
-    ratios: tuple[float, ...]
     by_seed: Mapping[int, float]
 
     @property
@@ -184,17 +178,19 @@ def difference(
     ratios: Sequence[float],
     against: Sequence[float] | None = None,
 ) -> Difference:
-    """Return `first` at `ratios` less `second` at `against` (the same), of the seeds with all."""
+    """Return `first` at `ratios` less `second` at `against` (the same), of the seeds with all.
+
+    Over several ratios it is the mean over them.
+    """
     scores = by_cell(rows)
     pairs = list(zip(ratios, ratios if against is None else against, strict=True))
     by_seed = {}
     for seed in sorted({seed for _, _, seed in scores}):
         cells = [((first, one, seed), (second, other, seed)) for one, other in pairs]
         if all(ours in scores and theirs in scores for ours, theirs in cells):
-            by_seed[seed] = float(
-                np.mean([scores[ours] - scores[theirs] for ours, theirs in cells])
-            )
-    return Difference(first, second, tuple(ratios), by_seed)
+            gains = [scores[ours] - scores[theirs] for ours, theirs in cells]
+            by_seed[seed] = float(np.mean(gains))
+    return Difference(by_seed)
 
 
 @dataclass(frozen=True)
