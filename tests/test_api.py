@@ -19,7 +19,7 @@ import ssnas_core
 ROOT = Path(__file__).parents[1]
 SLOW = (
     *("torch", "torchvision", "sklearn", "scipy", "transformers", "matplotlib", "PIL", "tqdm"),
-    *("h5py", "pooch", "huggingface_hub", "optuna"),
+    *("h5py", "huggingface_hub", "optuna"),
 )
 
 

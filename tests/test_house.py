@@ -25,7 +25,7 @@ COMPOSED = {
 }
 HEAVY = {
     *("torchvision", "sklearn", "transformers", "matplotlib", "PIL", "networkx", "IPython"),
-    *("h5py", "pooch", "huggingface_hub", "ipywidgets", "optuna", "timm"),
+    *("h5py", "huggingface_hub", "ipywidgets", "optuna", "timm"),
 }
 # The base of a class is imported with the module of its heir, so nothing imports that early.
 LATE = {"models/classifier.py", "models/card.py"}

@@ -266,16 +266,6 @@ def _numbers(fields: list[bytes]) -> np.ndarray | None:
         return None
 
 
-def _read_dimension(path: Path) -> int:
-    """Return D, the length of the vectors in a file; read its first line.
-
-    Raises:
-        InputError: no such file, or not one of word vectors.
-    """
-    with _opened(Path(path)) as (_, header):
-        return header.dimension
-
-
 def read_vectors(path: Path, ranks: Mapping[bytes, int], most: int) -> dict[bytes, np.ndarray]:
     """Return the vectors of wanted words; of those in the file, the `most` of lowest rank.
 
@@ -450,7 +440,8 @@ class Word2VecMLP(_VectorMLP):
     ) -> None:
         path = None if source is None else Path(source)
         if path is not None:
-            length = _read_dimension(path)
+            with _opened(path) as (_, header):
+                length = header.dimension
             if inputs not in (None, length):
                 raise InputError(f"expected vectors of {inputs} numbers in {source}, got {length}.")
             inputs = length

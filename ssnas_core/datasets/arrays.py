@@ -72,9 +72,8 @@ class ArrayDataset(Dataset):
         plain = _plain("labels", labels)
         named = None if ids is None else list(ids)  # by place, whatever an index of theirs says
         lengths = {modality: len(values) for modality, (_, values) in read.items()}
-        lengths["labels"] = len(plain)
-        lengths |= {"split": len(split)} if split is not None else {}
-        lengths |= {"ids": len(named)} if named is not None else {}
+        beside = {"labels": plain, "split": split, "ids": named}
+        lengths |= {what: len(rows) for what, rows in beside.items() if rows is not None}
         if len(set(lengths.values())) != 1:
             raise InputError(
                 f"{name}: expected as many rows everywhere, got "

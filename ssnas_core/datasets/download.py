@@ -1,4 +1,4 @@
-"""Published data sets, fetched from their mirrors with pooch.
+"""Published data sets, fetched from their mirrors.
 
 A file appears whole and checked, or not at all; its SHA-256 is written beside it.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -172,24 +172,17 @@ def _download(file: Published, folder: Path, progress: bool) -> Path:
 
 def _fetch(path: Path, file: Published, progress: bool) -> str:
     """Put the file at `path` from the first mirror that has it; return its SHA-256."""
-    import pooch
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError
 
     failures = []
     for url in file.urls:
         # a folder of its own: what is there stays until the new file is whole and checked
-        with (
-            tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as part,
-            _bar(f"downloading {url.rpartition('/')[2]}", progress) as bar,
-        ):
-            fetched, guard = Path(part, path.name), _Guard(Path(part), bar)
-            get = pooch.HTTPDownloader(
-                chunk_size=_CHUNK, timeout=_TIMEOUT, hooks={"response": guard}
-            )
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as part:
+            fetched = Path(part, path.name)
             try:
-                get(url, str(fetched), cast(Any, None))
-                digest = guard.digest.hexdigest()
+                with _bar(f"downloading {url.rpartition('/')[2]}", progress) as bar:
+                    digest = _save(url, fetched, bar)
                 if file.sha256 is not None and digest != file.sha256:
                     raise ValueError(f"expected SHA-256 {file.sha256}, got {digest}")
                 if file.sha256 is None and not _starts(fetched, file.start):
@@ -206,62 +199,54 @@ def _fetch(path: Path, file: Published, progress: bool) -> str:
     )
 
 
-class _Guard:
-    """A hook of `requests` that keeps a mirror's answer within bounds.
+def _save(url: str, path: Path, bar: Any) -> str:
+    """Write what a mirror gives to `path`, within bounds; return its SHA-256.
 
-    It takes the place of the answer's body, whose `read` is what `requests` calls: bytes
-    come as they lie there (a .gz is not to be decoded on the way), with their SHA-256.
+    Bytes come as they lie there: a .gz is not decoded on the way.
+
+    Raises:
+        RequestException, HTTPError, ValueError: this mirror is to be given up.
+        OSError: there is no room; another mirror would not help.
     """
+    import requests
+    from urllib3.exceptions import HTTPError
 
-    def __init__(self, folder: Path, bar: Any) -> None:
-        self.folder, self.bar = folder, bar
-        self.digest = hashlib.sha256()
-        self.count = 0  # bytes that came
-
-    def __call__(self, response: Any, **_: Any) -> None:
+    def drop_body(response: Any, **_: Any) -> None:
         if response.is_redirect:
             response.close()  # else `requests` would read its body, of any size
-        if response.is_redirect or not response.ok:
-            return
-        self.raw, self.size = response.raw, _size(response)
-        self.bar.total = self.size
-        if self.size is None:
-            response.headers.pop("Content-Length", None)  # pooch would take it for a number
-        elif self.size > _MOST:
-            raise ValueError(f"it has {self.size:,} bytes, more than such a file may have")
-        elif self.size > (free := shutil.disk_usage(self.folder).free):
-            # another mirror would not help
-            raise OSError(None, f"it has {self.size:,} bytes, the disk {free:,} free")
-        self.began = time.monotonic()
-        response.raw = self
 
-    def read(self, count: int) -> bytes:
-        """The next bytes, b"" at the end; ValueError for a mirror that is to be given up."""
-        from urllib3.exceptions import HTTPError
-
-        read = getattr(self.raw, "read1", self.raw.read)  # old: it waits until a chunk is full
-        try:
-            chunk = read(count, decode_content=False)
-        except HTTPError:
-            chunk, cut = b"", True
-        else:
-            cut = not chunk and self.size is not None and self.count != self.size
-        self.digest.update(chunk)
-        self.bar.update(len(chunk))
-        self.count += len(chunk)
-        passed = time.monotonic() - self.began
-        problem = None
-        if cut:
-            of = "" if self.size is None else f" of {self.size:,}"
-            problem = f"connection cut after {self.count:,}{of} bytes"
-        elif passed > _TIMEOUT and self.count < _SLOWEST * passed:
-            problem = f"less than {_SLOWEST:,} bytes a second"
-        elif self.count > _MOST:
-            problem = f"more than {_MOST:,} bytes, and no end"
-        if problem is not None:
-            self.raw.close()
-            raise ValueError(problem)
-        return chunk
+    hooks, digest, count = {"response": drop_body}, hashlib.sha256(), 0
+    with (
+        requests.get(url, stream=True, timeout=_TIMEOUT, hooks=hooks) as response,
+        open(path, "wb") as file,
+    ):
+        response.raise_for_status()
+        size = bar.total = _size(response)
+        if size is not None and size > _MOST:
+            raise ValueError(f"it has {size:,} bytes, more than such a file may have")
+        if size is not None and size > (free := shutil.disk_usage(path.parent).free):
+            raise OSError(None, f"it has {size:,} bytes, the disk {free:,} free")
+        read = getattr(response.raw, "read1", response.raw.read)  # old: waits for a full chunk
+        began, chunk, cut = time.monotonic(), b".", False
+        while chunk:
+            try:
+                chunk = read(_CHUNK, decode_content=False)
+                cut = not chunk and size is not None and count != size
+            except HTTPError:
+                chunk, cut = b"", True
+            file.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
+            count += len(chunk)
+            passed = time.monotonic() - began
+            if cut:
+                of = "" if size is None else f" of {size:,}"
+                raise ValueError(f"connection cut after {count:,}{of} bytes")
+            if passed > _TIMEOUT and count < _SLOWEST * passed:
+                raise ValueError(f"less than {_SLOWEST:,} bytes a second")
+            if count > _MOST:
+                raise ValueError(f"more than {_MOST:,} bytes, and no end")
+    return digest.hexdigest()
 
 
 def _bar(title: str, progress: bool, size: int | None = None) -> Any:

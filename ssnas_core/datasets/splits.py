@@ -97,41 +97,31 @@ def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:
     return LabelledPart(float(ratio), int(seed), parts["train"], parts["dev"])
 
 
-def stratified_split(
-    labels: np.ndarray, seed: int, shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
-) -> list[str]:
+def stratified_split(labels: np.ndarray, seed: int) -> list[str]:
     """A split for data that come without one, stratified over all classes at once.
 
-    Each of the three gets its share of the samples (rounded half up, at least
-    one; train gets the rest). Neighbours in one `labelling_order` go to one
+    Dev gets 10 % of the samples and test 20 % (rounded half up, at least one);
+    train gets the rest. Neighbours in one `labelling_order` go to one
     split, dev first: being small, it profits most from an even prefix.
 
     Args:
         labels: 0 or 1, (N, K), N >= 3.
         seed: whole number >= 0.
-        shares: of train, dev and test; positive, and together 1.
 
     Returns:
         N names, each `"train"`, `"dev"` or `"test"`.
 
     Raises:
-        InputError: fewer than three samples, shares that are none, or the seed
-            is not a whole number >= 0.
+        InputError: fewer than three samples, or the seed is not a whole number >= 0.
     """
     _check_seed(seed)
-    if len(shares) != 3 or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise InputError(
-            f"expected positive shares of train, dev and test that sum to 1, got {shares}."
-        )
     count = len(labels)
     if count < 3:
         raise InputError(
             f"expected at least 3 samples to split into train, dev and test, got {count}; "
             "add samples."
         )
-    dev, test = (max(1, math.floor(share * count + 0.5)) for share in shares[1:])
-    while dev + test > count - 1:  # of very few samples, train gets one too
-        dev, test = (dev, test - 1) if test >= dev else (dev - 1, test)
+    dev, test = (max(1, math.floor(share * count + 0.5)) for share in (0.1, 0.2))
     order = labelling_order(labels, seed)
     names = np.full(count, "train", dtype="<U5")
     names[order[:dev]] = "dev"

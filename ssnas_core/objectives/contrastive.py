@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +31,6 @@ class Contrastive:
         >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
         >>> loss.backward()
     """
-
-    uses_labels: ClassVar[bool] = False
-    labelled_only: ClassVar[bool] = False
 
     temperature: float = 0.2
     hidden: int = 256

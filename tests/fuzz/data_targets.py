@@ -29,7 +29,7 @@ from ssnas_core.datasets.records import Dataset, load_dataset
 from ssnas_core.features.inputs import decode_images
 
 # What readers import at their first use: once here, and not in each child.
-for _module in ("h5py", "pooch", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto"):
+for _module in ("h5py", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto"):
     importlib.import_module(_module)
 Image.init()
 

@@ -175,13 +175,6 @@ def child(pen: Pen, rng: random.Random, land: str) -> None:
     """Children at play."""
     variant = rng.randrange(3)
     x = -0.2
-
-    def kid(x: float) -> None:
-        pen.poly((x - 0.13, 0.36), (x + 0.13, 0.36), (x + 0.15, 0.12), (x - 0.15, 0.12))
-        pen.box(x - 0.1, 0, 0.07, 0.16)
-        pen.box(x + 0.03, 0, 0.07, 0.16)
-        pen.oval(x, 0.46, 0.13, 0.13)
-
     if variant == 0:  # three balloons
         for bx, by, r in ((0.0, 0.98, 0.13), (0.26, 0.92, 0.12), (0.14, 0.74, 0.12)):
             pen.line((-0.06, 0.36), (bx, by - r), width=0.012)
@@ -201,7 +194,10 @@ def child(pen: Pen, rng: random.Random, land: str) -> None:
         pen.oval(0.04, 0.98, 0.11, 0.13, fill=pen.accent)
         pen.line((-0.06, 0.34), (0.04, 0.85), width=0.012)
     pen.line((x + 0.06, 0.32), (-0.06, 0.36), width=0.06)
-    kid(x)
+    pen.poly((x - 0.13, 0.36), (x + 0.13, 0.36), (x + 0.15, 0.12), (x - 0.15, 0.12))
+    pen.box(x - 0.1, 0, 0.07, 0.16)
+    pen.box(x + 0.03, 0, 0.07, 0.16)
+    pen.oval(x, 0.46, 0.13, 0.13)
 
 
 def instrument(pen: Pen, rng: random.Random, land: str) -> None:
