@@ -132,6 +132,15 @@ class GrowingSpace(Space, Protocol):
         ...
 
 
+def check_dropouts(config: Any) -> None:
+    """Raise `InputError` where `dropout` or `modality_dropout` of a configuration is none."""
+    kind = type(config).__name__
+    if not 0 <= config.dropout < 1:
+        raise InputError(f"{kind}.dropout must be in [0, 1), got {config.dropout}.")
+    if not 0 <= (lost := config.modality_dropout) <= 1:
+        raise InputError(f"{kind}.modality_dropout must be in [0, 1], got {lost}.")
+
+
 def labels_of(space: Space) -> dict[str, tuple[str, ...]]:
     """Return the meaning of each entry of each logit vector of a space; {} where it has none."""
     labels = getattr(space, "labels", None)

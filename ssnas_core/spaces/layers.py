@@ -22,13 +22,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.modalities import drop_modality, modality_of
+from ssnas_core.common.modalities import by_modality, drop_modality
+from ssnas_core.common.typed import check_fields
+from ssnas_core.spaces.base import check_dropouts
 from ssnas_core.spaces.genotype import Genotype, Node
 
 _ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
@@ -44,28 +46,17 @@ class LayersConfig:
 
     layers: int = 4  # at most
     channels: int = 16  # C, width of each layer
-    dropout: float = 0.0  # after each layer
+    dropout: float = 0.0  # after each layer, in all training
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
     normalise: bool = True  # features, before the layers
 
     def __post_init__(self) -> None:
-        for name in ("layers", "channels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"LayersConfig.{name} must be >= 1, got {getattr(self, name)}.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"LayersConfig.dropout must be in [0, 1), got {self.dropout}.")
-        if not 0 <= self.modality_dropout <= 1:
-            raise InputError(
-                f"LayersConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
-            )
+        check_fields(self, layers=1, channels=1)
+        check_dropouts(self)
 
     def open(self, channels: Mapping[str, int]) -> LayerSpace:
         """Return the space over features of so many `channels`, by name."""
         return LayerSpace(channels, self)
-
-    def trained_with(self, dropout: float) -> Self:
-        """Return the configuration itself: its own dropout is the one of all training."""
-        return self
 
 
 class LayerSpace:
@@ -87,11 +78,9 @@ class LayerSpace:
         self.channels = dict(channels)
         self.config = config or LayersConfig()
         self.features = tuple(self.channels)
-        self._by_modality: dict[str, tuple[str, ...]] = {}
-        for name in self.features:
-            modality = modality_of(name)
-            self._by_modality[modality] = (*self._by_modality.get(modality, ()), name)
-        self._parts = (*self._by_modality.values(), tuple(_ACTIVATIONS))  # the values of a token
+        self._by_modality = by_modality(self.features)
+        # the values of a token
+        self._parts = (*map(tuple, self._by_modality.values()), tuple(_ACTIVATIONS))
         if len(self._by_modality) < 2 or self._by_modality.keys() & {"layer", "activation"}:
             raise InputError(
                 "the layer space needs features of at least two modalities, none of them named "
@@ -211,10 +200,6 @@ class LayerSpace:
         """Return the network of `genotype` with fresh weights (torch's global seed)."""
         self.validate(genotype)
         return _LayersNetwork(self.channels, genotype.nodes, self.config)
-
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """Return {}: this space has no logits."""
-        return {}
 
     def _options(self) -> Iterator[_Layer]:
         return itertools.product(*map(range, self.token_sizes))

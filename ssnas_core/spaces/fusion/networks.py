@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +34,16 @@ Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the option
 softmax: Relax = partial(torch.softmax, dim=-1)
 
 
-class Sizes(Protocol):
-    """The sizes that a network reads of a `FusionConfig`."""
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of the networks. Defaults: BM-NAS on MM-IMDB (Table 8)."""
 
-    @property
-    def channels(self) -> int: ...  # C
-    @property
-    def length(self) -> int: ...  # L
-    @property
-    def cells(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def modality_dropout(self) -> float: ...
+    channels: int = 192  # C
+    length: int = 16  # L, positions after pooling
+    cells: int = 2  # each takes two of the features and earlier cells
+    steps: int = 1  # operations inside one cell, at most 6
+    dropout: float = 0.1  # of the stems and the steps
+    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
 
 
 class Stem(nn.Module):

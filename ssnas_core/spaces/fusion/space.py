@@ -32,15 +32,16 @@ import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import deepest
-from ssnas_core.common.typed import brief
+from ssnas_core.common.typed import brief, check_fields
 from ssnas_core.spaces import OPERATORS
+from ssnas_core.spaces.base import check_dropouts
 from ssnas_core.spaces.fusion.choices import (
     Cell,
     Form,
@@ -54,6 +55,7 @@ from ssnas_core.spaces.fusion.choices import (
 from ssnas_core.spaces.fusion.networks import (
     FusionNetwork,
     FusionSupernet,
+    Sizes,
     ordered_pairs,
     pair_labels,
     pair_scores,
@@ -71,7 +73,7 @@ MAX_STEPS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig:
+class FusionConfig(Sizes):
     """Fusion cells: which features meet, by which operation. Defaults: BM-NAS on MM-IMDB (Table 8).
 
     An operator of one's own is a class of `nn.Module` that is made with the number of
@@ -81,34 +83,15 @@ class FusionConfig:
     stands as the short name of the class.
     """
 
-    lacks: ClassVar[tuple[str, ...]] = ()  # the protocols' methods that its space does not have
-
-    channels: int = 192  # C
-    length: int = 16  # L, positions after pooling
-    cells: int = 2  # each takes two of the features and earlier cells
-    steps: int = 1  # operations inside one cell, at most 6
-    dropout: float = 0.1  # of the stems and the steps
-    modality_dropout: float = 0.0  # probability that a sample loses one modality in training
     relaxation: Literal["pairs", "released"] = "pairs"  # released: as in BM-NAS's code
     taps: int | None = None  # deepest features of each modality that may be read; None: all
     operators: tuple[str, ...] = ()  # further primitives
 
     def __post_init__(self) -> None:
-        for name in ("channels", "length", "cells", "steps", "taps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"FusionConfig.{name} must be >= 1, got {value}.")
+        check_fields(self, channels=1, length=1, cells=1, steps=1, taps=1)
         if self.steps > MAX_STEPS:  # all orders of a cell's steps are gone through
             raise InputError(f"FusionConfig.steps must be <= {MAX_STEPS}, got {self.steps}.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"FusionConfig.dropout must be in [0, 1), got {self.dropout}.")
-        if self.relaxation not in ("pairs", "released"):
-            raise InputError(
-                f"FusionConfig.relaxation must be 'pairs' or 'released', got {self.relaxation!r}."
-            )
-        if not 0 <= self.modality_dropout <= 1:
-            raise InputError(
-                f"FusionConfig.modality_dropout must be in [0, 1], got {self.modality_dropout}."
-            )
+        check_dropouts(self)
         _further_operators(self.operators)
 
     def open(self, channels: Mapping[str, int]) -> FusionSpace:
