@@ -138,16 +138,13 @@ def plot_costs(
     known = checked(rows)
     ratio = ratios_of(known)[-1] if ratio is None else ratio
     parts = [name.replace("seconds", cost) for name in SECONDS] if cost in _SUMS else [cost]
-    dots, cells_of = {}, grouped(known, "method", "label_ratio")
+    priced = [r for r in known if r["label_ratio"] == ratio and None not in map(r.get, parts)]
+    cells = grouped(priced, "method")
+    dots = {}
     for name in chosen(known, methods):
-        cells = [
-            row
-            for row in cells_of.get((name, ratio), ())
-            if all(row.get(part) is not None for part in parts)
-        ]
-        if cells:
-            spent = median(sum(row[part] for part in parts) for row in cells)
-            dots[name] = (spent, mean_interval([row["score"] for row in cells]))
+        if name in cells:
+            spent = median(sum(row[part] for part in parts) for row in cells[name])
+            dots[name] = (spent, mean_interval([row["score"] for row in cells[name]]))
     if not dots:
         raise InputError(
             f"expected rows with {' + '.join(parts)} at r = {ratio:g}, got none; choose another "

@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any
 
 from ssnas_core.show.tables import (
+    COUNTS,
+    SECONDS,
     as_table,
     at_ratios,
     by_ratio,
@@ -34,16 +36,7 @@ FEW_LABELS = 0.3
 
 _ALPHA = 0.05
 _MOST_SHOWN = 3  # architectures that more than one seed found
-_COSTS = {
-    "search_seconds": "search s",
-    "pretrain_seconds": "pretrain s",
-    "train_seconds": "train s",
-    "search_steps": "search steps",
-    "pretrain_steps": "pretrain steps",
-    "train_steps": "train steps",
-    "parameters": "parameters",
-    "peak_anonymous_mb": "memory MB",
-}
+_COSTS = (*SECONDS, *COUNTS, "peak_anonymous_mb")
 
 Rows = Sequence[Mapping[str, Any]]
 Differences = Mapping[str, Mapping[str, Difference]]
@@ -189,32 +182,33 @@ def _floor(tested: Sequence[int], counts: set[int]) -> str:
     """Say what tests of these sizes could have found at all."""
     if not tested:
         return "No test: no pair has two seeds."
-    sizes = sorted(set(tested))
-    floors = [f"{p_text(smallest_p(size))} for n = {size}" for size in sizes]
-    least = len(tested) * smallest_p(sizes[-1])
-    sentences = [
-        f"n = {counts.pop()} seeds each." if len(counts) == 1 else "n seeds as given.",
-        f"Holm's correction is over the {how_many(len(tested), 'test')} of this table.",
-        f"The smallest p of this test is {', '.join(floors)}.",
-    ]
-    if smallest_p(sizes[-1]) > _ALPHA:
-        sentences.append(
-            f"So no difference here can be significant at {_ALPHA:g}, however large; "
+    floors = {size: smallest_p(size) for size in sorted(set(tested))}
+    lowest = min(floors.values())
+    least = len(tested) * lowest
+    short = [str(size) for size, floor in floors.items() if floor > _ALPHA]
+    said = f"n = {counts.pop()} seeds each" if len(counts) == 1 else "n seeds as given"
+    said += (
+        f". Holm's correction is over the {how_many(len(tested), 'test')} of this table. The "
+        "smallest p of this test is "
+        f"{', '.join(f'{p_text(floor)} for n = {size}' for size, floor in floors.items())}."
+    )
+    if lowest > _ALPHA:
+        return (
+            f"{said} So no difference here can be significant at {_ALPHA:g}, however large; "
             "the intervals say what is known."
         )
-    elif least > _ALPHA:
-        sentences.append(
-            f"Corrected for {len(tested)} tests it is at least {p_text(min(least, 1.0))}, so none "
-            f"here can be significant at {_ALPHA:g} after correction, however large: more seeds "
-            "or fewer pairs are needed."
+    if least > _ALPHA:
+        return (
+            f"{said} Corrected for {len(tested)} tests it is at least {p_text(min(least, 1.0))}, "
+            f"so none here can be significant at {_ALPHA:g} after correction, however large: more "
+            "seeds or fewer pairs are needed."
         )
-    elif smallest_p(sizes[0]) > _ALPHA:
-        short = [str(size) for size in sizes if smallest_p(size) > _ALPHA]
-        sentences.append(
-            f"So a difference of n = {' or '.join(short)} cannot be significant at {_ALPHA:g}, "
-            "however large."
+    if short:
+        return (
+            f"{said} So a difference of n = {' or '.join(short)} cannot be significant at "
+            f"{_ALPHA:g}, however large."
         )
-    return " ".join(sentences)
+    return said
 
 
 def _ranking(rows: Rows, methods: Sequence[str] | None) -> list[str]:
@@ -258,8 +252,13 @@ def _costs(rows: Rows) -> list[str]:
         "Median over seeds at the largest label ratio that a method has. Seconds are of the CPU; a "
         "search or pretraining that serves several label ratios counts in full at each. Memory is "
         "the largest anonymous memory of the process.",
-        *as_table(["method", "r", "n", *(_COSTS[name] for name in names)], body),
+        *as_table(["method", "r", "n", *map(_cost_name, names)], body),
     )
+
+
+def _cost_name(cost: str) -> str:
+    short = cost.replace("peak_anonymous", "memory").replace("mb", "MB").replace("seconds", "s")
+    return short.replace("_", " ")
 
 
 def _genotypes(rows: Rows) -> list[str]:
