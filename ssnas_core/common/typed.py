@@ -73,6 +73,22 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def check_fields(config: Any, *positive: str, **least: float) -> None:
+    """Raise `InputError` where a field of a dataclass is out of its range.
+
+    A field with a `Literal` hint has one of its options; one in `positive` is finite and
+    larger than 0; one in `least` is finite and at least so large, or None.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value, options, where = getattr(config, name), get_args(hint), type(config).__name__
+        if get_origin(hint) is Literal and value not in options:
+            raise InputError(f"{where}.{name} must be one of {options}, got {value!r}.")
+        if name in positive and not 0 < value < math.inf:
+            raise InputError(f"{where}.{name} must be > 0, got {value}.")
+        if name in least and value is not None and not least[name] <= value < math.inf:
+            raise InputError(f"{where}.{name} must be >= {least[name]}, got {value}.")
+
+
 def brief(value: Any) -> str:
     """`value` in at most 40 characters, whatever a file made of it."""
     if isinstance(value, Mapping | list | tuple) and len(value) > 10:

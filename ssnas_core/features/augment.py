@@ -55,8 +55,8 @@ class ImageAugment:
     greyscale: float = 0.2  # probability
 
     def __post_init__(self) -> None:
-        _check_range(self, ("flip", "jitter", "greyscale"), 0, 1)
-        _check_range(self, ("brightness", "contrast", "saturation"), 0, 1)
+        shares = ("flip", "jitter", "greyscale", "brightness", "contrast", "saturation")
+        _check_range(self, shares, 0, 1)
         _check_range(self, ("hue",), 0, 0.5)
         _check_range(self, ("min_area",), 0.01, 1)
         _check_range(self, ("max_stretch",), 1, 10)

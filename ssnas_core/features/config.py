@@ -92,14 +92,9 @@ class PrepareConfig:
             InputError: fields that do not fit, or a backbone of a module that was not
                 imported; the message begins with `where`.
         """
-        names: dict[str, Any] = {}
-        if isinstance(values, Mapping):
-            names = {
-                kind: typed(str, values[kind], f"{where}.{kind}")
-                for kind in KINDS
-                if kind in values
-            }
-            values = {name: value for name, value in values.items() if name not in names}
+        values = dict(typed(Mapping[str, Any], values, where))
+        given = [kind for kind in KINDS if kind in values]
+        names: Any = {kind: typed(str, values.pop(kind), f"{where}.{kind}") for kind in given}
         for kind, name in names.items():
             known = name.partition(":")[0].partition("#")[0]
             if ":" in name and not {known, f"{known}-{kind}"} & {*BACKBONES.names()}:

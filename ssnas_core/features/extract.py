@@ -12,9 +12,10 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
+from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import disk_errors, read_fields, reserve, write_json
 from ssnas_core.common.typed import typed
@@ -42,8 +44,6 @@ log = logging.getLogger(__name__)
 CHUNK = 128  # samples between two marks of progress
 BATCH = 32  # samples in one forward pass; another size may differ in the last bit
 
-Precision = Literal["float32", "bfloat16"]
-
 
 def store_key(
     inputs: RawInputs,
@@ -53,7 +53,6 @@ def store_key(
     length: int,
     seed: int,
     augment: JointAugment = DEFAULT_AUGMENT,
-    precision: Precision = "float32",
 ) -> str:
     """16 hex digits that name what features are made from: data, backbones, augmentation."""
     content = {
@@ -62,7 +61,6 @@ def store_key(
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
         "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
         "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
-        **({} if precision == "float32" else {"precision": precision}),
     }
     return content_key(content, views, length, seed)
 
@@ -89,6 +87,11 @@ class Taps(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
         self.length = length
+        self.channels = {
+            f"{modality}_{tap}": width
+            for modality, backbone in backbones.items()
+            for tap, width in backbone.channels.items()
+        }
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features "<modality>_<tap>" -> (n, P, C) float32."""
@@ -100,44 +103,38 @@ class Taps(nn.Module):
 
 
 @contextmanager
-def _evaluating(backbones: Mapping[str, Backbone]) -> Iterator[None]:
-    """Eval mode without gradients, and back to what it was."""
-    modes = {name: backbone.training for name, backbone in backbones.items()}
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` is in eval mode and nothing has gradients; then every module is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        for backbone in backbones.values():
-            backbone.eval()
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
-        for name, backbone in backbones.items():
-            backbone.train(modes[name])
+        for module, mode in modes:
+            module.training = mode
 
 
+@dataclass(kw_only=True)
 class _Extractor:
     """Features of any rows, in all their views; chance is a table over the whole dataset."""
 
-    def __init__(
-        self,
-        inputs: RawInputs,
-        backbones: Mapping[str, Backbone],
-        *,
-        views: int,
-        length: int,
-        seed: int,
-        augment: JointAugment,
-        precision: Precision,
-    ) -> None:
-        self.inputs, self.backbones, self.augment = inputs, backbones, augment
-        self.views, self.length, self.precision = views, length, precision
-        held = (value for net in backbones.values() for value in net.parameters())
+    inputs: RawInputs
+    backbones: Mapping[str, Backbone]
+    views: int
+    length: int
+    seed: int
+    augment: JointAugment
+
+    def __post_init__(self) -> None:
+        held = (value for net in self.backbones.values() for value in net.parameters())
         self.ahead = int(any(not value.is_cpu for value in held))  # parts begun before one is kept
         # drawn once for all rows, so a view depends on neither batch nor chunk nor resumption
         self.draws: dict[str, list[Tensor]] = {}
-        for place, (modality, kind) in enumerate(inputs.kinds.items()):
+        for place, (modality, kind) in enumerate(self.inputs.kinds.items()):
             draw = image_draws if kind == "image" else seed_draws
-            self.draws[modality] = [
-                draw(len(inputs), draws_generator(seed, place, view)) for view in range(views)
-            ]
+            generators = (draws_generator(self.seed, place, view) for view in range(self.views))
+            self.draws[modality] = [draw(len(self.inputs), one) for one in generators]
 
     def __call__(self, rows: slice) -> dict[str, Tensor]:
         """Features "<modality>_<tap>" -> (n, 1 + V, P, C) float16 of the rows.
@@ -165,10 +162,7 @@ class _Extractor:
                     seen = backbone.vectorize(seen).to(weight.device)
                 if draws is not None and kind == "array":
                     seen = apply_array(seen, self.augment.array, draws)
-                half = self.precision == "bfloat16"
-                with torch.autocast(weight.device.type, torch.bfloat16) if half else nullcontext():
-                    taps = backbone(seen)
-                for tap, value in taps.items():
+                for tap, value in backbone(seen).items():
                     stored = pooled(value, self.length).clamp(-limit, limit).half()
                     features.setdefault(f"{modality}_{tap}", []).append(stored)
         return {name: torch.stack(views, 1) for name, views in features.items()}
@@ -206,7 +200,6 @@ def extract_features(
     length: int = 16,
     seed: int = 0,
     augment: JointAugment = DEFAULT_AUGMENT,
-    precision: Precision = "float32",
     progress: bool = False,
 ) -> FeatureStore:
     """Run frozen backbones over all samples and views, once, into a store on disk.
@@ -223,30 +216,25 @@ def extract_features(
         length: L, positions of a pooled feature map, a square number.
         seed: of the augmentation.
         augment: how views are made.
-        precision: of the backbones' forward passes. "bfloat16" is twice as fast on a
-            CPU that computes in it, and moves features by about 1 % of a tap's largest.
         progress: whether to show a bar.
 
     Raises:
-        InputError: unusable arguments, too little disk space, features that are
-            not finite, or another store in `folder`.
+        InputError: backbones of other modalities, no sample, too little disk space,
+            features that are not finite, or another store in `folder`.
     """
     folder = Path(folder)
     check_kinds(inputs.kinds, backbones)
-    if length < 1 or math.isqrt(length) ** 2 != length:
-        raise InputError(f"length must be a square number (1, 4, 9, 16, ...), got {length}.")
-    if views < 0 or len(inputs) == 0:
-        raise InputError(f"need views >= 0 and a sample, got {views} and {len(inputs)}.")
-    options: dict[str, Any] = {"views": views, "length": length, "seed": seed}
-    options |= {"augment": augment, "precision": precision}
+    if len(inputs) == 0:
+        raise InputError("expected samples to extract features of, got none.")
+    options: Any = {"views": views, "length": length, "seed": seed, "augment": augment}
     key = store_key(inputs, backbones, **options)
     if (folder / "store.json").exists():
         store = FeatureStore.open(folder)
         _check_key(store.key, key, folder)
         return store
 
-    extract = _Extractor(inputs, backbones, **options)
-    with _evaluating(backbones):
+    extract = _Extractor(inputs=inputs, backbones=backbones, **options)
+    with evaluating(nn.ModuleDict(backbones)):
         example = extract(slice(0, 1))
         note = {
             "version": STORE_VERSION,
@@ -320,16 +308,11 @@ def _fill(
     progress: bool,
 ) -> None:
     """Compute the chunks that are not done, marking each once it is on disk."""
-    from tqdm.auto import tqdm
-
     rows = len(extract.inputs)
     first = done * CHUNK
     started, announced = time.monotonic(), False
-    bar = tqdm(
-        total=rows, initial=first, desc="features", unit="sample", unit_scale=True,
-        disable=not progress,
-    )  # fmt: skip
-    with bar:
+    label = "features" if progress else None
+    with progress_bar(label, rows, "sample", initial=first, unit_scale=True) as bar:
         for chunk in range(done, -(-rows // CHUNK)):
             end = min((chunk + 1) * CHUNK, rows)
             starts = range(chunk * CHUNK, end, BATCH)

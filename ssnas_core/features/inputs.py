@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from ssnas_core.backbones.base import Backbone, ImageBackbone
+from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import atomic_path, map_array, read_json, write_json
 
@@ -148,7 +149,6 @@ def decode_images(
         InputError: no image can be decoded, or `strict` and one cannot.
     """
     from PIL import Image
-    from tqdm.auto import tqdm
 
     path = Path(path)
     notes = path.with_suffix(".json")
@@ -180,9 +180,8 @@ def decode_images(
         with open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             np.lib.format.write_array_header_2_0(file, header)
             start, row = file.tell(), 0
-            bar = tqdm(
-                total=len(records), desc=f"decoding {modality}", unit="image", disable=not progress
-            )
+            label = f"decoding {modality}" if progress else None
+            bar = progress_bar(label, len(records), "image")
             for first in range(0, len(records), 512):  # bounds what waits to be written
                 some = records[first : first + 512]
                 for record, image in zip(
@@ -256,7 +255,8 @@ def prepare_inputs(
         dataset: the records.
         backbones: modality -> backbone, of the modality's kind.
         folder: of this dataset, for its decoded images, <modality>-<H>x<W>.npy, and
-            its arrays, <modality>-array.npy.
+            its arrays, <modality>-array.npy; and for the images whose samples are all
+            whole, <modality>.npy.
         strict: whether one bad image is an error.
         progress: whether to show bars.
 
@@ -281,15 +281,21 @@ def prepare_inputs(
     kept = dataset.without(missing) if missing else dataset
     for modality, reasons in bad.items():  # a row goes where another modality's image is bad
         rows = [one.id not in missing for one in dataset.records if one.id not in reasons]
-        columns[modality] = columns[modality] if all(rows) else columns[modality][rows]
+        if not all(rows):
+            columns[modality] = _mapped(Path(folder) / f"{modality}.npy", columns[modality][rows])
     for modality in dataset.kinds.keys() - bad.keys():
         columns[modality] = kept.column(modality)
         if dataset.kinds[modality] == "array":
             path = Path(folder) / f"{modality}-array.npy"
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, np.stack(columns[modality]))
-            columns[modality] = np.load(path, mmap_mode="r")
+            columns[modality] = _mapped(path, np.stack(columns[modality]))
     return kept, RawInputs(columns, dict(kept.kinds), kept.fingerprint())
+
+
+def _mapped(path: Path, rows: np.ndarray) -> np.memmap:
+    """Return `rows` as the file `path`, which is written."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, rows)
+    return np.load(path, mmap_mode="r")
 
 
 def check_kinds(kinds: Mapping[str, str], backbones: Mapping[str, Backbone]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
+from ssnas_core.backbones.base import Backbone, TextBackbone
+from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.files import atomic_path, reserve
 from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
@@ -21,7 +23,7 @@ from ssnas_core.features.augment import (
     image_draws,
     seed_draws,
 )
-from ssnas_core.features.extract import Taps
+from ssnas_core.features.extract import Taps, evaluating
 from ssnas_core.features.inputs import (
     RawInputs,
     check_kinds,
@@ -30,7 +32,7 @@ from ssnas_core.features.inputs import (
     read_memmap,
 )
 from ssnas_core.features.store import draw_views
-from ssnas_core.objectives.base import Source
+from ssnas_core.objectives.base import OnDevice, Source
 
 
 class LiveInputs:
@@ -66,28 +68,20 @@ class LiveInputs:
         self.views = views
         self.augment = augment
         self.texts: dict[str, Tensor] = {}  # (N, 1 + V, ...)
-        self.arrays: dict[str, ArrayBackbone] = {}  # standardised when drawn
-        self._vectorizers: dict[str, TextBackbone] = {}  # of texts that are vectorised when drawn
+        self._vectorizers: dict[str, Any] = {}  # of what is vectorised when drawn
         for place, (modality, kind) in enumerate(inputs.kinds.items()):
             backbone = backbones[modality]
-            if isinstance(backbone, ArrayBackbone):
-                self.arrays[modality] = backbone
+            if kind == "array" or (kind == "text" and views is None):
+                self._vectorizers[modality] = backbone
             if kind == "text":
                 assert isinstance(backbone, TextBackbone)
-                column = inputs.columns[modality]
-                content = [
-                    inputs.fingerprint,
-                    backbone.fingerprint(),
-                    views,
-                    repr(augment.text),
-                    seed,
-                ]
-                path = Path(folder) / f"{modality}-{content_key(place, *content)}.npy"
+                content = [place, inputs.fingerprint, backbone.fingerprint(), views]
+                key = content_key(*content, repr(augment.text), seed)
+                path = Path(folder) / f"{modality}-{key}.npy"
                 if not path.exists():
-                    self._write(path, column, backbone, draws_generator(seed, place), progress)
+                    column, generator = inputs.columns[modality], draws_generator(seed, place)
+                    self._write(path, column, backbone, generator, progress)
                 self.texts[modality] = read_memmap(path)
-                if views is None:
-                    self._vectorizers[modality] = backbone
 
     def _write(
         self,
@@ -97,18 +91,13 @@ class LiveInputs:
         generator: Generator,
         progress: bool,
     ) -> None:
-        from tqdm.auto import tqdm
-
         example = backbone.vectorize(texts[:1]).numpy()
         shape = (len(texts), 1 + (self.views or 0), *example.shape[1:])
         with atomic_path(path) as temporary:
             rows = np.lib.format.open_memmap(temporary, "w+", example.dtype, shape)
             reserve(temporary)
-            bar = tqdm(
-                total=shape[0] * shape[1], desc="vectorising", unit="text", unit_scale=True,
-                disable=not progress,
-            )  # fmt: skip
-            with bar:
+            label, total = "vectorising" if progress else None, shape[0] * shape[1]
+            with progress_bar(label, total, "text", unit_scale=True) as bar:
                 for view in range(shape[1]):
                     draws = seed_draws(len(texts), generator)
                     seen = apply_text(texts, self.augment.text, draws) if view else texts
@@ -137,9 +126,8 @@ class LiveInputs:
             elif kind == "image":
                 inputs[name] = self.inputs.images(name, indices)
             else:
-                inputs[name] = self.arrays[name].vectorize(
-                    self.inputs.columns[name][indices.numpy()]
-                )
+                rows = self.inputs.columns[name][indices.numpy()]
+                inputs[name] = self._vectorizers[name].vectorize(rows)
         return inputs
 
     def augmented(
@@ -177,18 +165,18 @@ class LiveInputs:
         views: Tensor,
         draw: Callable[[str], Tensor],
     ) -> Tensor:
-        if modality in self._vectorizers:
+        if kind == "text" and self.views is not None:
+            return self.texts[modality][indices, views]
+        if kind == "text":
             column = [self.inputs.columns[modality][row] for row in indices.tolist()]
             texts = apply_text(column, self.augment.text, draw(kind))
             return self._vectorizers[modality].vectorize(texts)
-        if kind == "text":
-            return self.texts[modality][indices, views]
         if kind == "image":
             return apply_image(clean, self.augment.image, draw(kind))
         return apply_array(clean, self.augment.array, draw(kind))
 
 
-class LiveFeatures:
+class LiveFeatures(OnDevice):
     """The features of a store, computed when drawn: every view is a fresh one.
 
     The source for searching and pretraining without stored views, at the price
@@ -203,38 +191,15 @@ class LiveFeatures:
     """
 
     def __init__(self, live: Source, taps: Taps) -> None:
-        self.live = live
+        held = itertools.chain(taps.parameters(), taps.buffers())
+        super().__init__(live, next(held, torch.zeros(0)).device)
         self.taps = taps
 
     @property
     def channels(self) -> dict[str, int]:
         """ "<modality>_<tap>" -> C, as of a `FeatureStore`."""
-        return {
-            f"{modality}_{tap}": width
-            for modality, backbone in self.taps.backbones.items()
-            for tap, width in backbone.channels.items()  # type: ignore[union-attr, operator]
-        }
+        return self.taps.channels
 
-    def clean(self, indices: Tensor) -> dict[str, Tensor]:
-        """Features of samples `indices` (n,) int64 without augmentation, (n, P, C) each."""
-        return self._features(self.live.clean(indices))
-
-    def augmented(
-        self, indices: Tensor, generator: Generator, count: int = 2, *, part: slice = slice(None)
-    ) -> list[dict[str, Tensor]]:
-        """`count` views of the samples `indices` (n,) in `part`, each like `clean`'s dict."""
-        some = {} if part == slice(None) else {"part": part}
-        views = self.live.augmented(indices, generator, count, **some)
-        return [self._features(view) for view in views]
-
-    @torch.no_grad()
-    def _features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        held = itertools.chain(self.taps.parameters(), self.taps.buffers())
-        device = next(held, torch.zeros(0)).device
-        modes = [(module, module.training) for module in self.taps.modules()]
-        self.taps.eval()
-        try:
-            return self.taps({name: value.to(device) for name, value in inputs.items()})
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    def _move(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with evaluating(self.taps):
+            return self.taps(super()._move(inputs))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -245,7 +244,7 @@ def prepare(
         )
         rows = {name: inputs.columns[name] for name, kind in inputs.kinds.items() if kind != "text"}
         note = {
-            "files": {name: _on_disk(array, home / "inputs", name) for name, array in rows.items()},
+            "files": {name: Path(array.filename).name for name, array in rows.items()},
             "fingerprint": inputs.fingerprint,
         }
         write_json(home / "inputs.json", note)
@@ -321,12 +320,3 @@ def _save(backbone: Backbone, home: Path, modality: str) -> None:
     file = home / f"{modality}.pt"
     with atomic_path(file) as temporary, open(temporary, "wb") as opened:  # its errors have numbers
         torch.save(state, opened)
-
-
-def _on_disk(array: np.ndarray, folder: Path, modality: str) -> str:
-    """Name of the file in `folder` that holds the decoded images."""
-    if isinstance(array, np.memmap) and array.filename is not None:
-        return Path(array.filename).name
-    with atomic_path(folder / f"{modality}.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-    return f"{modality}.npy"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.parts import Parts
-from ssnas_core.common.typed import plain, typed
+from ssnas_core.common.typed import check_fields, plain, typed
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.features.augment import ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
@@ -72,14 +71,8 @@ class Recipe:
         chosen = next((part for part in parts if type(part) is made), None)
         if chosen is not None:
             return chosen
-        shared = {"contrastive": self.contrastive} if "contrastive" in _fields(made) else {}
-        return made(**shared)
-
-
-def _fields(made: type) -> set[str]:
-    return (
-        {one.name for one in dataclasses.fields(made)} if dataclasses.is_dataclass(made) else set()
-    )
+        shares = "contrastive" in getattr(made, "__dataclass_fields__", ())
+        return made(contrastive=self.contrastive) if shares else made()
 
 
 # Chosen on dev parts of the generated sample and of real posters and plots.
@@ -98,7 +91,8 @@ _TWO_CORE = Recipe(
 )
 
 # Smaller images and fewer epochs: the whole way in a minute or two, for the book.
-_CLASSROOM = Recipe(
+_CLASSROOM = replace(
+    _TWO_CORE,
     prepare=PrepareConfig(
         image_size=(48, 32),
         views=4,
@@ -106,14 +100,10 @@ _CLASSROOM = Recipe(
     ),
     parts=(
         FusionConfig(channels=64, length=4, dropout=0.1),
-        LayersConfig(channels=128),
-        BilevelConfig(arch_learning_rate=1e-2),
+        *_TWO_CORE.parts[1:],
     ),
     pretrain=TrainConfig(epochs=10, batch_size=128),
-    finetune=TrainConfig(
-        epochs=10, min_steps=150, batch_size=64, learning_rate=3e-3, weight_decay=0.3
-    ),
-    finetune_dropout=0.5,
+    finetune=replace(_TWO_CORE.finetune, epochs=10, min_steps=150),
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -221,16 +211,10 @@ class RunConfig:
             raise InputError(
                 f"expected label ratios, each once, got {list(self.label_ratio)}; as 0.1 1.0."
             )
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                expected = " or ".join(get_args(hint))
-                raise InputError(f"{name} must be {expected}, got {value!r}.")
+        check_fields(self, seed=0)
         bad = [r for r in self.label_ratio if not 0 < r <= 1]
         if bad:
             raise InputError(f"a label ratio must be in (0, 1], got {bad[0]}; as 0.1.")
-        if self.seed < 0:
-            raise InputError(f"a seed must be a whole number >= 0, got {self.seed}.")
         self._check_axes()
 
     def _check_axes(self) -> None:

@@ -25,20 +25,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
+from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.distributed import (
     all_mean,
     average_gradients,
     broadcast_parameters,
     join_norms,
-    rank,
 )
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.stable import (
@@ -107,19 +108,8 @@ class BilevelConfig:
     stop: Literal["never", "eigenvalue"] = "never"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            options = get_args(hint)
-            if get_origin(hint) is Literal and getattr(self, name) not in options:
-                raise InputError(
-                    f"BilevelConfig.{name} must be one of {options}, got {getattr(self, name)!r}."
-                )
-        minimum = dict.fromkeys(("epochs", "restart_epochs", "restart_factor"), 1)
-        minimum |= {"batch_size": 2, "min_steps": 0, "beta_decay": 0}
-        for name, least in minimum.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"BilevelConfig.{name} must be >= {least}, got {getattr(self, name)}."
-                )
+        least = {"batch_size": 2, "min_steps": 0, "beta_decay": 0}
+        check_fields(self, epochs=1, restart_epochs=1, restart_factor=1, **least)
         if not min(self.gumbel_temperature) > 0:
             raise InputError(
                 "BilevelConfig.gumbel_temperature must be two numbers > 0, got "
@@ -227,8 +217,6 @@ def bilevel(
             epochs to stop early, a supernet whose choices cannot be sampled, or a
             checkpoint of another space, seed, configuration or number of samples.
     """
-    from tqdm.auto import tqdm
-
     # Set up: a supernet with a head; its weights learn on train, its logits on dev.
     keep_freed_memory()
     config = config or BilevelConfig()
@@ -247,17 +235,10 @@ def bilevel(
             f"them, got {epochs}; search longer, or use stop='never'."
         )
     settings = settings_of(context.seed, config, len(train), len(dev), precision=context.precision)
-    history = resume(checkpoint, levels.parts, settings)
-    if history:
-        keep_epoch(None, levels.parts, history, settings, context.on_epoch)
-    else:
-        history = [{"epoch": 0, **levels.snapshot()}]
+    history = resume(checkpoint, levels.parts, settings, context.on_epoch)
+    history = history or [{"epoch": 0, **levels.snapshot()}]
     total, done = epochs * sum(steps.values()), (len(history) - 1) * sum(steps.values())
-    quiet = context.progress is None or rank() > 0
-    bar = tqdm(
-        total=total, initial=done, desc=context.progress, unit="step", disable=quiet, leave=False
-    )
-    with bar:
+    with progress_bar(context.progress, total, "step", initial=done, leave=False) as bar:
         for epoch in range(len(history), epochs + 1):
             if "from_epoch" in history[-1]:  # the early stop
                 break

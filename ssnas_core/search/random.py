@@ -6,17 +6,16 @@ The control that every search has to beat (Li & Talwalkar 2019, arXiv:1902.07638
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
-from ssnas_core.common.distributed import on_rank_zero
-from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import Space
 from ssnas_core.spaces.genotype import SearchResult
+from ssnas_core.training.checkpoints import keep_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,7 @@ class RandomConfig(TrialConfig):
     trials: int = 10
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise InputError(f"random search needs trials >= 1, got {self.trials}.")
+        check_fields(self, trials=1)
 
     def search(
         self, space: Space, source: Source, objective: Objective, context: SearchContext
@@ -58,8 +56,7 @@ def random_search(
         drawn = [space.sample(generator) for _ in range(config.trials)]
     if config.trials == 1:
         history = [{"trial": 0, "genotype": str(drawn[0])}]
-        if context.on_epoch is not None:
-            on_rank_zero(partial(context.on_epoch, list(history)))
+        keep_epoch(None, {}, history, "", context.on_epoch)
         return SearchResult(drawn[0], tuple(history))
     trials = Trials(space, source, objective, context, config, total=config.trials)
     for genotype in drawn:

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.trials import TrialConfig, Trials
@@ -66,13 +67,7 @@ class SurrogateConfig(TrialConfig):
     share_weights: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "samples", "hidden", "epochs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"SurrogateConfig.{name} must be >= 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise InputError(
-                f"SurrogateConfig.learning_rate must be > 0, got {self.learning_rate}."
-            )
+        check_fields(self, "learning_rate", iterations=1, samples=1, hidden=1, epochs=1)
 
     def search(
         self, space: GrowingSpace, source: Source, objective: Objective, context: SearchContext

@@ -47,7 +47,7 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
 
 
 def resume(
-    path: Path | None, parts: Mapping[str, Any], settings: str
+    path: Path | None, parts: Mapping[str, Any], settings: str, on_epoch: OnEpoch | None
 ) -> list[dict[str, Any]] | None:
     """Go on from the checkpoint `path`: load its states into `parts`.
 
@@ -55,6 +55,7 @@ def resume(
         path: a file that `keep_epoch` wrote.
         parts: the modules and optimizers that were saved, by name.
         settings: all that decides the run beside its parts, by `settings_of`.
+        on_epoch: called with the history, which a log may know nothing of.
 
     Returns:
         The history, or None where there is no file.
@@ -67,6 +68,7 @@ def resume(
         return None
     same_run(saved.get("settings"), settings, str(path))
     restore(saved, parts, str(path))
+    keep_epoch(None, parts, saved["history"], settings, on_epoch)
     return saved["history"]
 
 

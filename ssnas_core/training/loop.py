@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import average_gradients, broadcast_parameters, join_norms, rank
+from ssnas_core.common.bars import progress_bar
+from ssnas_core.common.distributed import average_gradients, broadcast_parameters, join_norms
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.training.checkpoints import OnEpoch, keep_epoch, resume, settings_of
 
@@ -50,11 +52,7 @@ class TrainConfig:
     warmup: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not self.learning_rate > 0:
-            raise InputError(
-                "training needs epochs >= 1, batch_size >= 2 and learning_rate > 0, got "
-                f"{self.epochs}, {self.batch_size} and {self.learning_rate}."
-            )
+        check_fields(self, "learning_rate", epochs=1, batch_size=2)
 
 
 def fit(
@@ -97,8 +95,6 @@ def fit(
             checkpoint of another model, seed, configuration, number of samples or of
             processes.
     """
-    from tqdm.auto import tqdm
-
     keep_freed_memory()
     if len(indices) < 2:
         raise InputError(f"training needs at least two samples, got {len(indices)}.")
@@ -111,18 +107,9 @@ def fit(
     optimizer, schedule = _optimizer(model, config, epochs * steps)
     parts = {"model": model, "optimizer": optimizer}
     settings = settings_of(seed, config, len(indices), precision=precision)
-    history = resume(checkpoint, parts, settings) or []
-    if history:  # reported again, to a log that may know nothing of it
-        keep_epoch(None, parts, history, settings, on_epoch)
-    bar = tqdm(
-        total=epochs * steps,
-        initial=len(history) * steps,
-        desc=progress,
-        unit="step",
-        disable=progress is None or rank() > 0,
-        leave=False,
-    )
-    with bar:
+    history = resume(checkpoint, parts, settings, on_epoch) or []
+    done = len(history) * steps
+    with progress_bar(progress, epochs * steps, "step", initial=done, leave=False) as bar:
         for epoch in range(len(history), epochs):
             with seeded(seed, epoch, apart=True) as generator:
                 model.train()

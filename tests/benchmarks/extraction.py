@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +49,6 @@ class Options:
     """Of each backbone; 0 for as many as take it about ten seconds."""
     views: int = 2
     rounds: int = 5
-    precision: Literal["float32", "bfloat16"] = "float32"
     poster: tuple[int, int] = (380, 256)
     """Height and width of the JPEG files."""
 
@@ -77,9 +75,7 @@ def timed(times: list[tuple[float, float]]) -> Iterator[None]:
 
 def bare(backbone: Backbone, batches: list[torch.Tensor], options: Options) -> None:
     """Nothing but the forward passes."""
-    with torch.inference_mode(), torch.autocast(
-        "cpu", torch.bfloat16, enabled=options.precision == "bfloat16"
-    ):  # fmt: skip
+    with torch.inference_mode():
         for _ in range(1 + options.views):
             for batch in batches:
                 backbone(batch)
@@ -111,7 +107,6 @@ def measured(name: str, options: Options) -> dict[str, float]:
                     {"image": backbone},
                     home / f"store-{turn}",
                     views=options.views,
-                    precision=options.precision,
                 )
     best, busy = (
         {stage: min(found[column] for found in each) for stage, each in times.items()}
@@ -137,7 +132,7 @@ def main(options: Options) -> None:
         print(f"{name}: {found[name]['share']:.2f} of the bare loop", flush=True)
     lines = [
         f"Images per second, {1 + options.views} forward passes each, in batches of {BATCH}, "
-        f"{options.precision}, {torch.get_num_threads()} threads; the fastest of "
+        f"float32, {torch.get_num_threads()} threads; the fastest of "
         f"{options.rounds} rounds. JPEG files of {options.poster[0]} x {options.poster[1]}.",
         "",
         "| backbone | bare loop | extraction | share | of CPU time | decode | end to end |",
@@ -150,7 +145,7 @@ def main(options: Options) -> None:
     ]
     write_text(options.out, "\n".join(lines) + "\n")
     told = {"threads": torch.get_num_threads(), "views": options.views,
-            "precision": options.precision, "torch": torch.__version__, "rates": found}  # fmt: skip
+            "torch": torch.__version__, "rates": found}  # fmt: skip
     write_json(options.out.with_suffix(".json"), told)
     print("\n".join(lines))
 

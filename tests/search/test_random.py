@@ -232,5 +232,5 @@ def test_loss_that_is_not_finite_on_dev_is_refused(tmp_path):
 
 
 def test_no_trials_are_refused():
-    with pytest.raises(InputError, match="trials >= 1, got 0"):
+    with pytest.raises(InputError, match="trials must be >= 1, got 0"):
         RandomConfig(trials=0)
