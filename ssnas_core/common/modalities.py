@@ -9,7 +9,7 @@ for the norms behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,18 @@ def modality_of(name: str) -> str:
     return stem if stem and depth.isdigit() else name
 
 
+def by_modality(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the features of each modality, in their order."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(modality_of(name), []).append(name)
+    return groups
+
+
 def deepest(channels: Mapping[str, int], taps: int | None) -> dict[str, int]:
     """Of each modality the last `taps` features, which are in order of depth; all if None."""
-    names: dict[str, list[str]] = {}
-    for name in channels:
-        names.setdefault(modality_of(name), []).append(name)
-    chosen = {name for group in names.values() for name in group[-(taps or len(group)) :]}
+    groups = by_modality(channels).values()
+    chosen = {name for group in groups for name in group[-(taps or len(group)) :]}
     return {name: width for name, width in channels.items() if name in chosen}
 
 

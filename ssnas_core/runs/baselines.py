@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.backbones.base import MaxoutLayers
-from ssnas_core.common.modalities import drop_modality, modality_of
+from ssnas_core.common.modalities import by_modality, drop_modality
 from ssnas_core.spaces.fusion.networks import Stem
 from ssnas_core.spaces.fusion.space import FusionConfig
 
@@ -71,7 +71,7 @@ class Transfer(nn.Module):
         positions: Mapping[str, int] | None = None,  # whatever they are: their mean is taken
     ) -> None:
         super().__init__()
-        (name,) = _deepest(channels)
+        name = list(channels)[-1]
         self.width = channels[name]
         self.stems = nn.ModuleDict({name: nn.BatchNorm1d(self.width, affine=False)})
         self.dropout = nn.Dropout(config.dropout)
@@ -211,30 +211,18 @@ def _gated(hidden: Tensor, scores: Tensor) -> Tensor:
     return (gates.unflatten(1, (len(hidden), -1)).transpose(0, 1) * hidden).sum(0)
 
 
-def _deepest(names: Iterable[str]) -> list[str]:
-    """The last feature of each modality."""
-    return list({modality_of(name): name for name in names}.values())
-
-
 def _inputs_of(names: Iterable[str], positions: Mapping[str, int]) -> list[str]:
     """A vector for each modality: its first feature where that is one, else the deepest."""
-    names = list(names)
-    firsts = {modality_of(name): name for name in reversed(names)}
-    chosen = {modality_of(name): name for name in _deepest(names)}
-    return [
-        firsts[modality] if positions[firsts[modality]] == 1 else deepest
-        for modality, deepest in chosen.items()
-    ]
+    groups = by_modality(names).values()
+    return [taps[0] if positions[taps[0]] == 1 else taps[-1] for taps in groups]
 
 
 def _by_depth(names: Iterable[str]) -> list[list[str]]:
     """The features at each depth, the deepest of every modality in the last."""
-    modalities: dict[str, list[str]] = {}
-    for name in names:
-        modalities.setdefault(modality_of(name), []).append(name)
-    most = max(map(len, modalities.values()))
+    groups = by_modality(names).values()
+    most = max(map(len, groups))
     depths: list[list[str]] = [[] for _ in range(most)]
-    for taps in modalities.values():
+    for taps in groups:
         for depth, name in enumerate(taps, start=most - len(taps)):
             depths[depth].append(name)
     return depths

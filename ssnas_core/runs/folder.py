@@ -60,7 +60,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        wanted = {"format": FORMAT, **_as_json(config)}
+        wanted = {"format": FORMAT, **json.loads(json.dumps(config))}  # lists for tuples
         here = {"threads": torch.get_num_threads(), "processes": world_size()}
         on_rank_zero(lambda: self._claim(wanted, here))
 
@@ -76,27 +76,24 @@ class RunFolder:
                     f"{self.path} holds a run with {name}={_short(old)}, not {_short(new)}; "
                     "give the same options to resume it, or another --out."
                 )
-            changed = {
-                f"{name}_changed_to": now
-                for name, now in here.items()
-                if now not in (saved.get(name), saved.get(f"{name}_changed_to"))
-            }
-            for name in here:
-                if f"{name}_changed_to" in changed:
-                    log.warning(_CHANGED[name], saved.get(name), here[name])
+            changed = {}
+            for name, now in here.items():
+                key = f"{name}_changed_to"
+                if now not in (saved.get(name), saved.get(key)):
+                    log.warning(_CHANGED[name], saved.get(name), now)
+                    changed[key] = now
             if changed:
                 with suppress(InputError), self.working():  # else it is only looked at
                     write_json(file, {**saved, **changed})
-        elif self.path.is_file() or (self.path.is_dir() and any(_visible(self.path))):
+        elif self.path.is_file() or (self.path.is_dir() and _is_used(self.path)):
             raise InputError(
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
             )
         else:
             with self.working():
-                if not (begun := file.exists()):  # by another process, just now
-                    write_json(file, {**wanted, **here})
-            if begun:
-                self._claim(wanted, here)
+                if not file.exists():
+                    return write_json(file, {**wanted, **here})
+            self._claim(wanted, here)  # another process began it just now
 
     @classmethod
     def config_of(cls, path: Path) -> dict[str, Any]:
@@ -311,15 +308,9 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"cannot use device {name!r} ({reason}); use cpu or auto.") from error
 
 
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they are after writing and reading them: lists for tuples."""
-    return json.loads(json.dumps(values))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Entries that are neither temporary, as a kill leaves behind, nor prepared data."""
-    kept = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return [entry for entry in kept if entry.name != "store"]
+def _is_used(folder: Path) -> bool:
+    """Whether there is more than temporary files, as a kill leaves behind, and prepared data."""
+    return any(entry.name != "store" and entry.name[0] != "." for entry in folder.iterdir())
 
 
 def _difference(saved: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import file_size, read_json
 from ssnas_core.common.modalities import modality_of
-from ssnas_core.common.typed import typed
+from ssnas_core.common.typed import plain, typed
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import methods_of
 from ssnas_core.show.tables import primary_score
@@ -22,18 +24,48 @@ T = TypeVar("T")
 # What a trained cell's files and a run's result hold, read back with every field checked.
 
 
-FACTS = ("method", "label_ratio", "seed", "genotype", "parameters", "labelled")
-"""Of a cell's files: what it is, beside its scores."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Facts:
+class CellFacts:
+    """What a cell is: in both of its files."""
+
     method: str
     label_ratio: float
     seed: int
     genotype: str | None
     parameters: int
     labelled: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        shown = self.method.isprintable() and len(self.method) <= 120 and "$" not in self.method
+        if not shown or not 0 < self.label_ratio <= 1 or not {"train", "dev"} <= {*self.labelled}:
+            raise InputError(
+                "expected a method, a label_ratio in (0, 1] and labelled train and dev samples, "
+                f"got {self.method[:40]!a} and {self.label_ratio}"
+            )
+
+
+FACTS = tuple(one.name for one in fields(CellFacts))
+"""Names of what a cell's files hold beside its scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCell(CellFacts):
+    """The train.json of a cell."""
+
+    threshold: float | None = None
+    dev: Mapping[str, float | None]
+    history: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The metrics.json of a run; in `scores` each cell's facts and scores."""
+
+    genotype: str
+    scores: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float]
+    peak_anonymous_mb: float
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cell_folder(run: Path, method: str, ratio: float) -> Path:
@@ -56,15 +88,12 @@ def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: it is missing or broken.
     """
-    document = _facts(file)
     where = f"{file} is not of a trained cell"
-    document["threshold"] = typed(float | None, document.get("threshold"), f"{where}: threshold")
-    document["dev"] = _scores(document.get("dev"), f"{where}: dev", primary)
-    history = document.get("history")
-    document["history"] = losses(history)
-    if not isinstance(history, list) or len(document["history"]) != len(history):
+    cell = plain(_read(TrainedCell, read_json(file), where))
+    _check_scores(cell["dev"], f"{where}: dev", primary)
+    if losses(cell["history"]) != cell["history"]:
         raise InputError(f"{where}: its history has an epoch without a loss; delete it.")
-    return document
+    return cell
 
 
 def read_tested(file: Path, primary: str | None = None) -> dict[str, Any]:
@@ -73,9 +102,7 @@ def read_tested(file: Path, primary: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: it is missing or broken.
     """
-    document = _facts(file)
-    scores = {name: value for name, value in document.items() if name not in FACTS}
-    return {**document, **_scores(scores, f"{file} is not of a tested cell", primary)}
+    return _row(read_json(file), f"{file} is not of a tested cell", primary)
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -86,15 +113,9 @@ def read_result(file: Path) -> dict[str, Any]:
     """
     document = read_json(file)
     where = f"{file} is not of a finished run"
-    if not isinstance(document, dict) or not isinstance(document.get("scores"), list):
-        raise InputError(f"{where}: expected an object with scores; delete it.")
-    typed(str, document.get("genotype"), f"{where}: genotype")
-    typed(Mapping[str, float], document.get("seconds"), f"{where}: seconds")
-    typed(float, document.get("peak_anonymous_mb"), f"{where}: peak_anonymous_mb")
-    for row in document["scores"]:
-        _checked(row, where)
-        _scores({name: value for name, value in row.items() if name not in FACTS}, where)
-    if not document["scores"] or len({frozenset(row) for row in document["scores"]}) > 1:
+    result = _read(RunResult, document, where)
+    rows = [_row(row, where) for row in result.scores]
+    if len({frozenset(row) for row in rows}) != 1:
         raise InputError(f"{where}: expected the same scores of each cell; delete it.")
     return document
 
@@ -114,38 +135,30 @@ def _drawable(*values: Any) -> bool:
     return all(type(value) in (int, float) and abs(value) <= 1e30 for value in values)
 
 
-def _facts(file: Path) -> dict[str, Any]:
-    document = read_json(file)
-    _checked(document, f"{file} is not of a trained cell")
-    return document
-
-
-def _checked(document: Any, where: str) -> None:
-    if not isinstance(document, dict):
-        raise InputError(f"{where}: expected an object; delete it.")
-    lacking = [name for name in FACTS if name not in document]
-    if lacking:
-        raise InputError(f"{where}: it lacks {lacking[0]}; delete it.")
+def _read(hint: Any, document: Any, where: str) -> Any:
+    """`typed`, of what a run computes again where it is deleted."""
     try:
-        facts = typed(_Facts, {name: document[name] for name in FACTS}, f"{where}: it")
+        return typed(hint, document, where)
     except InputError as error:
         raise InputError(f"{str(error).removesuffix('; restore the file.')}; delete it.") from error
-    shown = facts.method.isprintable() and len(facts.method) <= 120 and "$" not in facts.method
-    if not shown or not 0 < facts.label_ratio <= 1 or not {"train", "dev"} <= {*facts.labelled}:
-        raise InputError(
-            f"{where}: expected a method, a label_ratio in (0, 1] and labelled train and dev "
-            f"samples, got {facts.method[:40]!a} and {facts.label_ratio}; delete it."
-        )
 
 
-def _scores(document: Any, where: str, primary: str | None = None) -> dict[str, float | None]:
-    scores = typed(Mapping[str, float | None], document, where)
+def _row(document: Any, where: str, primary: str | None = None) -> dict[str, Any]:
+    """A cell's facts and scores, from one object."""
+    given = _read(Mapping[str, Any], document, where)
+    facts = _read(CellFacts, {name: given[name] for name in FACTS if name in given}, where)
+    rest = {name: value for name, value in given.items() if name not in FACTS}
+    scores = _read(Mapping[str, float | None], rest, where)
+    _check_scores(scores, where, primary)
+    return {**plain(facts), **scores}
+
+
+def _check_scores(scores: Mapping[str, float | None], where: str, primary: str | None) -> None:
     if primary is not None and scores.get(primary) is None:
         raise InputError(f"{where}: expected {primary} among the scores; delete it.")
     wrong = [name for name in scores if not name.isprintable() or len(name) > 60 or "$" in name]
     if wrong or len(scores) > 60 or not all(_drawable(v) for v in scores.values() if v is not None):
         raise InputError(f"{where}: expected scores by name; delete it.")
-    return dict(scores)
 
 
 # More than any run has: a broken folder may ask a figure for anything.
@@ -190,12 +203,11 @@ def read_cells(
         test = file.with_name("test.json")
         try:
             trained = read_trained(file)
-            facts = {name: trained[name] for name in FACTS}
             on, scores = ("test", read_tested(test)) if test.exists() else ("dev", trained["dev"])
         except InputError as error:
             broken.append(str(error))
             continue
-        scores = {name: value for name, value in scores.items() if name not in FACTS}
+        facts = {name: trained[name] for name in FACTS}
         cells.append({**facts, "on": on, **scores, "history": trained["history"]})
     primary = primary_score(cells)
     lacking = [cell for cell in cells if cell.get(primary) is None]
@@ -227,7 +239,8 @@ def search_history(folder: RunFolder) -> list[dict[str, Any]]:
     elif checkpoint.exists():
         entries = (load_checkpoint(checkpoint) or {}).get("history")
     entries = entries[:_MAX_EPOCHS] if isinstance(entries, list) else []
-    counted = next((name for name in ("epoch", "trial") if name in _first(entries)), "epoch")
+    first = next((entry for entry in entries if isinstance(entry, dict)), {})
+    counted = "trial" if "trial" in first and "epoch" not in first else "epoch"
     drawn = [entry for entry in entries if _is_entry(entry, counted)]
     return [entry for entry in drawn if _form(entry) == _form(drawn[0])]
 
@@ -237,10 +250,6 @@ def _is_archive(file: Path) -> bool:
     file_size(file)  # refuses pipes and devices, which end never
     with file.open("rb") as opened:
         return opened.read(2) == b"PK"
-
-
-def _first(entries: list[Any]) -> Mapping[str, Any]:
-    return next((entry for entry in entries if isinstance(entry, dict)), {})
 
 
 def _is_entry(entry: Any, counted: str) -> bool:
@@ -304,7 +313,7 @@ def logit_labels(
         name: texts
         for name, texts in noted.items()
         if name in logits
-        and len(texts) == _size(logits[name])
+        and len(texts) == np.size(logits[name])
         and all(text.isprintable() and len(text) < 60 and "$" not in text for text in texts)
     }
 
@@ -340,10 +349,6 @@ def _method_order(features: Iterable[str], cells: Sequence[Mapping[str, Any]]) -
     modalities = dict.fromkeys(modality_of(name) for name in features)
     names = sorted(cell["method"] for cell in cells)
     return list(dict.fromkeys((*map(str, methods_of(modalities)), *names)))
-
-
-def _size(value: Any) -> int:
-    return sum(_size(part) for part in value) if isinstance(value, list) else 1
 
 
 def attempt(notes: list[str], read: Callable[..., T], *arguments: Any) -> T | None:

@@ -133,12 +133,8 @@ class Run:
         context = SearchContext(
             train=train,
             dev=dev,
-            seed=config.seed,
             device=self.device,
-            checkpoint=self.folder / "checkpoint" / "search.pt",
-            on_epoch=self._logger("search"),
-            progress="search" if self.progress else None,
-            precision=config.precision,
+            **self._fitting("search", "search"),
         )
         source = self.data.views()
         with self.folder.working():
@@ -177,33 +173,25 @@ class Run:
         name = "" if network == "found" else f"-{slug(network)}"
         file = self.folder / "checkpoint" / f"pretrained{name}.safetensors"
         note = self.folder / f"pretrain{name}.json"
-        checkpoint = self.folder / "checkpoint" / f"pretrain{name}.pt"
-        genotype, seed = self.genotype_of(network), self.config.seed
+        checkpoint = self._checkpoint(f"pretrain{name}")
+        genotype = self.genotype_of(network)
         if on_rank_zero(file.exists):
             trained = read_fields(note, "genotype")["genotype"]
             _same_genotype(trained, genotype, file)
             _drop(checkpoint)
             return load_tensors(file)
-        with self.folder.stage("pretrain", of=network), seeded(seed, 10):
+        with self.folder.stage("pretrain", of=network), seeded(self.config.seed, 10):
             embedder, width = self._network(network, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and network == "found":
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 embedder = self.space.inherit(genotype, supernet)
             encoder = self.data.encoder(embedder)
-            head = self.recipe.contrastive.head(width)
+            model = nn.Sequential(encoder, self.recipe.contrastive.head(width)).to(self.device)
             trained_along = self.config.backbones == "trained"
-            history = fit(
-                nn.Sequential(encoder, head).to(self.device),
-                self.data.source() if trained_along else self.data.views(),
-                self.recipe.contrastive,
-                self.prepared.indices("train"),
-                self.recipe.pretrain,
-                seed=seed,
-                checkpoint=checkpoint,
-                on_epoch=self._logger(f"pretrain{name}"),
-                progress=f"pretrain {network}" if self.progress else None,
-                precision=self.config.precision,
-            )
+            source = self.data.source() if trained_along else self.data.views()
+            rows, objective = self.prepared.indices("train"), self.recipe.contrastive
+            fitting = self._fitting(f"pretrain{name}", f"pretrain {network}")
+            history = fit(model, source, objective, rows, self.recipe.pretrain, **fitting)
             state = {name: value.cpu() for name, value in encoder.state_dict().items()}
 
             def keep() -> None:
@@ -223,7 +211,7 @@ class Run:
         """
         method = self._method(method)
         cell = cell_folder(self.folder.path, str(method), ratio)
-        checkpoint = self.folder / "checkpoint" / f"{cell.name}.pt"
+        checkpoint = self._checkpoint(cell.name)
         part = self.part(ratio)
         genotype = self.genotype_of(method)
         if self.is_trained(method, ratio):
@@ -240,18 +228,9 @@ class Run:
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
             model.to(self.device)
-            history = fit(
-                model,
-                source,
-                objective,
-                torch.from_numpy(part.train),
-                self.recipe.finetune,
-                seed=seed,
-                checkpoint=checkpoint,
-                on_epoch=self._logger(cell.name),
-                progress=f"{method}, r = {ratio:g}" if self.progress else None,
-                precision=self.config.precision,
-            )
+            rows = torch.from_numpy(part.train)
+            fitting = self._fitting(cell.name, f"{method}, r = {ratio:g}")
+            history = fit(model, source, objective, rows, self.recipe.finetune, **fitting)
 
             def keep() -> None:
                 dev = torch.from_numpy(part.dev)
@@ -372,6 +351,19 @@ class Run:
     def _model(self, method: Method, genotype: Genotype | None, head: Objective) -> nn.Sequential:
         network, width = self._network(method.network, genotype, self.recipe.finetune_dropout)
         return nn.Sequential(self.data.encoder(network), head.head(width))
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.folder / "checkpoint" / f"{stage}.pt"
+
+    def _fitting(self, stage: str, label: str) -> dict[str, Any]:
+        """Return what `fit` is given beside data and schedule, in a stage of that name."""
+        return {
+            "seed": self.config.seed,
+            "checkpoint": self._checkpoint(stage),
+            "on_epoch": self._logger(stage),
+            "progress": label if self.progress else None,
+            "precision": self.config.precision,
+        }
 
     def _logger(self, name: str) -> Callable[[list[dict[str, Any]]], None] | None:
         """Return what is called with the history after each epoch of a stage."""
