@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,56 +47,24 @@ def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
         return Run(config, command.out, progress=progress)
     recipe, axes = recipe_of(command)
     names = commands.names_in(command)
-    config = RunConfig(
-        data=_data(command.data),
-        seed=command.seed,
-        label_ratio=command.label_ratio,
-        views=command.views,
-        backbones=command.backbones,
-        inherit=command.inherit,
-        precision=command.precision,
-        recipe=recipe,
-        **{axis: axes.get(axis, names[axis]) for axis in ("space", "objective", "strategy")},
-    )
-    return Run(
-        config,
-        command.out,
-        store=command.store,
-        device=command.device,
-        log=command.log,
-        progress=progress,
-    )
+    parts = {axis: axes.get(axis, names[axis]) for axis in ("space", "objective", "strategy")}
+    fields = ("seed", "label_ratio", "views", "backbones", "inherit", "precision")
+    parts |= {name: getattr(command, name) for name in fields}
+    config = RunConfig(data=_data(command.data), recipe=recipe, **parts)
+    options = {name: getattr(command, name) for name in ("store", "device", "log")}
+    return Run(config, command.out, progress=progress, **options)
 
 
 def run_command(command: Any) -> tuple[Any, str]:
     """Do what `command` says: its result as JSON values, and as text."""
-    do = {
-        commands.PrepareCommand: _prepare,
-        commands.SearchCommand: _search,
-        commands.RunCommand: _run,
-        commands.DemoCommand: _run,
-        commands.TrainCommand: _train,
-        commands.EvaluateCommand: _evaluate,
-        commands.ShowCommand: _show,
-        commands.CompareCommand: _compare,
-        commands.StudyCommand: _study,
-        commands.PredictCommand: _predict,
-        commands.SaveCommand: _save,
-        commands.EmbedCommand: _embed,
-        commands.DownloadCommand: _download,
-        commands.ListCommand: _list,
-    }
     for module in command.parts:
-        _import(module)
-    made = next(kind for kind in type(command).__mro__ if kind in do)
-    return do[made](command)
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"cannot import {module!r} of --parts ({error}).") from error
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"cannot import {module!r} of --parts ({error}).") from error
+    actions = dict(COMMANDS.values())
+    kind = next(kind for kind in type(command).__mro__ if kind in actions)
+    return actions[kind](command)
 
 
 def _data(text: str) -> Any:
@@ -160,9 +128,8 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
     from ssnas_core.runs.reading import read_trained
 
     run = _open(command.run, command)
-    cell = run.train(command.method, command.label_ratio)
-    result = {"folder": str(cell), **read_trained(cell / "train.json", run.scoring.primary)}
-    name = run.scoring.primary
+    cell, name = run.train(command.method, command.label_ratio), run.scoring.primary
+    result = {"folder": str(cell), **read_trained(cell / "train.json", name)}
     score = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
     return result, f"{cell}: {score} on the labelled dev part"
 
@@ -201,28 +168,18 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
     from ssnas_core.study.methods import TUNED
     from ssnas_core.study.runner import run_study, study_files, write_study
 
+    fields = ("methods", "label_ratio", "seeds", "decisive", "decisive_seeds")
     study = StudyConfig(
         data=_data(command.data),
-        methods=command.methods,
-        label_ratio=command.label_ratio,
-        seeds=command.seeds,
-        decisive=command.decisive,
-        decisive_seeds=command.decisive_seeds,
         recipe=recipe_of(command)[0],
         tuned=TUNED.get(command.recipe, {}),  # with other backbones too
+        **{name: getattr(command, name) for name in fields},
     )
     table_at = command.csv or command.out / "study.csv"
     study_files(table_at)  # refused before hours of work
-    rows, problems = run_study(
-        study,
-        command.out,
-        store=command.store,
-        workers=command.workers,
-        scheduler=command.scheduler,
-        device=command.device,
-        threads=command.threads,
-        progress=not command.quiet,
-    )
+    machine = ("store", "workers", "scheduler", "device", "threads")
+    options = {name: getattr(command, name) for name in machine}
+    rows, problems = run_study(study, command.out, progress=not command.quiet, **options)
     if problems and not rows:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"no cell of the study is scored: {problems[0]}{others}")
@@ -267,15 +224,14 @@ def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
     missing = [name for name in model.spec.modalities if name not in inputs]
     if missing:
         lines.append(f"(without {', '.join(missing)}: its mean stands in, so trust this less)")
-    return {
-        "probabilities": probabilities,
-        "threshold": model.threshold,
-        "missing": missing,
-    }, "\n".join(lines)
+    result = {"probabilities": probabilities, "threshold": model.threshold, "missing": missing}
+    return result, "\n".join(lines)
 
 
 def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str, Any]:
     """Return one sample from the options, by modality."""
+    from ssnas_core.common.files import map_array
+
     sample: dict[str, Any] = {}
     for option, kind, value in (
         ("--poster", "image", command.poster),
@@ -295,16 +251,9 @@ def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str
             raise InputError(
                 f"expected --input NAME=VALUE with a name among {', '.join(kinds)}, got {given!r}."
             )
-        sample[name] = value if kinds[name] == "text" else Path(value)
-        if kinds[name] == "array":
-            sample[name] = _array(Path(value))
+        read = {"text": str, "image": Path, "array": lambda file: map_array(Path(file))}
+        sample[name] = read[kinds[name]](value)
     return sample
-
-
-def _array(path: Path) -> Any:
-    from ssnas_core.common.files import map_array
-
-    return map_array(path)
 
 
 def _save(command: commands.SaveCommand) -> tuple[Any, str]:
@@ -359,18 +308,16 @@ def _list(command: commands.ListCommand) -> tuple[Any, str]:
     for module in command.parts:
         for kind, row in _parts_in(module):
             rows[kind].append(row)
-    rows["method"] = [
-        {"name": name, "source": "ssnas_core.study.methods:STUDY_METHODS", "about": str(method)}
-        for name, method in STUDY_METHODS.items()
-    ]
-    rows["method set"] = [
-        {"name": name, "source": "ssnas_core.study.methods:METHOD_SETS", "about": "; ".join(names)}
-        for name, names in METHOD_SETS.items()
-    ]
-    rows["recipe"] = [
-        {"name": name, "source": "ssnas_core.runs.recipes:RECIPES", "about": str(recipe)}
-        for name, recipe in RECIPES.items()
-    ]
+    sets = {name: "; ".join(names) for name, names in METHOD_SETS.items()}
+    for kind, source, about in (
+        ("method", "study.methods:STUDY_METHODS", STUDY_METHODS),
+        ("method set", "study.methods:METHOD_SETS", sets),
+        ("recipe", "runs.recipes:RECIPES", RECIPES),
+    ):
+        rows[kind] = [
+            {"name": name, "source": f"ssnas_core.{source}", "about": str(one)}
+            for name, one in about.items()
+        ]
     if command.kind != "all" and command.kind not in rows:
         raise InputError(f"unknown kind {command.kind!r}; expected all, {', '.join(rows)}.")
     shown = {kind: part for kind, part in rows.items() if command.kind in ("all", kind)}
@@ -402,3 +349,22 @@ def _parts_in(module: str) -> Iterator[tuple[str, dict[str, str]]]:
             continue
         line = (inspect.getdoc(one) or "").partition("\n")[0]
         yield kind, {"name": f"{module}:{name}", "source": module, "about": line}
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], tuple[Any, str]]]] = {
+    "demo": (commands.DemoCommand, _run),
+    "run": (commands.RunCommand, _run),
+    "prepare": (commands.PrepareCommand, _prepare),
+    "search": (commands.SearchCommand, _search),
+    "train": (commands.TrainCommand, _train),
+    "evaluate": (commands.EvaluateCommand, _evaluate),
+    "show": (commands.ShowCommand, _show),
+    "compare": (commands.CompareCommand, _compare),
+    "study": (commands.StudyCommand, _study),
+    "predict": (commands.PredictCommand, _predict),
+    "save": (commands.SaveCommand, _save),
+    "embed": (commands.EmbedCommand, _embed),
+    "download": (commands.DownloadCommand, _download),
+    "list": (commands.ListCommand, _list),
+}
+"""The subcommands by name: the type of the options, and what does the work."""

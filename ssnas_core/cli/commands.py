@@ -252,33 +252,15 @@ class ListCommand(Output):
     """As space, objective, strategy, operator, backbone, dataset, baseline, method, recipe."""
 
 
-COMMANDS = {
-    "demo": DemoCommand,
-    "run": RunCommand,
-    "prepare": PrepareCommand,
-    "search": SearchCommand,
-    "train": TrainCommand,
-    "evaluate": EvaluateCommand,
-    "show": ShowCommand,
-    "compare": CompareCommand,
-    "study": StudyCommand,
-    "predict": PredictCommand,
-    "save": SaveCommand,
-    "embed": EmbedCommand,
-    "download": DownloadCommand,
-    "list": ListCommand,
-}
-
 _HIDDEN = ("augment", "image_training", "text_training", "array_training", "contrastive")
 
 
-def type_of(name: str, arguments: list[str]) -> Any:
-    """Return the type of the command `name`, with the settings of the parts in `arguments`.
+def type_of(command: type, arguments: list[str]) -> Any:
+    """Return the type `command`, with the settings of the parts in `arguments`.
 
     Raises:
         InputError: a part that there is not.
     """
-    command = COMMANDS[name]
     if not issubclass(command, RecipeCommand):
         return command
     from ssnas_core.cli.options import shown

@@ -18,7 +18,6 @@ from ssnas_core.common.errors import InputError
 if TYPE_CHECKING:
     from ssnas_core.cli.commands import SeveralCommand
 
-if TYPE_CHECKING:
     _C = TypeVar("_C", bound=SeveralCommand)
 
 _LOG = logging.getLogger(__name__)

@@ -18,9 +18,8 @@ from typing import Any, NoReturn
 
 import tyro
 
-from ssnas_core.cli.actions import run_command
+from ssnas_core.cli.actions import COMMANDS, run_command
 from ssnas_core.cli.commands import (
-    COMMANDS,
     DemoCommand,
     RecipeCommand,
     SeveralCommand,
@@ -80,10 +79,10 @@ def parse(arguments: list[str]) -> Any:
     said = io.StringIO()
     sys.path.append(os.getcwd())  # a part of one's own is package.module:Name from here
     try:
-        types = dict(COMMANDS)
+        types = {name: command for name, (command, _) in COMMANDS.items()}
         name = next((word for word in arguments if not word.startswith("-")), "")
         if name in types:
-            types[name] = type_of(name, arguments)
+            types[name] = type_of(types[name], arguments)
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
                 types, prog="ssnas", description=DESCRIPTION, args=arguments
