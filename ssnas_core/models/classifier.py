@@ -20,23 +20,17 @@ from torch import Tensor, nn
 
 from ssnas_core.backbones.base import Backbone
 from ssnas_core.common.errors import InputError, one_line
-from ssnas_core.common.files import (
-    check_shapes,
-    save_tensors,
-    write_json,
-    write_text,
-)
+from ssnas_core.common.files import check_shapes, save_tensors, write_json, write_text
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import plain
 from ssnas_core.datasets.sample.corpus import sample_archive
-from ssnas_core.features.extract import pooled
+from ssnas_core.features.extract import Taps, pooled
 from ssnas_core.models import folder as folders
 from ssnas_core.models.card import ModelFacts, model_card
 from ssnas_core.models.inputs import as_tensor, checked_rows
 from ssnas_core.models.spec import ClassifierSpec
-from ssnas_core.objectives.base import OnDevice
 from ssnas_core.runs.methods import Method
-from ssnas_core.runs.reading import read_tested, read_trained
+from ssnas_core.runs.reading import FACTS, read_tested, read_trained
 from ssnas_core.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -67,11 +61,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
         self.spec = spec
         self.facts = facts
         read = {name: backbones[name] for name in spec.modalities if name in backbones}
-        channels = {
-            f"{name}_{tap}": width
-            for name, backbone in read.items()
-            for tap, width in backbone.channels.items()
-        }
+        channels = Taps(read, spec.length).channels
         expected = {n: c for n, c in spec.channels.items() if modality_of(n) in spec.modalities}
         kinds = {name: backbone.modality_kind for name, backbone in read.items()}
         if channels != expected or any(spec.kinds[name] != kind for name, kind in kinds.items()):
@@ -233,24 +223,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
                 "a classifier writes its own config and card; give only a folder, and "
                 "push_to_hub=True with its options."
             )
-        with folders.whole_folder(Path(save_directory)) as folder:
-            self._save_pretrained(folder)
-        if push_to_hub:
-            return self.push_to_hub(repo_id or Path(save_directory).name, **options)
-        return None
-
-    def _save_pretrained(self, save_directory: Path) -> None:
         backbones: dict[str, Any] = dict(self.backbones.items())  # a ModuleDict's are not typed
-        for modality, backbone in backbones.items():
-            home = save_directory / folders.BACKBONES / modality
-            home.mkdir(parents=True)
-            backbone.save_files(home)
-            with suppress(OSError):  # most have nothing to write
-                home.rmdir()
-                home.parent.rmdir()
-        state = {name: value.clone() for name, value in self.state_dict().items()}
-        save_tensors(save_directory / folders.WEIGHTS, state)  # cloned: it refuses tied weights
-        write_text(save_directory / folders.CARD, self.card())
         config = {
             "kind": folders.KIND,
             "format": folders.FORMAT,
@@ -258,7 +231,21 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             "backbones": {name: backbone.config() for name, backbone in backbones.items()},
             "facts": plain(self.facts),
         }
-        write_json(save_directory / folders.CONFIG, config)
+        state = {name: value.clone() for name, value in self.state_dict().items()}
+        with folders.whole_folder(Path(save_directory)) as folder:
+            for modality, backbone in backbones.items():
+                home = folder / folders.BACKBONES / modality
+                home.mkdir(parents=True)
+                backbone.save_files(home)
+                with suppress(OSError):  # most have nothing to write
+                    home.rmdir()
+                    home.parent.rmdir()
+            save_tensors(folder / folders.WEIGHTS, state)  # cloned: it refuses tied weights
+            write_text(folder / folders.CARD, self.card())
+            write_json(folder / folders.CONFIG, config)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or Path(save_directory).name, **options)
+        return None
 
     @classmethod
     def from_pretrained(  # the mixin's reads any config.json before it is checked
@@ -282,17 +269,13 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             return cls._load(Path(name))
         if isinstance(name, Path):
             raise InputError(f"{name} is not a folder; save a model there first.")
-        return cls._from_pretrained(model_id=name, **options)
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> MultimodalClassifier:
         patterns = [folders.CONFIG, folders.WEIGHTS, f"{folders.BACKBONES}/*"]
         try:
-            folder = snapshot_download(model_id, allow_patterns=patterns, **options)
+            folder = snapshot_download(name, allow_patterns=patterns, **options)
         except Exception as error:  # no such name, no network, no right: many kinds, long advice
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{model_id!r} is neither a folder nor a model to be had from the hub "
+                f"{name!r} is neither a folder nor a model to be had from the hub "
                 f"({type(error).__name__}: {reason}); give the folder of a saved model."
             ) from error
         return cls._load(Path(folder))
@@ -341,7 +324,8 @@ def classifier_of(
     model.network, model.head = network, head
     model.to(run.device).eval()
     _fill_missing(model, run)
-    model.facts = _facts(model, run, method, float(ratio), cell)
+    test = read_tested(cell / "test.json") if (cell / "test.json").exists() else None
+    model.facts = _facts(model, run, trained, test)
     return model
 
 
@@ -376,11 +360,10 @@ def features_of(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator
         run: its stored features are used otherwise.
         rows: numbers of the samples, (n,).
     """
-    trained_along, read = run.config.backbones == "trained", model.spec.modalities
-    source = OnDevice(run.prepared.live() if trained_along else run.prepared.store, run.device)
+    source, read = run.data.source(), model.spec.modalities
     for part in rows.split(_BATCH):
         inputs = source.clean(part)
-        if trained_along:
+        if run.config.backbones == "trained":
             taps = [model.encode(modality, inputs[modality]) for modality in read]
             yield {name: value for made in taps for name, value in made.items()}
         else:
@@ -400,14 +383,13 @@ def _fill_missing(model: MultimodalClassifier, run: Run) -> None:
 
 
 def _facts(
-    model: MultimodalClassifier, run: Run, method: str, ratio: float, cell: Path
+    model: MultimodalClassifier, run: Run, trained: dict[str, Any], test: dict[str, Any] | None
 ) -> ModelFacts:
+    """Return what the run recorded, with the contents of the cell's files."""
     config, dataset, counts = run.config, run.prepared.dataset, run.prepared.counts()
-    trained = read_trained(cell / "train.json", run.scoring.primary)
-    scores = _dev_scores(model, run, ratio)
+    scores = _dev_scores(model, run, trained["label_ratio"])
     dev = {n: float(v) for n, v in trained["dev"].items() if n != "threshold" and v is not None}
-    test = read_tested(cell / "test.json") if (cell / "test.json").exists() else None
-    searched = Method.parse(method, dataset.kinds).searched
+    searched = Method.parse(trained["method"], dataset.kinds).searched
     generated = _is_sample(config.data)
     untaught = all(getattr(backbone, "learns", False) for backbone in model.backbones.values())
     return ModelFacts(
@@ -415,15 +397,11 @@ def _facts(
         topic="films" if dataset.name == "mmimdb" else None,
         generated=generated,
         samples={name: counts[name] for name in ("train", "dev", "test", "skipped")},
-        method=method,
         objective=config.name_of("objective") if searched else None,
         strategy=config.name_of("strategy") if searched else None,
         backbones=config.backbones,
-        seed=config.seed,
+        **{name: trained[name] for name in FACTS if name != "genotype"},
         feature_seed=run.recipe.prepare.seed,
-        label_ratio=ratio,
-        labelled=trained["labelled"],
-        parameters=trained["parameters"],
         score=run.scoring.primary,
         dev_score=scores.pop(""),
         dev_score_without=scores,

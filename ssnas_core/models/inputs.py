@@ -82,18 +82,16 @@ def _image(modality: str, value: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _array(modality: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        if getattr(value, "shape", shape) != shape:  # before a mapped file is read
-            raise InputError(
-                f"{modality} must be finite numbers of shape {shape}, got shape {value.shape}."
-            )
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
-            array = np.asarray(value, dtype=np.float32)
-    except InputError:
-        raise
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{modality} must be numbers of shape {shape} ({error}).") from error
-    if array.shape != shape or not np.isfinite(array).all():
-        got = f"shape {array.shape}" if array.shape != shape else "NaN or infinite ones"
+    given = getattr(value, "shape", shape)
+    array = np.zeros(0)
+    if given == shape:  # else a mapped file is not read
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
+                array = np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"{modality} must be numbers of shape {shape} ({error}).") from error
+        given = array.shape
+    if given != shape or not np.isfinite(array).all():
+        got = f"shape {given}" if given != shape else "NaN or infinite ones"
         raise InputError(f"{modality} must be finite numbers of shape {shape}, got {got}.")
     return array
