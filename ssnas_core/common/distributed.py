@@ -96,6 +96,11 @@ def _sizes(total: int) -> list[int]:
     return [total // count + (one < total % count) for one in range(count)]
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return half precisions as float32, and what is finer as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def all_gather(outputs: Tensor, total: int, views: int = 1) -> Tensor:
     """A model's outputs on its share, as the outputs on the whole batch, with gradients.
 
@@ -106,12 +111,12 @@ def all_gather(outputs: Tensor, total: int, views: int = 1) -> Tensor:
 
     Returns:
         (views * N, ...) in the order of one process, the same in all; with one
-        process, `outputs`. Float32 where they are gathered.
+        process, `outputs`. Half precisions are float32 where they are gathered.
     """
     if world_size() == 1:
         return outputs
     sizes = _sizes(total)
-    rows = outputs.float().unflatten(0, (views, -1)).transpose(0, 1)  # (n, views, ...)
+    rows = at_least_float32(outputs).unflatten(0, (views, -1)).transpose(0, 1)  # (n, views, ...)
     short = sizes[0] - len(rows)
     if short:
         rows = torch.cat((rows, rows.new_zeros(short, *rows.shape[1:])))
@@ -230,7 +235,7 @@ class _JoinedBatchNorm(_BatchNorm):
         local = not self.training and self.running_mean is not None
         if local or world_size() == 1:
             return super().forward(input)
-        rows = input.float()
+        rows = at_least_float32(input)
         dims = [0, *range(2, rows.ndim)]
         variance, mean = torch.var_mean(rows, dims, correction=0)  # (C,) each
         count = torch.full_like(mean, rows.numel() / rows.shape[1])

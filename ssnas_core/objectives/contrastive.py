@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import all_gather
+from ssnas_core.common.distributed import all_gather, at_least_float32
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.objectives.base import Features, Source, two_views
@@ -50,8 +50,9 @@ class Contrastive:
         return self.loss_of_projections(all_gather(model(both), len(indices), 2))
 
     def loss_of_projections(self, projections: Tensor) -> Tensor:
-        """Return NT-Xent of rows (2N, D) whose first half are the first views."""
-        return nt_xent(*projections.chunk(2), temperature=self.temperature)
+        """Return NT-Xent of rows (2N, D) whose first half are the first views, float32 or finer."""
+        first, second = at_least_float32(projections).chunk(2)
+        return nt_xent(first, second, temperature=self.temperature)
 
     @torch.no_grad()
     def report(
@@ -100,7 +101,8 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
         temperature: tau > 0, dimensionless.
 
     Returns:
-        Scalar, in nats; log(2N - 1) when all rows are equal.
+        Scalar of the inputs' dtype, in nats; log(2N - 1) when all rows are equal.
+        Half precisions are summed in float32.
 
     Raises:
         InputError: shapes differ, N < 2, or temperature <= 0.
@@ -113,11 +115,11 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
     if not temperature > 0:
         raise InputError(f"temperature must be > 0, got {temperature}; SimCLR uses 0.1 to 1.")
     with torch.autocast(first.device.type, enabled=False):  # whatever the network's precision
-        rows = F.normalize(torch.cat((first, second)).float())
+        rows = F.normalize(at_least_float32(torch.cat((first, second))))
         similarity = rows @ rows.T / temperature
         similarity.fill_diagonal_(-torch.inf)
         partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-        return F.cross_entropy(similarity, partner)
+        return F.cross_entropy(similarity, partner).to(first.dtype)
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

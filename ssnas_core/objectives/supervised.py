@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import all_gather, share
+from ssnas_core.common.distributed import all_gather, at_least_float32, share
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.base import Source, drawn
 
@@ -64,10 +64,10 @@ class Supervised:
 
         It is binary, and the mean over classes too, where a sample has several labels.
         """
-        logits = logits.float()
+        logits = at_least_float32(logits)
         labels = self.labels[indices].to(logits.device)
         if self.labels.ndim == 2:
-            return F.binary_cross_entropy_with_logits(logits, labels.float())
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         return F.cross_entropy(logits, labels.long())
 
     def report(
