@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import file_size, read_json
+from ssnas_core.common.files import read_json
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import plain, typed
 from ssnas_core.runs.folder import RunFolder
@@ -230,26 +230,14 @@ def search_history(folder: RunFolder) -> list[dict[str, Any]]:
         InputError: the checkpoint is broken.
     """
     checkpoint = folder / "checkpoint" / "search.pt"
-    entries: Any = []
     if (folder / "history.jsonl").exists():
         entries = folder.lines("history.jsonl")
-    elif checkpoint.exists() and not _is_archive(checkpoint):  # trials without weights
-        saved = read_json(checkpoint)
-        entries = saved.get("trials") if isinstance(saved, dict) else []
-    elif checkpoint.exists():
-        entries = (load_checkpoint(checkpoint) or {}).get("history")
-    entries = entries[:_MAX_EPOCHS] if isinstance(entries, list) else []
-    first = next((entry for entry in entries if isinstance(entry, dict)), {})
-    counted = "trial" if "trial" in first and "epoch" not in first else "epoch"
+    else:
+        entries = (load_checkpoint(checkpoint) or {"history": []})["history"]
+    entries = entries[:_MAX_EPOCHS]  # objects, as both readers have it
+    counted = "trial" if entries and "epoch" not in entries[0] else "epoch"
     drawn = [entry for entry in entries if _is_entry(entry, counted)]
     return [entry for entry in drawn if _form(entry) == _form(drawn[0])]
-
-
-def _is_archive(file: Path) -> bool:
-    """Return whether a file is a zip archive, as torch writes them, by its first bytes."""
-    file_size(file)  # refuses pipes and devices, which end never
-    with file.open("rb") as opened:
-        return opened.read(2) == b"PK"
 
 
 def _is_entry(entry: Any, counted: str) -> bool:

@@ -56,7 +56,14 @@ from ssnas_core.search.stable import (
 from ssnas_core.spaces.base import GradientSpace
 from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
-from ssnas_core.training.loop import batches, finite, keep_freed_memory, loss_of
+from ssnas_core.training.loop import (
+    batches,
+    finite,
+    keep_freed_memory,
+    loss_of,
+    mean_loss,
+    parts_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,8 +339,7 @@ class Levels:
         }
         self.loss = loss_of(self.model, objective, context.precision)
         self.exact_loss = loss_of(self.model, objective, "float32")
-        size = min(config.batch_size, len(context.dev))
-        self.dev_batches = [rows for rows in context.dev.split(size) if len(rows) == size]
+        self.dev_parts = parts_of(context.dev, config.batch_size)
 
     def step_weights(self, rows: Tensor, rate: float, generator: Generator) -> Tensor:
         """Move w down the gradient of L_train(w, a), with a fixed; return the loss.
@@ -397,7 +403,7 @@ class Levels:
         """Return what judges the genotype beside the logits, for the epoch after `history`."""
         if self.config.stop == "eigenvalue":
             self._learn(weights=False, logits=True)
-            value = curvature(partial(self._judged, self.dev_batches[:1]), self.logits)
+            value = curvature(partial(self._judged, self.dev_parts[:1]), self.logits)
             back = epoch_before_sharp([*(e["eigenvalue"] for e in history[1:]), value])
             if back is None:
                 return {"eigenvalue": value}
@@ -405,17 +411,16 @@ class Levels:
             return {"eigenvalue": value, "from_epoch": back, "genotype": genotype}
         if self.config.select == "perturbation" and last:
             with torch.no_grad():
-                rises = importances(lambda: float(self._judged(self.dev_batches)), self.named)
+                rises = importances(lambda: float(self._judged(self.dev_parts)), self.named)
                 all_mean(rises.values())  # the same in all processes, to the last bit
             values = {name: rise.tolist() for name, rise in rises.items()}
             return {"importance": values, "genotype": str(self.space.derive(rises))}
         return {}
 
-    def _judged(self, dev_batches: Sequence[Tensor]) -> Tensor:
+    def _judged(self, parts: Sequence[Tensor]) -> Tensor:
         """Return L_dev, the same whenever w and a are the same."""
         with seeded(self.seed, 0, 1) as same:
-            losses = [self.exact_loss(self.source, rows, same) for rows in dev_batches]
-        return torch.stack(losses).mean()
+            return mean_loss(self.exact_loss, self.source, parts, same)
 
     @torch.no_grad()
     def set_logits(self, values: Mapping[str, Any]) -> None:

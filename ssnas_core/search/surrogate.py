@@ -13,7 +13,9 @@ Deviations from the paper's released code:
 - It scores by accuracy. Any objective's loss is ranked here: an architecture's score
   is the share of the trained ones of as many levels that it beats, its equals and
   itself counted half, so in (0, 1); one trained several times has its lowest loss.
-- It counts steps as iteration * iterations + level, which uses temperatures twice.
+- It counts steps as iteration * iterations + level, which uses temperatures twice, and begins
+  one step later.
+- It shares no weights unless asked to (`share_weights`).
 - Each iteration grows from one level again; its code, from the second iteration
   on, replaces level after level of the full architectures kept last.
 - The surrogate reads each choice as one of several, not as a number, so that

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_json, write_json
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
@@ -29,7 +28,15 @@ from ssnas_core.training.checkpoints import (
     save_checkpoint,
     settings_of,
 )
-from ssnas_core.training.loop import TrainConfig, finite, fit, loss_of, steps_of
+from ssnas_core.training.loop import (
+    TrainConfig,
+    finite,
+    fit,
+    loss_of,
+    mean_loss,
+    parts_of,
+    steps_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +177,9 @@ class Trials:
         loss_at = loss_of(model, self.objective, context.precision)
         # The same dev batches and views for every trial.
         with seeded(context.seed, 2) as generator, torch.no_grad():
-            size = min(self.config.batch_size, len(context.dev))
-            losses = [
-                loss_at(self.source, rows, generator)
-                for rows in context.dev.split(size)
-                if len(rows) == size
-            ]
-        loss = finite(torch.stack(losses).mean(), self.config.epochs, model)
+            parts = parts_of(context.dev, self.config.batch_size)
+            judged = mean_loss(loss_at, self.source, parts, generator)
+        loss = finite(judged, self.config.epochs, model)
         for key, weight in self._sharing(encoder):
             shared[key] = weight.detach().to("cpu", copy=True)
         return on_rank_zero(lambda: loss)  # from it the next architecture follows, in all processes
@@ -191,10 +194,8 @@ class Trials:
 
     def _save(self) -> None:
         path, history = self.context.checkpoint, self.history
-        if path is not None and self.shared is None:
-            write_json(path, {"settings": self._settings, "trials": history})
-        elif path is not None:
-            save_checkpoint(path, {}, history, settings=self._settings, shared=self.shared)
+        if path is not None:
+            save_checkpoint(path, {}, history, settings=self._settings, shared=self.shared or {})
         if self.context.on_epoch is not None:
             self.context.on_epoch(list(history))
 
@@ -205,19 +206,13 @@ class Trials:
             InputError: they are of another run, or something else.
         """
         path = self.context.checkpoint
-        if path is None or not path.exists():
+        saved = load_checkpoint(path)
+        if saved is None:
             return [], {}
-        saved: Any = read_json(path) if self.shared is None else load_checkpoint(path)
-        saved = saved if isinstance(saved, dict) else {}
         same_run(saved.get("settings"), self._settings, str(path))
-        trials = saved.get("trials" if self.shared is None else "history")
-        weights = saved.get("shared", {})
-        if not (
-            isinstance(trials, list)
-            and all(map(_is_trial, trials))
-            and isinstance(weights, dict)
-            and all(map(torch.is_tensor, weights.values()))
-        ):
+        trials, weights = saved["history"], saved.get("shared")
+        tensors = isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))
+        if not (tensors and all(map(_is_trial, trials))):
             raise InputError(f"{path} does not hold the trials of a search; delete it.")
         if self.context.on_epoch is not None:
             self.context.on_epoch(list(trials))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -183,6 +183,26 @@ def predict(model: nn.Module, source: Source, indices: Tensor, batch_size: int =
             "the features."
         )
     return logits
+
+
+def mean_loss(
+    loss_at: Callable[[Source, Tensor, torch.Generator], Tensor],
+    source: Source,
+    parts: Sequence[Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the mean loss over the samples in `parts`: each counts as often as it has rows."""
+    losses = torch.stack([loss_at(source, rows, generator) for rows in parts])
+    weights = torch.tensor([float(len(rows)) for rows in parts], device=losses.device)
+    return losses @ (weights / weights.sum()).to(losses.dtype)
+
+
+def parts_of(indices: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Return all of `indices` in parts as equal as may be, each of `size` or a little more.
+
+    A contrastive loss depends on the size of its batch, so no part is a small remainder.
+    """
+    return indices.tensor_split(max(1, len(indices) // size))
 
 
 def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:

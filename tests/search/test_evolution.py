@@ -211,7 +211,7 @@ SHORT = {"population": 2, "sample": 2, "trials": 5, "train": replace(BRIEF, batc
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, killed, tmp_path, name, after
 ):
-    objective, path = OBJECTIVES[name], tmp_path / "search.json"
+    objective, path = OBJECTIVES[name], tmp_path / "search.pt"
     whole = evolve(space, objective, source, seed=5, **SHORT)
     assert not any("repeats" in one for one in whole.history)  # which would not be trained
     with pytest.raises(killed.Kill):

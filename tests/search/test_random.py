@@ -16,6 +16,7 @@ from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.training.checkpoints import load_checkpoint, save_checkpoint
 from ssnas_core.training.loop import TrainConfig
 
 SAMPLES = 24
@@ -168,7 +169,7 @@ def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, objective, killed, tmp_path, after
 ):
     whole = search(space, source, objective, seed=5)
-    path = tmp_path / "trials.json"
+    path = tmp_path / "search.pt"
     with pytest.raises(killed.Kill):
         search(space, source, killed(objective, after), seed=5, checkpoint=path)
     counted = killed(objective)
@@ -180,17 +181,17 @@ def test_search_killed_in_any_trial_resumes_to_the_same_result(
 
 
 def test_trials_of_another_search_are_refused(space, source, objective, tmp_path):
-    path = tmp_path / "trials.json"
+    path = tmp_path / "search.pt"
     search(space, source, objective, seed=5, checkpoint=path)
     other = RandomConfig(trials=3, train=SHORT)
     for change in ({"seed": 6}, {"config": other}, {"train": TRAIN[:-1]}, {"dev": DEV[:-1]}):
         options = {"seed": 5, "checkpoint": path, **change}
-        with pytest.raises(InputError, match=r"trials\.json is a checkpoint of another run: expe"):
+        with pytest.raises(InputError, match=r"search\.pt is a checkpoint of another run: expe"):
             search(space, source, objective, **options)
     smaller = FusionSpace(dict.fromkeys(FEATURES[:2], 3), space.config)
-    with pytest.raises(InputError, match=r"trials\.json is of another search; delete it"):
+    with pytest.raises(InputError, match=r"search\.pt is of another search; delete it"):
         search(smaller, source, objective, seed=5, checkpoint=path)
-    path.write_text("[]")  # as an older version began it
+    save_checkpoint(path, {}, [])
     with pytest.raises(InputError, match="got one that does not say"):
         search(space, source, objective, seed=5, checkpoint=path)
 
@@ -198,10 +199,10 @@ def test_trials_of_another_search_are_refused(space, source, objective, tmp_path
 def test_whole_history_is_told_after_each_trial_once_it_is_saved(
     space, source, objective, killed, tmp_path
 ):
-    path, calls = tmp_path / "trials.json", []
+    path, calls = tmp_path / "search.pt", []
 
     def on_epoch(history):
-        assert json.loads(path.read_text())["trials"] == history
+        assert (load_checkpoint(path) or {})["history"] == history
         calls.append(list(history))
 
     with pytest.raises(killed.Kill):
@@ -224,11 +225,11 @@ def test_parts_of_fewer_than_two_samples_are_refused(space, source, objective, s
 
 
 def test_loss_that_is_not_finite_on_dev_is_refused(tmp_path):
-    path = tmp_path / "trials.json"
+    path = tmp_path / "search.pt"
     scores = Scores(dev=[1.0, float("nan"), 2.0, 3.0])
     with pytest.raises(InputError, match="the loss became nan"):
         search(Numbered(), None, scores, checkpoint=path)
-    assert [trial["trial"] for trial in json.loads(path.read_text())["trials"]] == [0]
+    assert [trial["trial"] for trial in (load_checkpoint(path) or {})["history"]] == [0]
 
 
 def test_no_trials_are_refused():

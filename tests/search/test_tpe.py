@@ -211,7 +211,7 @@ SHORT = {"startup": 3, "trials": 6, "train": replace(BRIEF, batch_size=4)}
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, killed, tmp_path, name, after
 ):
-    objective, path = OBJECTIVES[name], tmp_path / "search.json"
+    objective, path = OBJECTIVES[name], tmp_path / "search.pt"
     whole = search(space, objective, source, seed=5, **SHORT)
     trained = 6 * sum("repeats" not in one for one in whole.history)
     assert trained == 36
@@ -240,7 +240,7 @@ def test_search_killed_among_repeats_resumes_to_the_same_result(digits, table, t
     whole = search(digits(values=3), table(smooth), **config)
     assert sum("repeats" in one for one in whole.history[12:24]) > 3
     for count in (12, 17, 23):
-        path = tmp_path / f"{count}.json"
+        path = tmp_path / f"{count}.pt"
         with pytest.raises(StopError):
             search(
                 digits(values=3), table(smooth),

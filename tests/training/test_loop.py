@@ -17,7 +17,15 @@ from ssnas_core.objectives.contrastive import Contrastive, nt_xent
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.training.checkpoints import load_checkpoint, save_checkpoint
-from ssnas_core.training.loop import TrainConfig, batches, fit, loss_of, predict
+from ssnas_core.training.loop import (
+    TrainConfig,
+    batches,
+    fit,
+    loss_of,
+    mean_loss,
+    parts_of,
+    predict,
+)
 
 SAMPLES = 24
 INDICES = torch.arange(SAMPLES)
@@ -577,3 +585,13 @@ def test_other_precisions_are_refused(name, source):
     goal = OBJECTIVES["contrastive"]
     with pytest.raises(InputError, match=f"precision must be float32 or bfloat16, got '{name}'"):
         fit(network(goal), source, goal, INDICES, SMALL, seed=1, precision=name)
+
+
+@pytest.mark.parametrize(("samples", "size"), [(191, 96), (192, 96), (5, 2), (3, 2), (2, 96)])
+def test_every_sample_is_judged_and_counts_once(samples, size):
+    rows = torch.arange(samples) * 10
+    parts = parts_of(rows, size)
+    assert torch.equal(torch.cat(parts), rows)
+    assert all(min(size, samples) <= len(part) < 2 * size for part in parts)
+    judged = mean_loss(lambda source, one, generator: one.double().mean(), None, parts, None)
+    assert float(judged) == pytest.approx(float(rows.double().mean()))
