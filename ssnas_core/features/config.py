@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,17 @@ class PrepareConfig:
             raise InputError(
                 f"length must be a square number (1, 4, 9, 16, ...), got {self.length}."
             )
+
+    def of_kinds(self, kinds: Collection[str]) -> PrepareConfig:
+        """Return the same where it decides features of data of these kinds, defaults elsewhere."""
+        unused = [kind for kind in KINDS if kind not in kinds]
+        names = [name for kind in unused for name in (kind, f"{kind}_training")]
+        names += ["image_size"] if "image" in unused else []
+        default = PrepareConfig()
+        views = {kind: getattr(default.augment, kind) for kind in unused}
+        augment = dataclasses.replace(self.augment, **views)
+        rest = {name: getattr(default, name) for name in names}
+        return dataclasses.replace(self, augment=augment, **rest)
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values; a backbone that is an object as its class and a hash of it.

@@ -206,9 +206,10 @@ def prepare(
         raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
         dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
     backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
-    content: list[Any] = [_stamp(part) for part in (config.image, config.text)]
+    used = config.of_kinds(dataset.kinds.values())
+    content: list[Any] = [_stamp(part) for part in (used.image, used.text)]
     content += [one.fingerprint() for one in backbones.values() if is_own(one)]
-    key = content_key(dataset.fingerprint(), config.plain(), content)
+    key = content_key(dataset.fingerprint(), used.plain(), content)
     home = unlabelled = folder / f"prepared-{key}"
     labels = None
 

@@ -22,7 +22,7 @@ from ssnas_core.datasets.records import Dataset, Record, load_dataset, save_data
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.features import extract, inputs, train_backbones
 from ssnas_core.features import prepare as preparation
-from ssnas_core.features.augment import ImageAugment, JointAugment
+from ssnas_core.features.augment import ArrayAugment, ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.prepare import prepare, saved_backbone
 from ssnas_core.features.store import FeatureStore
@@ -191,6 +191,23 @@ def test_other_data_or_configuration_goes_to_another_folder(movies, tmp_path, co
         with pytest.raises(StoppedError):
             prepare(data, tmp_path / "store", dataclasses.replace(config, **change))
     assert len(folders(tmp_path / "store")) == len(cases)
+
+
+def test_settings_of_modalities_that_the_data_has_not_are_no_part_of_its_name(tmp_path, config):
+    rows = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    split = ["train"] * 6 + ["dev"] * 3 + ["test"] * 3
+    dataset = ArrayDataset({"a": rows, "b": rows[:, :2]}, np.arange(12) % 2, split=split)
+    longer = dataclasses.replace(config.image_training, epochs=3)
+    unused = {
+        "image": "vgg19", "text": "transformers:encoder", "image_size": (8, 8),
+        "image_training": longer, "text_training": longer,
+        "augment": JointAugment(image=ImageAugment(flip=0.25)),
+    }  # fmt: skip
+    made = prepare(dataset, tmp_path, config)
+    same = prepare(dataset, tmp_path, dataclasses.replace(config, **unused))
+    assert same.folder == made.folder
+    used = dataclasses.replace(config, augment=JointAugment(array=ArrayAugment(drop=0.75)))
+    assert prepare(dataset, tmp_path, used).folder != made.folder
 
 
 # --- from train inputs alone
