@@ -165,14 +165,12 @@ def _compare(command: commands.CompareCommand) -> tuple[Any, str]:
 
 def _study(command: commands.StudyCommand) -> tuple[Any, str]:
     from ssnas_core.study.jobs import StudyConfig
-    from ssnas_core.study.methods import TUNED
     from ssnas_core.study.runner import run_study, study_files, write_study
 
     fields = ("methods", "label_ratio", "seeds", "decisive", "decisive_seeds")
     study = StudyConfig(
         data=_data(command.data),
         recipe=recipe_of(command)[0],
-        tuned=TUNED.get(command.recipe, {}),  # with other backbones too
         **{name: getattr(command, name) for name in fields},
     )
     table_at = command.csv or command.out / "study.csv"

@@ -184,7 +184,8 @@ class Run:
             embedder, width = self._network(network, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and network == "found":
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
-                embedder = self.space.inherit(genotype, supernet)
+                space = self.data.space(self.recipe.pretrain_dropout)
+                embedder = space.inherit(genotype, supernet)
             encoder = self.data.encoder(embedder)
             model = nn.Sequential(encoder, self.recipe.contrastive.head(width)).to(self.device)
             trained_along = self.config.backbones == "trained"

@@ -40,7 +40,11 @@ _Layer = tuple[int, ...]  # which feature of each modality, then which activatio
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig:
-    """Fusion layers: which depths meet (MFAS). Defaults: its search, but for `normalise`."""
+    """Fusion layers: which depths meet (MFAS).
+
+    Defaults: layers and width of MFAS's search; its code has a dropout of 0.5 and does not
+    normalise.
+    """
 
     lacks: ClassVar[tuple[str, ...]] = ("supernet",)  # methods that its space has not
 

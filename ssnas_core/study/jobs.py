@@ -15,8 +15,8 @@ from ssnas_core.features.inputs import content_key
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import Method
 from ssnas_core.runs.reading import FACTS, cell_folder, read_tested, read_trained, search_history
-from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
-from ssnas_core.study.methods import TUNED, StudyMethod, Tuned, methods_in
+from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig, Tuned
+from ssnas_core.study.methods import StudyMethod, methods_in
 from ssnas_core.training.loop import steps_of
 
 LABEL_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -36,8 +36,6 @@ class StudyConfig:
         decisive: methods of these names have `decisive_seeds` seeds.
         decisive_seeds: as many, where more than `seeds`.
         recipe: sizes and schedules of all runs.
-        tuned: settings of the bilevel search, by its objective; those of `TUNED` for the recipe
-            if None.
     """
 
     data: Path | Dataset
@@ -47,7 +45,6 @@ class StudyConfig:
     decisive: tuple[str | StudyMethod, ...] = ()
     decisive_seeds: int = 10
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
-    tuned: Mapping[str, Tuned] | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.decisive_seeds < 1:
@@ -58,12 +55,8 @@ class StudyConfig:
 
     def tuned_for(self, method: StudyMethod) -> Tuned:
         """Return the settings of a method's bilevel search that differ from the recipe."""
-        known = self.tuned
-        if known is None:
-            name = next((name for name, one in RECIPES.items() if one == self.recipe), "")
-            known = TUNED.get(name, {})
-        by_name = isinstance(method.objective, str)
-        return (method.tuned and by_name and known.get(method.objective)) or Tuned()
+        by_name = method.tuned and isinstance(method.objective, str)
+        return self.recipe.tuned.get(method.objective, Tuned()) if by_name else Tuned()
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,7 @@ def _run_of(
         objective=method.objective,
         strategy=method.strategy,
         backbones=method.backbones,
-        recipe=study.recipe,
+        recipe=dataclasses.replace(study.recipe, tuned={}),
     )
     for name, value in {**tuned.changes, **method.changes}.items():
         config = _changed(config, name.split("."), value)

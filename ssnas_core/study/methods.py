@@ -19,7 +19,7 @@ class StudyMethod:
         cell: the method of the run.
         space, objective, strategy, backbones: of the run, as `RunConfig` takes them.
         changes: settings of the run by dotted name, as "strategy.sampling".
-        tuned: the bilevel search has the settings that were tuned for the data, see `TUNED`.
+        tuned: the search has the settings that were tuned for its objective, `Recipe.tuned`.
         name: in the study's table, of a method that `STUDY_METHODS` does not name.
     """
 
@@ -40,44 +40,6 @@ class StudyMethod:
         more += [f"backbones {self.backbones}"] if self.backbones != "frozen" else []
         return "; ".join([searched, str(self.cell), *more])
 
-
-@dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """Settings of a bilevel search that were chosen on dev.
-
-    Args:
-        changes: settings of the recipe by dotted name.
-        same_steps: a search on few labels takes as many steps as one on all samples,
-            instead of as many epochs.
-    """
-
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    same_steps: bool = False
-
-
-# A search on few labels can overfit, and then prefers what tells little: it ends with the features
-# of the shallowest layers. Pretraining keeps the dropout of the recipe.
-_REGULARISED = {"space.dropout": 0.5, "recipe.pretrain_dropout": 0.1}
-TUNED: dict[str, dict[str, Tuned]] = {
-    "two-core": {
-        "supervised": Tuned(
-            changes={**_REGULARISED, "strategy.weight_decay": 1e-2}, same_steps=True
-        ),
-        "contrastive": Tuned(changes={"strategy.arch_learning_rate": 3e-4}),
-    },
-    "sentence-encoder": {
-        "contrastive": Tuned(changes={**_REGULARISED, "strategy.arch_learning_rate": 3e-4}),
-    },
-    "av-mnist": {
-        "contrastive": Tuned(changes={**_REGULARISED, "strategy.weight_decay": 1e-2}),
-    },
-    "classroom": {
-        "supervised": Tuned(changes=_REGULARISED, same_steps=True),
-        "contrastive": Tuned(changes={**_REGULARISED, "strategy.arch_learning_rate": 3e-4}),
-    },
-}
-"""By recipe and objective: of 13 settings (`tests/benchmarks/search_tuning.py`) the best on dev, or
-one within 0.001 of it; what is not told is as the recipe has it."""
 
 _PRETRAINED = Method("found", pretrained=True)
 _SSNAS = StudyMethod(cell=_PRETRAINED, tuned=True)

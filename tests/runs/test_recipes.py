@@ -11,6 +11,7 @@ import pytest
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.features.config import PrepareConfig
 from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
 from ssnas_core.spaces.fusion.space import FusionConfig
 
@@ -65,7 +66,9 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif old is None:
                 changed = [{"image_size": (48, 32), "taps": 1}.get(field.name, 0.2)]
             elif field.name == "length":
-                changed = [25]
+                changed = [25] if isinstance(value, PrepareConfig) else []  # one for both
+            elif isinstance(old, dict):
+                changed = [{}]
             else:
                 changed = [old * 2 or type(old)(0.5) or 1] if not 0 < old < 1 else [old / 2]
             yield from (dataclasses.replace(value, **{field.name: new}) for new in changed)
@@ -79,7 +82,9 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
     plains = set()
     for name, ones in parts.items():
         for one in ones:
-            config = dataclasses.replace(base, **{name: one})
+            length = getattr(one, "prepare", base.recipe.prepare).length
+            space = dataclasses.replace(one if name == "space" else base.space, length=length)
+            config = dataclasses.replace(base, **{name: one, "space": space})
             text = json.dumps(config.plain())
             again = RunConfig.from_plain(json.loads(text))
             assert again.plain() == config.plain()
@@ -97,9 +102,18 @@ def test_default_recipe_is_the_one_for_two_cores():
     assert RunConfig(data=Path("x")).recipe == RECIPES["two-core"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+NINE = Recipe(prepare=PrepareConfig(length=9))
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), Recipe(), NINE], ids=[*RECIPES, "-", "nine"])
 def test_fusion_network_takes_the_positions_that_the_recipe_stores(recipe):
-    assert recipe.prepare.length in (1, recipe.space("fusion").length)
+    assert recipe.space("fusion").length == recipe.prepare.length
+    assert RunConfig(data=Path("x"), recipe=recipe).sizes.length == recipe.prepare.length
+    layers = RunConfig(data=Path("x"), space="layers", strategy="random", recipe=recipe)
+    assert layers.sizes == recipe.space("fusion")
+    other = FusionConfig(length=25)
+    with pytest.raises(InputError, match=r"FusionConfig.length = \d+, .*, got 25; give both"):
+        RunConfig(data=Path("x"), space=other, recipe=recipe)
 
 
 def test_published_recipe_has_the_published_sizes():

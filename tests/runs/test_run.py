@@ -727,6 +727,22 @@ def test_pretraining_starts_from_the_supernets_weights_where_they_are_inherited(
     assert min(moved[False]) > 1e-3
 
 
+@pytest.mark.parametrize("inherit", [True, False])
+def test_pretraining_has_the_dropout_of_its_own(start, inherit, monkeypatch):
+    pretrained = []
+
+    def only_looked_at(model, *_, **__):
+        pretrained.append(model[0])
+        return []
+
+    run = start(inherit=inherit, recipe={"pretrain_dropout": 0.375})
+    run.search()
+    monkeypatch.setattr(runs, "fit", only_looked_at)
+    run.pretrain()
+    dropouts = {m.p for m in pretrained[0].modules() if isinstance(getattr(m, "p", None), float)}
+    assert dropouts == {0.375}
+
+
 @pytest.mark.parametrize("backbones", ["frozen", "trained"])
 def test_fine_tuning_starts_from_the_pretrained_weights_where_the_method_says_so(start, backbones):
     run = start(backbones=backbones, recipe={"finetune": STILL})

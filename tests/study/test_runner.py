@@ -25,15 +25,13 @@ from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.runs import run as runs
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import all_methods
-from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.runs.recipes import RECIPES, Tuned
 from ssnas_core.study import runner
 from ssnas_core.study.jobs import LABEL_RATIOS, StudyConfig, jobs_of
 from ssnas_core.study.methods import (
     METHOD_SETS,
     PAIRS,
     STUDY_METHODS,
-    TUNED,
-    Tuned,
     methods_in,
     study_method,
 )
@@ -49,9 +47,9 @@ SMALL = ("SSNAS", "SSNAS, not pretrained", "BM-NAS", "late concat")
 
 
 def small(data: Path, recipe: Any, **changes: Any) -> StudyConfig:
-    same = {"supervised": Tuned(same_steps=True)}
-    chosen = {"methods": SMALL, "label_ratio": (0.25, 1.0), "seeds": 1, "tuned": same, **changes}
-    return StudyConfig(data=data, recipe=recipe, **chosen)
+    tuned = changes.pop("tuned", {"supervised": Tuned(same_steps=True)})
+    chosen = {"methods": SMALL, "label_ratio": (0.25, 1.0), "seeds": 1, **changes}
+    return StudyConfig(data=data, recipe=dataclasses.replace(recipe, tuned=tuned), **chosen)
 
 
 def counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,16 +156,14 @@ def test_trials_with_labels_take_as_many_steps_as_on_all_samples():
     assert found["contrastive"] == train
 
 
-def test_tuned_settings_are_those_of_the_recipe_unless_others_are_given():
-    for name, recipe in RECIPES.items():
-        study = StudyConfig(data=Path("data"), recipe=recipe)
-        for method in ("SSNAS", "BM-NAS"):
-            one = study_method(method)
-            assert study.tuned_for(one) == TUNED.get(name, {}).get(one.objective, Tuned())
-        assert jobs(methods=("core",), recipe=recipe, tuned=None)  # they can be made
-    changed = dataclasses.replace(RECIPES["classroom"], finetune_dropout=0.25)
-    study = StudyConfig(data=Path("data"), recipe=changed)
-    assert study.tuned_for(study_method("BM-NAS")) == Tuned()
+def test_tuned_settings_are_those_of_the_recipe_whatever_else_of_it_changes():
+    method = study_method("BM-NAS")
+    for recipe in RECIPES.values():
+        assert jobs(methods=("core",), recipe=recipe, tuned=recipe.tuned)  # they can be made
+        changed = dataclasses.replace(recipe, finetune_dropout=0.25)
+        study = StudyConfig(data=Path("data"), recipe=changed)
+        assert study.tuned_for(method) == recipe.tuned.get("supervised", Tuned())
+    assert RECIPES["classroom"].tuned["supervised"].same_steps
 
 
 def test_decisive_methods_have_more_seeds():
@@ -522,7 +518,6 @@ def test_command_takes_other_backbones_than_the_recipe(tiny_data, tmp_path, monk
     recipe = RECIPES["classroom"]
     prepare = dataclasses.replace(recipe.prepare, text="transformers:encoder", views=2)
     assert asked[0].recipe == dataclasses.replace(recipe, prepare=prepare)
-    assert asked[0].tuned_for(study_method("BM-NAS")) == TUNED["classroom"]["supervised"]
 
 
 COMMAND = """

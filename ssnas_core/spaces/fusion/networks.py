@@ -36,10 +36,10 @@ softmax: Relax = partial(torch.softmax, dim=-1)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of the networks. Defaults: BM-NAS on MM-IMDB (Table 8)."""
+    """Sizes of the networks; defaults: `FusionConfig`."""
 
     channels: int = 192  # C
-    length: int = 16  # L, positions after pooling
+    length: int = 4  # L, positions of the pooled features
     cells: int = 2  # each takes two of the features and earlier cells
     steps: int = 1  # operations inside one cell, at most 6
     dropout: float = 0.1  # of the stems and the steps

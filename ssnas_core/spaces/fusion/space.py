@@ -74,7 +74,10 @@ MAX_STEPS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig(Sizes):
-    """Fusion cells: which features meet, by which operation. Defaults: BM-NAS on MM-IMDB (Table 8).
+    """Fusion cells: which features meet, by which operation.
+
+    Defaults: BM-NAS on MM-IMDB (Table 8), but for `length`, which is that of `PrepareConfig`
+    (BM-NAS: 16). In a run it is that of the recipe's features.
 
     An operator of one's own is a class of `nn.Module` that is made with the number of
     channels C and has forward(x, y), (N, L, C) each, -> (N, L, C). `operators` has
