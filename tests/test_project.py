@@ -92,9 +92,25 @@ def test_requirements_have_lower_bounds_only():
     name = r"[A-Za-z0-9_.-]+(\[[a-z]+\])?"
     for requirement in REQUIREMENTS:
         # the two that have to stay below a version
-        if not requirement.startswith(("jupyter-book", "optuna")):
+        if not requirement.startswith(("jupyter-book", "optuna", "ssnas[")):
             assert re.fullmatch(rf"{name}>=[0-9.]+", requirement), requirement
     assert "jupyter-book>=1.0.4.post1,<2" in REQUIREMENTS
+
+
+def test_public_workflow_runs_make_targets_on_every_python_and_keeps_the_book():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    jobs = yaml.safe_load(text)["jobs"]
+    assert set(re.findall(r"run: make ([a-z]+)", text)) == {"check", "test", "book"}
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert jobs["book"]["steps"][-1]["with"]["path"] == "book/_build/html"
+
+
+def test_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text().replace("`own/", "`tests/extending/own/")
+    named = re.findall(r"`((?:tests|ssnas_core|book)/[\w/.]+)`?", text)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert set(commands(text)) <= make_targets()
 
 
 def test_citation_changelog_and_package_have_one_version():
