@@ -18,7 +18,9 @@ from .datasets.sample.corpus import sample_archive as sample_archive
 from .datasets.splits import labelled_part as labelled_part
 from .datasets.table import read_table as read_table
 from .features.config import PrepareConfig as PrepareConfig
+from .features.extract import extract_features as extract_features
 from .features.live import LiveFeatures as LiveFeatures
+from .features.prepare import Prepared as Prepared
 from .features.prepare import prepare as prepare
 from .features.store import FeatureStore as FeatureStore
 from .models.classifier import MultimodalClassifier as MultimodalClassifier
@@ -78,5 +80,6 @@ from .training.logs import tensorboard_log as tensorboard_log
 from .training.loop import TrainConfig as TrainConfig
 from .training.loop import fit as fit
 from .training.loop import predict as predict
+from .training.metrics import Scoring as Scoring
 
 __version__: str

@@ -197,7 +197,7 @@ def extract_features(
     folder: Path,
     *,
     views: int = 4,
-    length: int = 16,
+    length: int = 4,
     seed: int = 0,
     augment: JointAugment = DEFAULT_AUGMENT,
     progress: bool = False,

@@ -1,13 +1,16 @@
-"""`SearchContext`: what a search is given that no strategy has a say in."""
+"""What a strategy is (`Strategy`), and what it is always given (`SearchContext`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import OnEpoch
 
 
@@ -37,3 +40,18 @@ class SearchContext:
     progress: str | None = None
     on_epoch: OnEpoch | None = None
     precision: str = "float32"
+
+
+class Strategy(Protocol):
+    """How a space is searched: an object with `search`, as a frozen dataclass of settings.
+
+    It may have besides `needs`, names of the methods of a space that it calls beside `width`,
+    `build` and `sample`, by which a run refuses a space that lacks one; and `steps`, how many
+    steps a history took, for the costs that a study reports.
+    """
+
+    def search(
+        self, space: Any, source: Source, objective: Objective, context: SearchContext
+    ) -> SearchResult:
+        """Return the best architecture of `space`, and the history of the search."""
+        ...
