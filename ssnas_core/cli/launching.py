@@ -85,7 +85,7 @@ def is_first() -> bool:
 
 
 def says_why() -> bool:
-    """Whether this process is to tell why it ends, see `_processes.says_why`."""
+    """Whether this process is to tell why it ends, see `common.distributed.says_why`."""
     module = _imported()
     return module is None or module.says_why()
 
@@ -98,5 +98,5 @@ def leave() -> None:
 
 
 def _imported() -> Any:
-    """`_processes`, if anything needed it: it imports torch."""
+    """`common.distributed`, if anything needed it: it imports torch."""
     return sys.modules.get("ssnas_core.common.distributed")

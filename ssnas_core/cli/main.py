@@ -1,4 +1,4 @@
-"""The `ssnas` command; `_commands` holds its subcommands, `_actions` does what they say.
+"""The `ssnas` command; `commands` holds its subcommands, `actions` does what they say.
 
 Progress and notes go to standard error, results to standard output. A user's
 mistake gets exit status 2 and one line.

@@ -68,12 +68,13 @@ def _readable(hint: Any, value: Any) -> tuple[Any, str | None]:
 
 def _helps(made: type) -> dict[str, str]:
     """Return the line on each field: under "Args:" of the docstring, else the comment behind it."""
-    source = inspect.getsource(made)
-    comments = re.findall(r"^ +(\w+): [^#\n]*# (.*)$", source, re.M)
-    texts = {name: line.strip() for name, line in comments}
-    _, _, arguments = (inspect.getdoc(made) or "").partition("\nArgs:\n")
-    entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", arguments, re.M)
-    for names, text in entries:
-        line = " ".join(text.split())
-        texts |= dict.fromkeys(re.split(r",\s*", names), line)
+    texts: dict[str, str] = {}
+    for one in filter(dataclasses.is_dataclass, reversed(made.__mro__)):
+        comments = re.findall(r"^ +(\w+): [^#\n]*# (.*)$", inspect.getsource(one), re.M)
+        texts |= {name: line.strip() for name, line in comments}
+        _, _, arguments = inspect.cleandoc(one.__doc__ or "").partition("\nArgs:\n")
+        entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", arguments, re.M)
+        for names, text in entries:
+            line = " ".join(text.split())
+            texts |= dict.fromkeys(re.split(r",\s*", names), line)
     return texts

@@ -219,13 +219,17 @@ def extract_features(
         progress: whether to show a bar.
 
     Raises:
-        InputError: backbones of other modalities, no sample, too little disk space,
+        InputError: backbones of other modalities, no sample, unusable sizes, too little disk space,
             features that are not finite, or another store in `folder`.
     """
     folder = Path(folder)
     check_kinds(inputs.kinds, backbones)
     if len(inputs) == 0:
         raise InputError("expected samples to extract features of, got none.")
+    if views < 0 or length < 1 or math.isqrt(length) ** 2 != length:
+        raise InputError(
+            f"expected views >= 0 and a square length (1, 4, 9, ...), got {views} and {length}."
+        )
     options: Any = {"views": views, "length": length, "seed": seed, "augment": augment}
     key = store_key(inputs, backbones, **options)
     if (folder / "store.json").exists():

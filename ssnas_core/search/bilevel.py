@@ -100,8 +100,8 @@ class BilevelConfig:
     batch_size: int = 96
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-6
-    restart_epochs: int = 1
-    restart_factor: int = 2
+    restart_epochs: int = 1  # of the first period of the learning rate
+    restart_factor: int = 2  # by which each period is longer than the one before
     weight_decay: float = 1e-4
     arch_learning_rate: float = 3e-4
     arch_betas: tuple[float, float] = (0.5, 0.999)

@@ -20,7 +20,11 @@ from ssnas_core.training.checkpoints import keep_epoch
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(TrialConfig):
-    """Random search: the best of some drawn architectures."""
+    """Random search: the best of some drawn architectures.
+
+    Args:
+        trials: how many are drawn, trained and judged.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("sample", "build")
 

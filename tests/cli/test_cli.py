@@ -12,16 +12,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 
 from ssnas_core.cli import main as cli
+from ssnas_core.cli.options import shown
+from ssnas_core.features.config import PrepareConfig
+from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs import folder as runs
 from ssnas_core.runs.methods import methods_of
 from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.search import STRATEGIES
+from ssnas_core.spaces import SPACES
+from ssnas_core.training.loop import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,6 +134,18 @@ def test_help_of_a_subcommand_explains_each_of_its_options(name, monkeypatch):
         (place,) = (place for place, row in enumerate(rows) if row.split(" ")[0] == option)
         row = "  ".join(rows[place : place + 2])  # a long option's words are below it
         assert re.search(r"^\S+.*?  [A-Za-z][^()]{10,}.* \((default|required)", row), row
+
+
+@pytest.mark.parametrize(
+    "part",
+    [PrepareConfig, TrainConfig]
+    + [kind.find(name) for kind in (SPACES, OBJECTIVES, STRATEGIES) for name in kind.names()],
+)
+def test_every_setting_of_a_part_is_explained_inherited_ones_too(part):
+    made = shown(part())
+    for name, hint in get_type_hints(made, include_extras=True).items():
+        if get_origin(hint) is Annotated and not dataclasses.is_dataclass(get_args(hint)[0]):
+            assert len(get_args(hint)[1].help) > 5, f"{part.__name__}.{name}"
 
 
 # --- what is printed

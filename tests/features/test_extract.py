@@ -778,3 +778,10 @@ def test_vectorised_texts_are_reused_until_the_backbone_changes(backbones, tmp_p
     other = {**backbones, "text": MaxoutMLP(inputs=5).fit(made_inputs(30).columns["text"])}
     LiveInputs(made_inputs(4), other, tmp_path)
     assert len(set(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("views", "length"), [(1, 0), (1, 2), (1, 15), (1, -4), (-1, 4)])
+def test_sizes_that_no_store_has_are_refused(backbones, tmp_path, views, length):
+    wrong = rf"views >= 0 and a square length .* got {views} and {length}"
+    with pytest.raises(InputError, match=wrong):
+        extract_features(made_inputs(2), backbones, tmp_path / "s", views=views, length=length)

@@ -38,7 +38,7 @@ softmax: Relax = partial(torch.softmax, dim=-1)
 class Sizes:
     """Sizes of the networks; defaults: `FusionConfig`."""
 
-    channels: int = 192  # C
+    channels: int = 192  # C, channels of every state
     length: int = 4  # L, positions of the pooled features
     cells: int = 2  # each takes two of the features and earlier cells
     steps: int = 1  # operations inside one cell, at most 6
