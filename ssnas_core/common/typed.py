@@ -69,6 +69,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         or (isinstance(value, float) and not math.isfinite(value))
     ):
         name = str(hint) if origin else getattr(hint, "__name__", hint)
+        name = "an object" if dataclasses.is_dataclass(hint) else name
         raise InputError(f"{where}: expected {name}, got {brief(value)!r}; restore the file.")
     return value
 

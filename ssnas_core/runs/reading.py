@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellFacts:
+class _CellFacts:
     """What a cell is: in both of its files."""
 
     method: str
@@ -44,12 +44,12 @@ class CellFacts:
             )
 
 
-FACTS = tuple(one.name for one in fields(CellFacts))
+FACTS = tuple(one.name for one in fields(_CellFacts))
 """Names of what a cell's files hold beside its scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedCell(CellFacts):
+class _TrainedCell(_CellFacts):
     """The train.json of a cell."""
 
     threshold: float | None = None
@@ -58,7 +58,7 @@ class TrainedCell(CellFacts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
+class _RunResult:
     """The metrics.json of a run; in `scores` each cell's facts and scores."""
 
     genotype: str
@@ -89,7 +89,7 @@ def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
         InputError: it is missing or broken.
     """
     where = f"{file} is not of a trained cell"
-    cell = plain(_read(TrainedCell, read_json(file), where))
+    cell = plain(_read(_TrainedCell, read_json(file), where))
     _check_scores(cell["dev"], f"{where}: dev", primary)
     if losses(cell["history"]) != cell["history"]:
         raise InputError(f"{where}: its history has an epoch without a loss; delete it.")
@@ -113,7 +113,7 @@ def read_result(file: Path) -> dict[str, Any]:
     """
     document = read_json(file)
     where = f"{file} is not of a finished run"
-    result = _read(RunResult, document, where)
+    result = _read(_RunResult, document, where)
     rows = [_row(row, where) for row in result.scores]
     if len({frozenset(row) for row in rows}) != 1:
         raise InputError(f"{where}: expected the same scores of each cell; delete it.")
@@ -146,7 +146,7 @@ def _read(hint: Any, document: Any, where: str) -> Any:
 def _row(document: Any, where: str, primary: str | None = None) -> dict[str, Any]:
     """A cell's facts and scores, from one object."""
     given = _read(Mapping[str, Any], document, where)
-    facts = _read(CellFacts, {name: given[name] for name in FACTS if name in given}, where)
+    facts = _read(_CellFacts, {name: given[name] for name in FACTS if name in given}, where)
     rest = {name: value for name, value in given.items() if name not in FACTS}
     scores = _read(Mapping[str, float | None], rest, where)
     _check_scores(scores, where, primary)

@@ -182,7 +182,7 @@ def difference(
 
     Over several ratios it is the mean over them.
     """
-    scores = by_cell(rows)
+    scores = _by_cell(rows)
     pairs = list(zip(ratios, ratios if against is None else against, strict=True))
     by_seed = {}
     for seed in sorted({seed for _, _, seed in scores}):
@@ -228,7 +228,7 @@ def ranking(rows: Iterable[Mapping[str, Any]], methods: Sequence[str] | None = N
 
     rows = list(rows)
     methods = methods_of(rows) if methods is None else list(dict.fromkeys(methods))
-    scores = by_cell(rows)
+    scores = _by_cell(rows)
     cells = sorted({(ratio, seed) for _, ratio, seed in scores})
     blocks = [cell for cell in cells if all((name, *cell) in scores for name in methods)]
     if not blocks:
@@ -242,6 +242,6 @@ def ranking(rows: Iterable[Mapping[str, Any]], methods: Sequence[str] | None = N
     return Ranking(by_seed, tuple(blocks))
 
 
-def by_cell(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float, int], float]:
+def _by_cell(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float, int], float]:
     """Return the score by method, label ratio and seed."""
     return {(row["method"], row["label_ratio"], row["seed"]): row["score"] for row in rows}

@@ -295,7 +295,7 @@ def test_run_whose_data_changed_meanwhile_is_refused(movies, start, tmp_path):
         ("prepared.json", "with folder, got none with folder; restore it"),
         (
             "cells/found_r0.25/train.json",
-            r"is not of a trained cell: expected TrainedCell, got .*; delete it",
+            r"is not of a trained cell: expected an object, got .*; delete it",
         ),
     ],
 )

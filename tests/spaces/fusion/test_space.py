@@ -756,8 +756,9 @@ def test_dropout_outside_its_range_is_refused(dropout):
         FusionConfig(dropout=dropout)
 
 
-def test_default_sizes_are_those_of_bm_nas_on_mm_imdb():
-    space = FusionSpace({f"image_{i}": 512 for i in range(4)} | {"text_0": 64, "text_1": 128})
+def test_sizes_of_bm_nas_on_mm_imdb_are_the_defaults_at_16_positions():
+    features = {f"image_{i}": 512 for i in range(4)} | {"text_0": 64, "text_1": 128}
+    space = FusionSpace(features, FusionConfig(length=16))
     assert space.config == FusionConfig(channels=192, length=16, cells=2, steps=1, dropout=0.1)
     assert space.width == 2 * 192 * 16
     # FACTS of the released supernet: its reshape layers hold 433,536 parameters, of which 6 x 192
