@@ -27,7 +27,7 @@ class Contrastive:
 
     Examples:
         >>> objective = Contrastive(temperature=0.2)
-        >>> model = nn.Sequential(encoder, objective.head(4))  # embeddings (N, 4)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
         >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
         >>> loss.backward()
     """

@@ -54,7 +54,7 @@ class Hybrid:
     Examples:
         >>> supervised = Supervised(labels=labels, classes=3)
         >>> objective = Hybrid(supervised=supervised, labelled=torch.tensor([0, 2]), weight=0.5)
-        >>> model = nn.Sequential(encoder, objective.head(4))  # embeddings (N, 4)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
         >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
         >>> loss.backward()
     """

@@ -28,7 +28,7 @@ class Supervised:
 
     Examples:
         >>> objective = Supervised(labels=labels, classes=3)
-        >>> model = nn.Sequential(encoder, objective.head(4))  # embeddings (N, 4)
+        >>> model = nn.Sequential(encoder, objective.head(8))  # embeddings (N, 8)
         >>> loss = objective.loss(model, source, torch.tensor([4, 0, 2]), torch.Generator())
         >>> loss.backward()
     """

@@ -23,9 +23,8 @@ from targets import Target
 
 from ssnas_core.backbones.arrays import IdentityArray
 from ssnas_core.backbones.transformers import TransformerImage, TransformerText
-from ssnas_core.cli import actions as _actions
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import load_tensors
+from ssnas_core.common.files import load_tensors, map_array
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
@@ -219,7 +218,7 @@ def read_genotype(path: Path) -> str:
 
 def read_array(path: Path) -> str:
     """What `ssnas predict --input NAME=FILE` does with a file of numbers."""
-    array = _actions._array(path)
+    array = map_array(path)  # as cli/actions.py reads it
     spec: Any = type("Spec", (), {"kinds": {path.stem: "array"}, "shapes": {path.stem: (2, 3)}})
     backbone = IdentityArray((2, 3)).fit(np.random.default_rng(0).normal(size=(9, 2, 3)))
     return str(tuple(as_tensor(path.stem, [array], spec, backbone).shape))
