@@ -69,7 +69,7 @@ def _readable(hint: Any, value: Any) -> tuple[Any, str | None]:
 def _helps(made: type) -> dict[str, str]:
     """Return the line on each field: under "Args:" of the docstring, else the comment behind it."""
     texts: dict[str, str] = {}
-    for one in filter(dataclasses.is_dataclass, reversed(made.__mro__)):
+    for one in reversed(made.__mro__[:-1]):  # object has no source
         comments = re.findall(r"^ +(\w+): [^#\n]*# (.*)$", inspect.getsource(one), re.M)
         texts |= {name: line.strip() for name, line in comments}
         _, _, arguments = inspect.cleandoc(one.__doc__ or "").partition("\nArgs:\n")

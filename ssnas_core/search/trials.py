@@ -210,7 +210,8 @@ class Trials:
         if saved is None:
             return [], {}
         same_run(saved.get("settings"), self._settings, str(path))
-        trials, weights = saved["history"], saved.get("shared")
+        trials: Any = saved["history"]
+        weights: Any = saved.get("shared")
         tensors = isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))
         if not (tensors and all(map(_is_trial, trials))):
             raise InputError(f"{path} does not hold the trials of a search; delete it.")
