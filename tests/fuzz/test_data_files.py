@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from data_targets import CASES, REFUSED, SLOW
 from targets import Target, judge
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.training.loop import keep_freed_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked and watched")
 
@@ -107,4 +109,13 @@ def test_judge_finds(what, monkeypatch):
     read, message = WRONG[what]
     verdict = judge(Target(CASES["table"]["whole"].make, read), random.Random(0))
     assert verdict.outcome == "finding"
+    assert re.search(message, verdict.detail)
+
+
+def test_judge_finds_memory_that_training_had_left_free():
+    keep_freed_memory()
+    held = [torch.ones(2**22) for _ in range(60)]  # 16 MB each, so in the heap
+    del held
+    read, message = WRONG["much memory"]
+    verdict = judge(Target(CASES["table"]["whole"].make, read), random.Random(0))
     assert re.search(message, verdict.detail)
