@@ -240,7 +240,12 @@ def test_nt_xent_and_cross_entropy_pass_gradcheck_in_double_precision():
 def test_nt_xent_has_the_dtype_of_its_inputs_and_sums_half_precisions_in_float32(dtype):
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(200, 16, generator=generator).to(dtype) for _ in range(2))
-    loss = nt_xent(first, second, temperature=0.1)
-    assert loss.dtype == dtype
-    exact = nt_xent(first.double(), second.double(), temperature=0.1)
-    assert abs(loss.double() - exact) <= exact * (torch.finfo(dtype).eps + 1e-6)
+    for tau in (0.05, 0.1, 0.2):
+        loss = nt_xent(first, second, temperature=tau)
+        assert loss.dtype == dtype
+        exact = nt_xent(first.double(), second.double(), temperature=tau)
+        rounding = torch.finfo(dtype).eps / 2
+        assert abs(loss.double() - exact) <= exact * (rounding + 1e-6)
+        single = Contrastive(temperature=tau).loss_of_projections(torch.cat((first, second)))
+        assert single.dtype == torch.promote_types(dtype, torch.float32)
+        assert float(single) == pytest.approx(float(exact), rel=1e-5)
