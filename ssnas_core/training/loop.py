@@ -198,11 +198,11 @@ def mean_loss(
 
 
 def parts_of(indices: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Return all of `indices` in parts as equal as may be, each of `size` or a little more.
+    """Return all of `indices` in parts as equal as may be, of at most `size`, at least two each.
 
     A contrastive loss depends on the size of its batch, so no part is a small remainder.
     """
-    return indices.tensor_split(max(1, len(indices) // size))
+    return indices.tensor_split(max(1, min(math.ceil(len(indices) / size), len(indices) // 2)))
 
 
 def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -587,11 +587,17 @@ def test_other_precisions_are_refused(name, source):
         fit(network(goal), source, goal, INDICES, SMALL, seed=1, precision=name)
 
 
-@pytest.mark.parametrize(("samples", "size"), [(191, 96), (192, 96), (5, 2), (3, 2), (2, 96)])
-def test_every_sample_is_judged_and_counts_once(samples, size):
+@pytest.mark.parametrize(
+    ("samples", "size", "sizes"),
+    [
+        (192, 96, [96, 96]), (191, 96, [96, 95]), (97, 96, [49, 48]), (96, 96, [96]),
+        (2, 96, [2]), (5, 2, [3, 2]), (3, 2, [3]),
+    ],
+)  # fmt: skip
+def test_every_sample_is_judged_and_counts_once(samples, size, sizes):
     rows = torch.arange(samples) * 10
     parts = parts_of(rows, size)
     assert torch.equal(torch.cat(parts), rows)
-    assert all(min(size, samples) <= len(part) < 2 * size for part in parts)
+    assert [len(part) for part in parts] == sizes
     judged = mean_loss(lambda source, one, generator: one.double().mean(), None, parts, None)
     assert float(judged) == pytest.approx(float(rows.double().mean()))
