@@ -91,7 +91,7 @@ def measure(
 ) -> dict[str, Any]:
     """Times of one kind of step, ours and the oracle's in turns."""
     torch.manual_seed(0)
-    config = FusionConfig(relaxation=relaxation)  # type: ignore[arg-type]
+    config = FusionConfig(length=16, relaxation=relaxation)  # type: ignore[arg-type]
     space = FusionSpace({**MAPS, **VECTORS}, config)
     net = space.supernet().to(args.device)
     goal: Any = Contrastive()
@@ -183,7 +183,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     for relaxation in ("pairs", "released"):
-        config = FusionConfig(dropout=0.0, relaxation=relaxation)
+        config = FusionConfig(length=16, dropout=0.0, relaxation=relaxation)
         check_equal(FusionSpace({**MAPS, **VECTORS}, config), 8, args.device)
     kinds = [
         (relaxation, samples, level, precision, objective)

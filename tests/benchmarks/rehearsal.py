@@ -105,7 +105,7 @@ def searched(
 ) -> dict[str, float]:
     """What one search takes."""
     config = BilevelConfig(alternate="epoch", epochs=epochs, batch_size=options.batch_size)
-    space = FusionSpace(store.channels, FusionConfig())
+    space = FusionSpace(store.channels, FusionConfig(length=max(store.positions.values())))
     start, busy = time.perf_counter(), time.process_time()
     with PeakMemory() as memory:
         context = SearchContext(train=train, dev=dev, progress="search")
