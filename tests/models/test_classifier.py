@@ -791,7 +791,7 @@ BROKEN = {
     ),
     "a genotype that is a number": (
         edit(lambda t: t["spec"].update(genotype=3)),
-        "spec.genotype: expected Genotype, got '3'",
+        "spec.genotype: expected an object, got '3'",
     ),
     "a genotype of another space than its sizes": (
         edit(lambda t: t["spec"]["genotype"].update(space="layers")),
