@@ -561,7 +561,7 @@ NOT_A_GENOTYPE = {
     "another version": (edited(format=2), "expected a genotype of format 1, got '2'"),
     "no nodes": (edited(nodes=[]), "needs at least one node"),
     "nodes by name": (edited(nodes={}), r"nodes: expected tuple\[.*Node, \.\.\.\], got '\{\}'"),
-    "a number for a node": (edited(nodes=[1]), r"nodes\[0\]: expected Node, got '1'"),
+    "a number for a node": (edited(nodes=[1]), r"nodes\[0\]: expected an object, got '1'"),
     "no operator": (node(0, operator=None), r"nodes\[0\]\.operator: expected str, got 'None'"),
     "inputs as text": (
         node(0, inputs="image_0"),
