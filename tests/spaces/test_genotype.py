@@ -82,7 +82,10 @@ BROKEN = {
     "nodes of another type": (document(nodes="cell_0"), r"\.nodes: expected tuple.*got 'cell_0'"),
     "a field of its own": (document(author="me"), "has unknown author"),
     "no nodes": (document(nodes=[]), "at least one node"),
-    "a node that is no mapping": (document(nodes=["Sum"]), r"nodes\[0\]: expected an object, got 'Sum'"),
+    "a node that is no mapping": (
+        document(nodes=["Sum"]),
+        r"nodes\[0\]: expected an object, got 'Sum'",
+    ),
     "a node without operator": (
         document(nodes=[{"name": "a", "inputs": []}]),
         r"nodes\[0\]: lacks operator",
