@@ -75,11 +75,20 @@ class RunData:
 
     def _prepare(self) -> str:
         """Compute and note what is missing; return the prepared folder's name in the store."""
-        data = self.config.data
+        self.folder.once(self._at_hand, self._compute)
+        return str(self._noted())
+
+    def _noted(self) -> str | None:
+        """The name of the prepared folder that the run has had, if any."""
         note = self.folder / "prepared.json"
-        name = read_name(note, "folder") if note.exists() else None
-        if name is not None and (self.store / name).is_dir():
-            return name
+        return read_name(note, "folder") if note.exists() else None
+
+    def _at_hand(self) -> bool:
+        name = self._noted()
+        return name is not None and (self.store / name).is_dir()
+
+    def _compute(self) -> None:
+        data, name = self.config.data, self._noted()
         if is_in_memory(data):
             raise InputError(
                 f"the features of {self.folder.path} are not in {self.store}, and its data "
@@ -95,26 +104,24 @@ class RunData:
         learning: dict[str, Any] = {}
         if self.config.backbones == "supervised":  # from the labels of the run's only ratio
             learning = {"label_ratio": self.config.label_ratio[0], "label_seed": self.config.seed}
-        with self.folder.working():
-            with self.folder.released_by(InputError), self.folder.stage("prepare"):
-                made = prepare(
-                    data,
-                    self.store,
-                    self.config.recipe.prepare,
-                    **learning,
-                    device=self.device,
-                    progress=self.progress,
-                )
-            if name is None:
-                save_dataset(made.dataset, self.folder / "dataset.json")
-                features = {"channels": made.store.channels, "positions": made.store.positions}
-                write_json(note, {"folder": made.folder.name, **features})
-            elif name != made.folder.name:
-                raise InputError(
-                    f"{data} is no longer the data that {self.folder.path} began "
-                    "with; restore it, or give another --out."
-                )
-        return made.folder.name
+        with self.folder.released_by(InputError), self.folder.stage("prepare"):
+            made = prepare(
+                data,
+                self.store,
+                self.config.recipe.prepare,
+                **learning,
+                device=self.device,
+                progress=self.progress,
+            )
+        if name is None:
+            save_dataset(made.dataset, self.folder / "dataset.json")
+            features = {"channels": made.store.channels, "positions": made.store.positions}
+            write_json(self.folder / "prepared.json", {"folder": made.folder.name, **features})
+        elif name != made.folder.name:
+            raise InputError(
+                f"{data} is no longer the data that {self.folder.path} began "
+                "with; restore it, or give another --out."
+            )
 
     def _note_store(self) -> None:
         """Leave a note of a store outside of the run folder, for commands that do not name it."""

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,15 @@ class RunFolder:
         path: created where it does not exist.
         config: plain JSON values; all that decides the run's results.
 
+    Attributes:
+        wait: wait for another process that works on the run, saying so, instead of refusing.
+
     Raises:
         InputError: the folder holds a run of another configuration or version,
             or something that is no run.
     """
+
+    wait = False
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
@@ -90,9 +95,13 @@ class RunFolder:
                 f"{self.path} exists and is not a run folder; give --out a new or empty folder."
             )
         else:
-            with self.working():
+            try:
+                with self.working():
+                    if not file.exists():
+                        return write_json(file, {**wanted, **here})
+            except InputError:
                 if not file.exists():
-                    return write_json(file, {**wanted, **here})
+                    raise
             self._claim(wanted, here)  # another process began it just now
 
     @classmethod
@@ -180,12 +189,23 @@ class RunFolder:
         """Let no other process work on the run during the block; blocks may be nested.
 
         Raises:
-            InputError: another one does, or the folder cannot be written.
+            InputError: another one does, and `wait` is false; or the folder cannot be written.
         """
         with ExitStack() as stack:
-            lock = alone_in(self.path, "working on", wait=False)
+            lock = alone_in(self.path, "working on", wait=self.wait)
             on_rank_zero(lambda: stack.enter_context(lock))
             yield
+
+    def once(self, done: Callable[[], Any], make: Callable[[], Any]) -> None:
+        """Call `make` unless it is done, by another process that had to be waited for too.
+
+        Raises:
+            InputError: as `working`.
+        """
+        if not on_rank_zero(lambda: bool(done())):
+            with self.working():
+                if not on_rank_zero(lambda: bool(done())):
+                    make()
 
     @contextmanager
     def stage(self, name: str, of: str | None = None) -> Iterator[None]:

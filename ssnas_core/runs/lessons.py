@@ -23,7 +23,8 @@ def classroom(**changes: Any) -> Run:
     Its results stay in a folder of this machine, so that they are computed once:
     `SSNAS_CACHE`, else `ssnas` in `XDG_CACHE_HOME` or `~/.cache`. Another
     configuration or version gets a folder of its own; who edits the library
-    deletes them all.
+    deletes them all. Notebooks that need the same result at once compute it once: the
+    others wait, and say so.
 
     Args:
         changes: fields of `RunConfig`, as `seed=1` or `objective="supervised"`.
@@ -34,7 +35,9 @@ def classroom(**changes: Any) -> Run:
     config = RunConfig(**{"data": sample_archive(), "recipe": RECIPES["classroom"], **changes})
     cache = cache_folder() / f"{metadata.version('ssnas')}-format-{FORMAT}"
     folder = cache / f"run-{content_key(config.plain())}"
-    return Run(config, folder, store=cache / "store", device="cpu")
+    run = Run(config, folder, store=cache / "store", device="cpu")
+    run.folder.wait = True
+    return run
 
 
 def cache_folder() -> Path:

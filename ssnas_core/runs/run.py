@@ -118,10 +118,12 @@ class Run:
     def search(self) -> Genotype:
         """Find the architecture; writes genotype.json, history.jsonl and the supernet."""
         file = self.folder / "genotype.json"
-        if on_rank_zero(file.exists):
-            genotype = Genotype.load(file)
-            validate(self.space, genotype)
-            return genotype
+        self.folder.once(file.exists, self._search)
+        genotype = Genotype.load(file)
+        validate(self.space, genotype)
+        return genotype
+
+    def _search(self) -> None:
         config, space = self.config, self.space
         lacking = [n for n in getattr(config.strategy, "needs", ()) if not hasattr(space, n)]
         if lacking:
@@ -137,12 +139,10 @@ class Run:
             **self._fitting("search", "search"),
         )
         source = self.data.views()
-        with self.folder.working():
-            on_rank_zero(lambda: write_json(self.folder / "labels.json", labels_of(space)))
-            with self.folder.stage("search"):
-                result = config.strategy.search(space, source, objective, context)
-            on_rank_zero(lambda: self._keep_search(space, result))
-        return result.genotype
+        on_rank_zero(lambda: write_json(self.folder / "labels.json", labels_of(space)))
+        with self.folder.stage("search"):
+            result = config.strategy.search(space, source, objective, context)
+        on_rank_zero(lambda: self._keep_search(space, result))
 
     def _keep_search(self, space: Any, result: SearchResult) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in result.history)
@@ -172,14 +172,14 @@ class Run:
         network = self._method(method).network
         name = "" if network == "found" else f"-{slug(network)}"
         file = self.folder / "checkpoint" / f"pretrained{name}.safetensors"
-        note = self.folder / f"pretrain{name}.json"
-        checkpoint = self._checkpoint(f"pretrain{name}")
         genotype = self.genotype_of(network)
-        if on_rank_zero(file.exists):
-            trained = read_fields(note, "genotype")["genotype"]
-            _same_genotype(trained, genotype, file)
-            _drop(checkpoint)
-            return load_tensors(file)
+        self.folder.once(file.exists, lambda: self._pretrain(network, genotype, name, file))
+        note = self.folder / f"pretrain{name}.json"
+        _same_genotype(read_fields(note, "genotype")["genotype"], genotype, file)
+        _drop(self._checkpoint(f"pretrain{name}"))
+        return load_tensors(file)
+
+    def _pretrain(self, network: str, genotype: Genotype | None, name: str, file: Path) -> None:
         with self.folder.stage("pretrain", of=network), seeded(self.config.seed, 10):
             embedder, width = self._network(network, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and network == "found":
@@ -193,15 +193,13 @@ class Run:
             rows, objective = self.prepared.indices("train"), self.recipe.contrastive
             fitting = self._fitting(f"pretrain{name}", f"pretrain {network}")
             history = fit(model, source, objective, rows, self.recipe.pretrain, **fitting)
-            state = {name: value.cpu() for name, value in encoder.state_dict().items()}
 
             def keep() -> None:
-                write_json(note, {"genotype": _text_of(genotype), "history": history})
-                save_tensors(file, state)
-                _drop(checkpoint)
+                note = {"genotype": _text_of(genotype), "history": history}
+                write_json(self.folder / f"pretrain{name}.json", note)
+                save_tensors(file, encoder.state_dict())
 
             on_rank_zero(keep)
-        return state
 
     def train(self, method: str | Method, ratio: float) -> Path:
         """Fine-tune one method on the labelled part, and choose its threshold there.
@@ -212,14 +210,18 @@ class Run:
         """
         method = self._method(method)
         cell = cell_folder(self.folder.path, str(method), ratio)
-        checkpoint = self._checkpoint(cell.name)
         part = self.part(ratio)
         genotype = self.genotype_of(method)
-        if self.is_trained(method, ratio):
-            trained = read_trained(cell / "train.json", self.scoring.primary)
-            _same_genotype(trained["genotype"], genotype, cell)
-            _drop(checkpoint)
-            return cell
+        trained = (cell / "train.json").exists
+        self.folder.once(trained, lambda: self._train(method, genotype, part, cell))
+        facts = read_trained(cell / "train.json", self.scoring.primary)
+        _same_genotype(facts["genotype"], genotype, cell)
+        _drop(self._checkpoint(cell.name))
+        return cell
+
+    def _train(
+        self, method: Method, genotype: Genotype | None, part: LabelledPart, cell: Path
+    ) -> None:
         seed, objective, scoring = self.config.seed, self.data.supervised(), self.scoring
         pretrained = self.pretrain(method) if method.pretrained else None
         labels = self.prepared.dataset.labels()
@@ -230,7 +232,7 @@ class Run:
                 model[0].load_state_dict(pretrained)
             model.to(self.device)
             rows = torch.from_numpy(part.train)
-            fitting = self._fitting(cell.name, f"{method}, r = {ratio:g}")
+            fitting = self._fitting(cell.name, f"{method}, r = {part.ratio:g}")
             history = fit(model, source, objective, rows, self.recipe.finetune, **fitting)
 
             def keep() -> None:
@@ -242,7 +244,7 @@ class Run:
                     cell / "train.json",
                     {
                         "method": str(method),
-                        "label_ratio": ratio,
+                        "label_ratio": part.ratio,
                         "seed": seed,
                         "genotype": _text_of(genotype),
                         "parameters": sum(p.numel() for p in model.parameters()),
@@ -252,10 +254,8 @@ class Run:
                         "history": history,
                     },
                 )
-                _drop(checkpoint)
 
             on_rank_zero(keep)
-        return cell
 
     def is_trained(self, method: str | Method, ratio: float) -> bool:
         """Return whether `train` has nothing left to do."""
@@ -271,12 +271,14 @@ class Run:
         """
         method = self._method(method)
         cell = self.train(method, ratio)
-        return on_rank_zero(lambda: self._tested(method, cell))
 
-    def _tested(self, method: Method, cell: Path) -> dict[str, Any]:
-        file = cell / "test.json"
-        if file.exists():
-            return read_tested(file, self.scoring.primary)
+        def test() -> dict[str, Any]:
+            self.folder.once((cell / "test.json").exists, lambda: self._test(method, cell))
+            return read_tested(cell / "test.json", self.scoring.primary)
+
+        return on_rank_zero(test)
+
+    def _test(self, method: Method, cell: Path) -> None:
         trained = read_trained(cell / "train.json", self.scoring.primary)
         scoring, dataset = self.scoring, self.prepared.dataset
         with self.folder.stage("evaluate", of=cell.name):
@@ -286,9 +288,7 @@ class Run:
             logits = predict(model.to(self.device), self.data.source(), test)
             probs, labels = scoring.probabilities(logits), dataset.labels()[test.numpy()]
             scores = scoring.scores(probs, labels, trained["threshold"])
-            result = {**{name: trained[name] for name in FACTS}, **scores}
-            write_json(file, result)
-        return result
+            write_json(cell / "test.json", {**{name: trained[name] for name in FACTS}, **scores})
 
     def run(self) -> dict[str, Any]:
         """Every stage, for every method and label ratio; the same again gives the same result.
@@ -298,26 +298,26 @@ class Run:
             `seconds` per stage, `peak_anonymous_mb`. Also in metrics.json.
         """
         file = self.folder / "metrics.json"
-        if on_rank_zero(file.exists):
-            return read_result(file)
-        with self.folder.working():
-            with self.folder.released_by(InputError):
-                for ratio in self.config.label_ratio:
-                    self.part(ratio)  # nothing is computed for a ratio that leaves no labels
-            genotype = self.search()
-            cells = [
-                self.evaluate(method, ratio)
-                for ratio in self.config.label_ratio
-                for method in self.methods
-            ]
+        self.folder.once(file.exists, lambda: self._run(file))
+        return on_rank_zero(lambda: read_result(file))
 
-            def finish() -> dict[str, Any]:
-                result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
-                result["data"] = self.prepared.counts()
-                write_json(file, result)
-                return result
+    def _run(self, file: Path) -> None:
+        with self.folder.released_by(InputError):
+            for ratio in self.config.label_ratio:
+                self.part(ratio)  # nothing is computed for a ratio that leaves no labels
+        genotype = self.search()
+        cells = [
+            self.evaluate(method, ratio)
+            for ratio in self.config.label_ratio
+            for method in self.methods
+        ]
 
-            return on_rank_zero(finish)
+        def finish() -> None:
+            result = {"genotype": str(genotype), "scores": cells, **self.folder.cost()}
+            result["data"] = self.prepared.counts()
+            write_json(file, result)
+
+        on_rank_zero(finish)
 
     def trained(self, method: str | Method, cell: Path) -> nn.Sequential:
         """Return encoder and classifier of the trained cell in a folder, with its weights.

@@ -226,12 +226,20 @@ store = Path(folder, "store")
 both("prepare", lambda: prepare(archive.data, store, archive.recipe.prepare))
 locks._PATIENCE = 0.1  # less than a run takes
 both("run", lambda: Run(run, Path(folder, "run"), store=store, device="cpu").run())
+
+def patient():
+    one = Run(run, Path(folder, "shared"), store=Path(folder, "shared store"), device="cpu")
+    one.folder.wait = True
+    one.run()
+
+both("patient", patient)
 """
 
 
 @pytest.fixture(scope="module")
 def twice(movies, tiny_data, tiny_recipe, tmp_path_factory) -> Path:
-    """A folder where two processes prepared `store` at once, then two made `run` at once."""
+    """A folder where two processes prepared `store` at once, then two made `run` at once, and
+    two that wait for each other made `shared`."""
     folder = tmp_path_factory.mktemp("twice")
     archive = movies.archive(folder / "mmimdb.tar.gz")
     configs = [
@@ -272,6 +280,17 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_unharmed(twice, 
     )
     names = ("*.png", "genotype.json", "history.jsonl", "test_reads.jsonl", "cells/**/*")
     assert tree(twice / "run", *names) == tree(finished.folder.path, *names)
+
+
+def test_of_two_runs_that_wait_each_stage_is_done_once(twice, finished):
+    assert [one["refusal"] for one in outcomes(twice, "patient")] == ["", ""]
+    lazy, busy = sorted(one["extract"] for one in outcomes(twice, "patient"))
+    assert lazy == 0 < busy
+    shared, alone = RunFolder.opened(twice / "shared"), finished.folder
+    names = [[(one.stage, one.of) for one in folder.timings()] for folder in (shared, alone)]
+    assert sorted(map(str, names[0])) == sorted(map(str, names[1]))
+    reads = [folder.lines("test_reads.jsonl") for folder in (shared, alone)]
+    assert reads[0] == reads[1]
 
 
 @pytest.fixture(scope="module")
