@@ -7,17 +7,25 @@ export SSNAS_REPOSITORY := $(REPOSITORY)
 # Where notebooks keep what they computed; `make clean` forgets it.
 export SSNAS_CACHE ?= $(CURDIR)/build/cache
 
+# Two small jobs beside each other finish sooner than one after the other on two threads.
+export OMP_NUM_THREADS ?= 1
+# Threads that wait for each other in a product give the core to others after so many turns.
+export GOMP_SPINCOUNT ?= 20000
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+SHELL := /bin/bash
+export TIMEFORMAT = make $@: %0R s, %0U s of CPU
+
 .DEFAULT_GOAL := help
-.PHONY: help env book students refresh test browser wheel bench check demo clean
+.PHONY: help env book students refresh test test-all browser wheel bench check demo clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 env: $(ENV) ## the environment, in .venv (PYTHON=python3.12 to choose another)
 
 $(ENV): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[book,dev]'
+	time $(BIN)/python -m pip install --quiet -e '.[book,dev]'
 	touch $@
 
 book: $(ENV) ## execute every notebook and build the book into book/_build/html
@@ -28,32 +36,33 @@ students: $(ENV) ## the notebooks without solutions and outputs, into build/stud
 	$(BIN)/python book/_tools/notebooks.py students build/students
 
 refresh: $(ENV) ## execute every notebook in place; seconds, memory and size of each
-	$(BIN)/python book/_tools/notebooks.py refresh --table
+	time $(BIN)/python book/_tools/notebooks.py refresh --table
 
-test: $(ENV) ## all tests; the notebooks run, and their checked outputs are compared
-	$(BIN)/python -m pytest --nbval-lax --ignore tests/browser tests book/*.ipynb
+test: $(ENV) ## the tests; the notebooks run, and their checked outputs are compared
+	time $(PYTEST) -m "not thorough" --nbval-lax --ignore tests/browser tests book/*.ipynb
+
+test-all: test ## and kills, launchers, Dask, fuzz and published encoders
+	time $(PYTEST) -m thorough --ignore tests/browser tests
 
 browser: $(ENV) ## open every page of the built book in Chromium, and move its widgets
-	$(BIN)/python -m pytest -rs tests/browser
+	time $(BIN)/python -m pytest -rs tests/browser
 
 wheel: ## the wheel in an environment of its own, outside of the checkout: demo, predict, save
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/env
 	build/wheel/env/bin/python -m pip wheel --quiet --no-deps -w build/wheel .
 	build/wheel/env/bin/python -m pip install --quiet build/wheel/*.whl
-	cd build/wheel && env/bin/python -I $(CURDIR)/tests/outside.py .
+	cd build/wheel && time env/bin/python -I $(CURDIR)/tests/outside.py .
 	rm -rf build/wheel/env # several GB
 
 bench: $(ENV) ## seconds of a search step, beside a loop oracle and the matrix-product rate
-	OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/bench.py
+	time OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/bench.py
 
 check: $(ENV) ## lint, formatting and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	time ($(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright)
 
 demo: $(ENV) ## search, pretrain, fine-tune and score on the bundled sample, into runs/demo
-	$(BIN)/ssnas demo --out runs/demo
+	time env -u OMP_NUM_THREADS $(BIN)/ssnas demo --out runs/demo
 
 clean: ## remove what the other targets built, except the environment and runs
 	rm -rf book/_build build .pytest_cache .ruff_cache .hypothesis

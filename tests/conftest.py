@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when torch is loaded; see the Makefile
+
 import pytest
 import torch
 from torch import Tensor

@@ -32,6 +32,9 @@ from ssnas_core.common.errors import InputError
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `ssnas` command; always exits."""
+    # Before torch is loaded: a thread that waits for another one, whose core a busy program has,
+    # gives its own core up after so many turns instead of after milliseconds.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     command = parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(
