@@ -9,10 +9,8 @@ scores 0 (`zero_division=0`). A label is predicted where probability > threshold
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,17 +53,22 @@ def f1_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str
             NaN or outside [0, 1], or a label is neither 0 nor 1.
     """
     probs, truth = _checked(probs, labels)
-    predicted = probs > threshold
-    if truth.shape[1] == 1:  # which scikit-learn takes for two classes; twice it has equal averages
-        truth, predicted = truth.repeat(2, axis=1), predicted.repeat(2, axis=1)
-    return {name: _f1(truth, predicted, name) for name in ("weighted", "micro", "macro", "samples")}
+    return _f1(truth, probs > threshold)
 
 
-def _f1(truth: ArrayLike, predicted: ArrayLike, average: str, **options: Any) -> float:
-    from sklearn.metrics import f1_score
-
-    options["zero_division"] = 0
-    return float(f1_score(truth, predicted, average=average, **options))
+def _f1(truth: NDArray, predicted: NDArray) -> dict[str, float]:
+    """F1 of decisions (N, K) bool, 2 TP / (2 TP + FP + FN), averaged in the four ways."""
+    hits, either = truth & predicted, truth.astype(int) + predicted
+    classes, samples, pooled = (
+        2 * hits.sum(axis) / np.maximum(either.sum(axis), 1) for axis in (0, 1, None)
+    )
+    positives = truth.sum(0)
+    return {
+        "weighted": float((classes * positives).sum() / max(positives.sum(), 1)),
+        "micro": float(pooled),
+        "macro": float(classes.mean()),
+        "samples": float(samples.mean()),
+    }
 
 
 def choose_threshold(probs: ArrayLike, labels: ArrayLike) -> float:
@@ -138,12 +141,15 @@ def weighted_average_precision(probs: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: as `f1_scores`.
     """
-    from sklearn.metrics import average_precision_score
-
     probs, truth = _checked(probs, labels)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No positive class found")  # it has no weight
-        return float(average_precision_score(truth, probs, average="weighted"))
+    precisions = []
+    for column, positive in zip(probs.T, truth.T, strict=True):
+        found = column[positive]
+        hits, retrieved = (
+            len(values) - np.searchsorted(np.sort(values), found) for values in (found, column)
+        )
+        precisions.append(hits / retrieved)
+    return float(np.concatenate(precisions).sum() / max(truth.sum(), 1))
 
 
 def multi_label_scores(probs: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
@@ -205,12 +211,9 @@ def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float
         ValueError: as `accuracy`.
     """
     share = accuracy(probs, classes)
-    predicted, every = np.argmax(probs, axis=1), range(np.shape(probs)[1])
-    return {
-        "accuracy": share,
-        "weighted_f1": _f1(classes, predicted, "weighted", labels=every),
-        "macro_f1": _f1(classes, predicted, "macro", labels=every),
-    }
+    every = np.arange(np.shape(probs)[1])
+    f1 = _f1(np.asarray(classes)[:, None] == every, np.argmax(probs, 1)[:, None] == every)
+    return {"accuracy": share, "weighted_f1": f1["weighted"], "macro_f1": f1["macro"]}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ssnas_core.training.metrics import (
     weighted_average_precision,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")  # scikit-learn's, of classes without positives
+pytestmark = pytest.mark.filterwarnings("error")  # of 0 / 0, where nothing is to be found
 
 
 def problem(seed: int, samples: int = 40, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
