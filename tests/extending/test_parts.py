@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,7 +28,9 @@ from ssnas_core import (
 )
 from ssnas_core.cli.main import main
 from ssnas_core.common.errors import InputError
+from ssnas_core.common.parts import Parts
 from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.spaces import SPACES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,7 +82,10 @@ OPTIONS = {
     "backbone": ("--prepare.image", "own.backbone:Stripes"),
     "baseline": (),
 }
-METHOD = dict.fromkeys(OPTIONS, "found, pretrained") | {"baseline": "own.baseline:Mean"}
+METHOD = dict.fromkeys(OPTIONS, "found") | {
+    "objective": "found, pretrained",
+    "baseline": "own.baseline:Mean",
+}
 
 
 def call(*arguments):
@@ -93,24 +98,42 @@ def call(*arguments):
     return json.loads(out.getvalue())
 
 
+@pytest.fixture(scope="module")
+def evaluated(tiny_data, tiny_store, tmp_path_factory):
+    """What makes a run with one's own part of a kind, once: the run, its store and its scores."""
+
+    @functools.cache
+    def make(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        store = folder / "store" if kind == "backbone" else tiny_store
+        config = RunConfig(data=tiny_data, label_ratio=(0.25,), **objects(kind))
+        run = Run(config, folder / "run", store=store, device="cpu")
+        return run, store, run.evaluate(METHOD[kind], 0.25)
+
+    return make
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_own_part_goes_through_run_model_and_command(kind, tiny_data, tiny_store, tmp_path):
-    store = tmp_path / "store" if kind == "backbone" else tiny_store
-    config = RunConfig(data=tiny_data, label_ratio=(0.25,), **objects(kind))
-    run = Run(config, tmp_path / "run", store=store, device="cpu")
-    scores = run.evaluate(METHOD[kind], 0.25)
+def test_own_part_goes_through_run_and_model(kind, evaluated, tmp_path):
+    run, _, scores = evaluated(kind)
     assert 0 <= scores["weighted_f1"] <= 1
     # the folder names the part, and opens again
-    again = RunConfig.from_plain(json.loads((tmp_path / "run" / "config.json").read_text()))
-    assert again.plain() == config.plain()
-    assert Run(again, tmp_path / "run", device="cpu").evaluate(METHOD[kind], 0.25) == scores
+    again = RunConfig.from_plain(json.loads((run.folder / "config.json").read_text()))
+    assert again.plain() == run.config.plain()
+    assert Run(again, run.folder.path, device="cpu").evaluate(METHOD[kind], 0.25) == scores
     # a saved model gives what the run's model gives
     model = classifier_of(run, METHOD[kind], 0.25)
     model.save_pretrained(tmp_path / "model")
     sample = {"image": POSTER, "text": "ship robot queen"}
     loaded = MultimodalClassifier.from_pretrained(tmp_path / "model")
     assert loaded.predict(sample) == model.predict(sample)
-    # the command line: the same scores, from options alone
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_command_gives_the_scores_of_own_part_from_options_alone(
+    kind, evaluated, tiny_data, tmp_path
+):
+    _, store, scores = evaluated(kind)
     out = tmp_path / "by command"
     options = ("--data", tiny_data, "--out", out, "--store", store, "--device", "cpu")
     call("search", *options, "--label-ratio", 0.25, *OPTIONS[kind])
@@ -136,22 +159,21 @@ def test_own_parts_together_are_a_method_of_a_study(tiny_data, tiny_store, tmp_p
     ]  # fmt: skip
     told = call(
         "study", "--data", tiny_data, "--out", tmp_path / "command", "--store", tiny_store,
-        "--methods", "own.study:MINE", "late concat", "--label-ratio", 0.25, "--seeds", 1,
-        "--workers", 0,
+        "--methods", "own.study:MINE", "--label-ratio", 0.25, "--seeds", 1, "--workers", 0,
     )  # fmt: skip
-    by_name = {row["method"]: row["score"] for row in told["rows"]}
-    assert by_name["mine"] == rows[0]["score"] and by_name["late concat"] == rows[2]["score"]
+    assert [(row["method"], row["score"]) for row in told["rows"]] == [("mine", rows[0]["score"])]
 
 
 def test_own_data_set_is_named_by_the_command_and_given_in_python(tmp_path):
     from own.dataset import shared
 
     config = RunConfig(data=shared(), label_ratio=(0.5,), recipe=RECIPES["two-core"])
-    run = Run(config, tmp_path / "python", device="cpu")
+    run = Run(config, tmp_path / "python", store=tmp_path / "store", device="cpu")
     scores = run.evaluate("found", 0.5)
     out = tmp_path / "command"
     call("search", "--data", "own.dataset:shared", "--out", out, "--label-ratio", 0.5,
-         "--device", "cpu")  # fmt: skip
+         "--device", "cpu", "--store", tmp_path / "store")  # fmt: skip
+    assert len(list((tmp_path / "store").glob("prepared-*"))) == 1  # the same data
     told = call("evaluate", "--run", out, "--method", "found", "--label-ratio", 0.5,
                 "--device", "cpu")  # fmt: skip
     assert {name: told[name] for name in scores} == scores
@@ -171,36 +193,19 @@ def test_arrays_in_a_file_are_a_data_set(tmp_path):
     assert 0 <= told["accuracy"] <= 1
 
 
-UNKNOWN = """
-import sys
-from pathlib import Path
-from ssnas_core import InputError, MultimodalClassifier, RunConfig
-import json
-try:
-    {do}
-except InputError as error:
-    print(error)
-print("own" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("what", ["run", "model"])
-def test_file_that_names_a_part_imports_nothing(what, tiny_data, tiny_store, tmp_path):
-    config = RunConfig(data=tiny_data, label_ratio=(0.25,), **objects("space"))
-    run = Run(config, tmp_path / "run", store=tiny_store, device="cpu")
-    run.evaluate("found", 0.25)
+def test_file_that_names_a_part_imports_nothing(evaluated, tmp_path, monkeypatch):
+    run, _, _ = evaluated("space")
     classifier_of(run, "found", 0.25).save_pretrained(tmp_path / "model")
-    do = {
-        "run": "RunConfig.from_plain(json.loads(Path('run/config.json').read_text()))",
-        "model": "MultimodalClassifier.from_pretrained('model')",
-    }[what]
-    told = subprocess.run(
-        [sys.executable, "-c", UNKNOWN.format(do=do)], capture_output=True, text=True,
-        cwd=tmp_path, env={"PYTHONPATH": str(HERE), "PATH": ""},
-    )  # fmt: skip
-    assert "import own.space first" in told.stdout and told.stdout.endswith("False\n"), told
+    config = json.loads((run.folder / "config.json").read_text())
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        monkeypatch.delitem(sys.modules, name)  # as in a process that has just begun
+    with pytest.raises(InputError, match=r"import own\.space first"):
+        RunConfig.from_plain(config)
+    with pytest.raises(InputError, match=r"import own\.space first"):
+        MultimodalClassifier.from_pretrained(tmp_path / "model")
+    assert "own" not in sys.modules
     with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()):
-        main(["show", str(tmp_path / "run"), "--parts", "no_such_module", "--quiet"])
+        main(["show", str(run.folder.path), "--parts", "no_such_module", "--quiet"])
     assert stop.value.code == 2
 
 
@@ -233,23 +238,21 @@ def test_list_names_every_part_and_ones_own():
     assert all(row["about"] and row["source"] for rows in told.values() for row in rows)
 
 
-def test_entry_point_gives_a_part_a_short_name(tmp_path):
+def test_entry_point_gives_a_part_a_short_name(tmp_path, monkeypatch):
+    from own.space import OneFeatureConfig
+
     metadata = tmp_path / "own-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
     points = "[ssnas.space]\none-feature = own.space:OneFeatureConfig\n"
     (metadata / "entry_points.txt").write_text(points)
-    program = (
-        "from pathlib import Path; from ssnas_core import RunConfig\n"
-        "config = RunConfig(data=Path('x'), space='one-feature')\n"
-        "plain = config.plain(); print(plain['space'])\n"
-        "print(RunConfig.from_plain(plain).space == config.space)"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True,
-        env={"PYTHONPATH": f"{HERE}:{tmp_path}", "PATH": ""},
-    )  # fmt: skip
-    assert told.stdout == "{'name': 'one-feature', 'width': 8}\nTrue\n", told.stderr
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed = Parts("space", SPACES.table).brought  # read anew, as in a new process
+    monkeypatch.setitem(vars(SPACES), "brought", installed)
+    config = RunConfig(data=Path("x"), space="one-feature")
+    plain = config.plain()
+    assert plain["space"] == {"name": "one-feature", "width": 8}
+    assert RunConfig.from_plain(plain).space == config.space == OneFeatureConfig()
 
 
 def test_part_defined_inside_a_function_is_refused(tmp_path):
