@@ -28,7 +28,11 @@ def run(path: Path, names: dict[str, Any]) -> None:
 def test_readme(tiny_data, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ssnas_core, "sample_archive", lambda: tiny_data, raising=False)
-    monkeypatch.setitem(RECIPES, "two-core", tiny_recipe)
+    for name in ("two-core", "classroom"):
+        monkeypatch.setitem(RECIPES, name, tiny_recipe)
+    for tiny in map(tiny_recipe.strategy, ("bilevel", "random")):  # where nothing else is said
+        for name, value in vars(tiny).items():
+            monkeypatch.setitem(type(tiny).__init__.__kwdefaults__, name, value)
     names: dict[str, Any] = {}
     run(ROOT / "README.md", names)
     assert len(blocks(ROOT / "README.md")) == 4

@@ -132,7 +132,7 @@ def test_pairs_are_grey_images_of_both_kinds_with_one_label(folder):
             assert (pixels == pixels[:1]).all() and not pixels.flags.writeable
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
     apart=st.sampled_from(["takes", "speakers"]),
