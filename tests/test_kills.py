@@ -105,6 +105,7 @@ def check_same(told: dict[str, Any]) -> None:
     assert told["litter"] == []
 
 
+@pytest.mark.thorough
 def test_run_killed_in_the_midst_of_a_write_of_every_stage_ends_with_the_same_bits(tmp_path):
     told = sessions(tmp_path, [(*place, 0) for _, *place in PLACES])
     assert [end[0] for end in told["ends"]] == [-9] * len(PLACES)
@@ -112,6 +113,7 @@ def test_run_killed_in_the_midst_of_a_write_of_every_stage_ends_with_the_same_bi
     check_same(told)
 
 
+@pytest.mark.thorough
 def test_run_without_room_or_on_a_read_only_disk_says_so_and_goes_on_to_the_same_bits(tmp_path):
     numbers = [errno.ENOSPC, errno.EROFS] * len(PLACES)
     told = sessions(tmp_path, [(*p, n) for (_, *p), n in zip(PLACES, numbers, strict=False)])

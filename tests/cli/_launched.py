@@ -67,6 +67,7 @@ def fail_at_loss(number: int) -> None:
 if __name__ == "__main__":
     place = os.environ.get("LOCAL_RANK", "0")
     Path(os.environ["PIDS"], str(os.getpid())).touch()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     RECIPES["two-core"] = tiny_recipe()
     if place == "0" and "DIE_AFTER" in os.environ:
         die_after(os.environ["DIE_AFTER"])

@@ -256,6 +256,7 @@ def outcomes(folder: Path, name: str) -> list[dict]:
     return [json.loads((folder / f"{name}-{number}.json").read_text()) for number in (0, 1)]
 
 
+@pytest.mark.thorough
 def test_two_processes_that_prepare_the_same_archive_do_it_once(twice, tiny_store, tree):
     both = outcomes(twice, "prepare")
     assert [one["refusal"] for one in both] == ["", ""]
@@ -271,6 +272,7 @@ def test_two_processes_that_prepare_the_same_archive_do_it_once(twice, tiny_stor
     assert "features/store.json" in wanted and "text.pt" in wanted
 
 
+@pytest.mark.thorough
 def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_unharmed(twice, finished, tree):
     refused, done = sorted(outcomes(twice, "run"), key=lambda one: not one["refusal"])
     assert done["refusal"] == ""
@@ -282,6 +284,7 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_unharmed(twice, 
     assert tree(twice / "run", *names) == tree(finished.folder.path, *names)
 
 
+@pytest.mark.thorough
 def test_of_two_runs_that_wait_each_stage_is_done_once(twice, finished):
     assert [one["refusal"] for one in outcomes(twice, "patient")] == ["", ""]
     lazy, busy = sorted(one["extract"] for one in outcomes(twice, "patient"))

@@ -50,6 +50,7 @@ def made(one_thread):
     return run_targets.valid()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(run_targets.TARGETS))
 def test_every_reader_takes_or_refuses_what_it_is_given(name, made):
     @settings(
