@@ -157,9 +157,15 @@ class Movies:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
-    """Tests kill processes, not machines: what is written need not reach the disk at once."""
+    """Tests kill processes, not machines: what is written need not reach the disk at once.
+
+    And every epoch is saved, however short.
+    """
+    from ssnas_core.training import checkpoints
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
+        patched.setattr(checkpoints, "EVERY", 0.0)
         yield
 
 

@@ -36,14 +36,15 @@ def recipe_of(command: commands.RecipeCommand) -> tuple[Any, dict[str, Any]]:
 
 def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
     """Return a run that the command begins, or goes on with."""
-    from ssnas_core.runs.recipes import RunConfig
+    from ssnas_core.runs.recipes import RECIPES, RunConfig
     from ssnas_core.runs.run import Run
 
     progress = not command.quiet
     if isinstance(command, commands.DemoCommand):
         from ssnas_core.datasets.sample.corpus import sample_archive
 
-        config = RunConfig(data=sample_archive(), seed=command.seed)
+        recipe = RECIPES["classroom"]
+        config = RunConfig(data=sample_archive(), seed=command.seed, recipe=recipe)
         return Run(config, command.out, progress=progress)
     recipe, axes = recipe_of(command)
     names = commands.names_in(command)

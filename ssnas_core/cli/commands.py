@@ -103,7 +103,7 @@ class SearchCommand(RunCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand(Output):
-    """Everything on the bundled sample of generated movies, in a few minutes on two cores."""
+    """Everything on the bundled sample of generated movies, by the recipe classroom, in a minute."""
 
     out: Path
     """Run folder; the same command again resumes, or prints the result."""

@@ -188,7 +188,7 @@ def _exchange(collective: Callable[..., Any], *args: Any, **options: Any) -> Non
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"another process ended or did not answer ({reason}); where it said why, mend that; "
-            "the same command goes on from the last whole epoch."
+            "the same command goes on from its last checkpoint."
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -32,6 +33,17 @@ def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
         bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
         raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
     value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (shared, local))
-    with torch.random.fork_rng():
-        torch.manual_seed(chance)
-        yield torch.Generator().manual_seed(value + 1)
+    if _accelerated():
+        with torch.random.fork_rng():
+            torch.manual_seed(chance)
+            yield torch.Generator().manual_seed(value + 1)
+    else:  # torch.manual_seed takes milliseconds to note seeds for devices that are not there
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(chance)
+            yield torch.Generator().manual_seed(value + 1)
+
+
+@cache
+def _accelerated() -> bool:
+    """Whether torch has another device than the CPU, with chance of its own."""
+    return any(one.is_available() for one in (torch.cuda, torch.xpu, torch.backends.mps))

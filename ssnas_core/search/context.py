@@ -24,11 +24,12 @@ class SearchContext:
         dev: (m,) sample numbers, m >= 2, that architectures are judged on; likewise.
         seed: decides initial weights and logits, sample order, views, dropout and draws.
         device: where networks live; the source gives tensors there (`objectives.base.OnDevice`).
-        checkpoint: a file to save to after each epoch or trial and to go on from.
+        checkpoint: a file to save to after an epoch, at most every five seconds, or after each
+            trial; and to go on from.
         progress: label of a progress bar on standard error; none without it.
-        on_epoch: called with the history after each epoch or trial, once that is in the
-            checkpoint; and, when the search goes on from a checkpoint, with what that holds.
-            Of several processes the first alone calls it.
+        on_epoch: called with the history after each epoch or trial, and, when the search goes
+            on from a checkpoint, with what that holds. Of several processes the first alone
+            calls it.
         precision: of the networks' products, "float32" or "bfloat16" (`training.loop.loss_of`).
     """
 

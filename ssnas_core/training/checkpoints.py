@@ -1,8 +1,13 @@
-"""Checkpoints, from which a training or a search goes on after its last whole epoch."""
+"""Checkpoints, from which a training or a search goes on.
+
+They are of whole epochs. Where epochs are short, not every one is saved: fine-tuning on few
+labels has hundreds of epochs of one step, and spent half of its time in saving them.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,9 @@ import torch
 from ssnas_core.common.distributed import on_rank_zero, world_size
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import atomic_path, load_states, parse_json
+
+EVERY = 5.0
+"""Seconds between two saves of a checkpoint, at least."""
 
 OnEpoch = Callable[[list[dict[str, Any]]], None]
 """Called with the whole history so far; what it does cannot change the result."""
@@ -135,12 +143,20 @@ def keep_epoch(
     settings: str,
     on_epoch: OnEpoch | None,
 ) -> None:
-    """Save an epoch, then report it to `on_epoch`, in the first process."""
+    """Save an epoch where that is due, then report it to `on_epoch`, in the first process."""
 
     def keep() -> None:
-        if checkpoint is not None:
+        if checkpoint is not None and _is_due(checkpoint):
             save_checkpoint(checkpoint, parts, history, settings=settings)
         if on_epoch is not None:
             on_epoch(list(history))
 
     on_rank_zero(keep)
+
+
+def _is_due(checkpoint: Path) -> bool:
+    try:
+        age = time.time() - checkpoint.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return not 0 <= age < EVERY

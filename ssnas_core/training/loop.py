@@ -1,7 +1,7 @@
 """One training loop: backbones by SimCLR, contrastive pretraining, and fine-tuning.
 
 What is trained is an encoder with an objective's head; where its inputs come
-from is a source. A run that is interrupted goes on at its last whole epoch and
+from is a source. A run that is interrupted goes on at the last epoch that it saved and
 ends bit-identical to one that was not: each epoch's randomness depends only on
 the seed and the epoch.
 """
@@ -80,11 +80,11 @@ def fit(
         indices: (n,) sample numbers, n >= 2.
         config: optimiser and schedule.
         seed: decides the order of samples, views and dropout.
-        checkpoint: a file to save to after each epoch and to go on from.
+        checkpoint: a file to save to after an epoch, at most every five seconds, and to go on
+            from.
         progress: label of a progress bar on standard error; none without it.
-        on_epoch: called with the history after each epoch, once that is in the
-            checkpoint; and when going on from a checkpoint, with its history; in the
-            first process alone.
+        on_epoch: called with the history after each epoch, and when going on from a
+            checkpoint, with its history; in the first process alone.
         precision: of the network's products while training, see `loss_of`.
 
     Returns:
@@ -226,7 +226,7 @@ def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None =
         saved = checkpoint is not None and Path(checkpoint).exists()
         raise InputError(
             f"{mistake} in epoch {epoch}; lower the learning rate, or look for NaN in the features."
-            + (f" The last whole epoch is kept in {checkpoint}." if saved else "")
+            + (f" An earlier epoch is kept in {checkpoint}." if saved else "")
         )
     return value
 

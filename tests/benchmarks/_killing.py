@@ -59,8 +59,10 @@ def become_small(epochs: int) -> None:
     from ssnas_core.runs.recipes import RECIPES, Recipe
     from ssnas_core.search.bilevel import BilevelConfig
     from ssnas_core.spaces.fusion.space import FusionConfig
+    from ssnas_core.training import checkpoints
     from ssnas_core.training.loop import TrainConfig
 
+    checkpoints.EVERY = 0.0  # every epoch is a moment to be killed at
     simclr = Contrastive(hidden=8, out=4)
     whole = TrainConfig(epochs=epochs, batch_size=18, learning_rate=0.01)
     RECIPES["two-core"] = Recipe(

@@ -35,6 +35,7 @@ from ssnas_core.search.tpe import TPEConfig, tpe
 from ssnas_core.spaces.fusion.networks import FusionSupernet
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.layers import LayersConfig, LayerSpace
+from ssnas_core.training import checkpoints
 from ssnas_core.training.checkpoints import load_checkpoint
 from ssnas_core.training.loop import TrainConfig, fit, loss_of
 
@@ -297,6 +298,7 @@ def lost(leave: bool) -> str:
 def main() -> None:
     place, count, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
+    checkpoints.EVERY = 0.0
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=place, world_size=count
     )

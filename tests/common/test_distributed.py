@@ -258,7 +258,7 @@ def test_end_of_one_process_ends_the_other_with_one_line(tmp_path):
         message, nothing = pair("lost", True)
         assert nothing is None
         assert message.startswith("another process ended or did not answer (")
-        assert message.endswith("the same command goes on from the last whole epoch.")
+        assert message.endswith("the same command goes on from its last checkpoint.")
         assert "\n" not in message
     finally:
         pair.end()
