@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     made.end()
 
 
+def few(cases: Iterable[tuple], *quick: tuple) -> list[Any]:
+    """Parameters of a test: the cases, all but the quick ones marked thorough."""
+    thorough = pytest.mark.thorough
+    return [pytest.param(*case, marks=() if case in quick else thorough) for case in cases]
+
+
 def close(actual: Any, wanted: Any, tolerance: float) -> None:
     torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=tolerance)
 
@@ -95,13 +102,15 @@ def without_figures(history: Any) -> list[dict[str, Any]]:
 # --- one step
 
 
-@pytest.mark.parametrize("rows", (7, 8))
+STEPS = [
+    *itertools.product(NETS, ("contrastive", "supervised", "hybrid"), (7, 8)),
+    *(("conv", "clean", rows) for rows in (7, 8)),
+]
+
+
 @pytest.mark.parametrize(
-    ("net", "kind"),
-    [
-        *((net, kind) for net in NETS for kind in ("contrastive", "supervised", "hybrid")),
-        ("conv", "clean"),
-    ],
+    ("net", "kind", "rows"),
+    few(STEPS, ("fusion", "hybrid", 7), ("conv", "contrastive", 7)),
 )
 def test_two_processes_give_loss_gradients_and_statistics_of_the_joined_batch(
     pair, net, kind, rows
@@ -135,8 +144,9 @@ def test_lost_modality_becomes_the_mean_of_the_joined_batch(pair):
 # --- whole searches and trainings
 
 
-@pytest.mark.parametrize("alternate", ("step", "epoch"))
-@pytest.mark.parametrize("order", (1, 2))
+@pytest.mark.parametrize(
+    ("order", "alternate"), few(itertools.product((1, 2), ("step", "epoch")), (1, "step"))
+)
 def test_two_processes_find_what_one_finds(pair, order, alternate):
     kind = "hybrid" if order == 1 else "contrastive"
     alone = together.search(kind, order, alternate)
@@ -154,6 +164,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_two_processes_find_what_one_finds_in_a_variant(pair, kind):
     variant = VARIANTS[kind]
@@ -166,12 +177,14 @@ def test_two_processes_find_what_one_finds_in_a_variant(pair, kind):
     assert equal(first["state"], second["state"])
 
 
+@pytest.mark.thorough
 def test_curvature_is_that_of_the_joined_batch(pair):
     alone = together.sharpness()
     first, second = pair("sharpness")
     assert first == second == pytest.approx(alone, rel=1e-2) and alone > 1e-4
 
 
+@pytest.mark.thorough
 def test_sampled_choices_are_the_same_in_all_processes_where_dropout_differs(pair):
     first, second = pair(
         "search", "contrastive", 1, "step", dropout=0.3, variant=VARIANTS["sampled and decayed"]
@@ -180,6 +193,7 @@ def test_sampled_choices_are_the_same_in_all_processes_where_dropout_differs(pai
     assert equal(first["state"], second["state"])
 
 
+@pytest.mark.thorough
 def test_replicas_stay_equal_with_dropout_that_differs(pair):
     alone = together.search("contrastive", 2, "step", dropout=0.3)
     first, second = pair("search", "contrastive", 2, "step", dropout=0.3)
@@ -187,6 +201,7 @@ def test_replicas_stay_equal_with_dropout_that_differs(pair):
     assert first["history"] != alone["history"]
 
 
+@pytest.mark.thorough
 def test_two_processes_train_what_one_trains(pair):
     alone = together.training("conv", "contrastive")
     first, second = pair("training", "conv", "contrastive")
@@ -195,6 +210,7 @@ def test_two_processes_train_what_one_trains(pair):
     assert equal(first["state"], second["state"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ("random", "evolution", "tpe", "surrogate"))
 def test_two_processes_try_and_rank_what_one_does(pair, strategy, tmp_path):
     alone = together.trying(strategy)
@@ -208,6 +224,7 @@ def test_two_processes_try_and_rank_what_one_does(pair, strategy, tmp_path):
     assert again == [first, first]
 
 
+@pytest.mark.thorough
 def test_processes_that_begin_with_other_weights_go_on_with_those_of_the_first(pair):
     first, second = pair("different_starts")
     assert equal(first, second)
@@ -224,6 +241,7 @@ def test_first_process_alone_writes_and_all_go_on_from_it(pair, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept.pt"]
 
 
+@pytest.mark.thorough
 def test_checkpoint_of_another_number_of_processes_is_refused(pair, tmp_path):
     pair("writing", tmp_path)
     refused = "is a checkpoint of another run: expected .*, got .*'2 processes'"
@@ -252,6 +270,7 @@ def test_batch_smaller_than_the_processes_is_refused(pair):
     assert first.startswith("a batch of 1 cannot be divided among 2 processes; use fewer")
 
 
+@pytest.mark.thorough
 def test_end_of_one_process_ends_the_other_with_one_line(tmp_path):
     pair = Pair(tmp_path)
     try:

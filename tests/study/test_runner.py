@@ -59,12 +59,23 @@ def counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_data, tiny_recipe, tiny_store, tmp_path_factory, one_thread):
-    """The rows of a small study in this process."""
-    out = tmp_path_factory.mktemp("study")
+def finished(tiny_data, tiny_recipe, tiny_store, tmp_path_factory, one_thread):
+    """The folder of a small study that was done in this process, and its rows."""
+    out = tmp_path_factory.mktemp("study") / "out"
     rows, problems = run_study(small(tiny_data, tiny_recipe), out, store=tiny_store, workers=0)
     assert problems == []
-    return rows
+    return out, rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished):
+    return finished[1]
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """A copy of the finished study's folder, to go on in."""
+    return shutil.copytree(finished[0], tmp_path / "again")
 
 
 # --- which cells there are
@@ -207,42 +218,39 @@ def test_rows_have_scores_costs_and_what_was_found(undisturbed):
     assert by_ratio == {0.25: 2, 1.0: 6}
 
 
-def test_test_labels_are_read_once_for_each_cell(undisturbed, tiny_data, tiny_recipe, tiny_store,
-                                                 tmp_path):  # fmt: skip
-    study = small(tiny_data, tiny_recipe)
-    for _ in range(2):
-        run_study(study, tmp_path, store=tiny_store, workers=0)
+def test_finished_study_is_only_read_and_its_test_labels_once_for_each_cell(
+    undisturbed, again, tiny_data, tiny_recipe, tiny_store, monkeypatch
+):
+    for name in ("fit", "predict"):
+        monkeypatch.setattr(runs, name, None)
+    rows, problems = run_study(small(tiny_data, tiny_recipe), again, store=tiny_store, workers=0)
+    assert (rows, problems) == (undisturbed, [])
     reads = [
         entry["cell"]
-        for folder in (tmp_path / "runs").iterdir()
+        for folder in (again / "runs").iterdir()
         for entry in RunFolder.opened(folder).lines("test_reads.jsonl")
     ]
     assert len(reads) == len(undisturbed)
 
 
-def test_finished_study_is_only_read(tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch):
-    study = small(tiny_data, tiny_recipe)
-    first, _ = run_study(study, tmp_path, store=tiny_store, workers=0)
-    for name in ("fit", "predict"):
-        monkeypatch.setattr(runs, name, None)
-    again, problems = run_study(study, tmp_path, store=tiny_store, workers=0)
-    assert (again, problems) == (first, [])
-
-
-def test_more_seeds_and_ratios_go_on_with_what_is_there(undisturbed, tiny_data, tiny_recipe,
-                                                       tiny_store, tmp_path):  # fmt: skip
-    few = small(tiny_data, tiny_recipe, label_ratio=(1.0,))
-    run_study(few, tmp_path, store=tiny_store, workers=0)
-    rows, _ = run_study(small(tiny_data, tiny_recipe), tmp_path, store=tiny_store, workers=0)
-    assert counted(rows) == counted(undisturbed)
+def test_more_ratios_go_on_with_what_is_there(undisturbed, tiny_data, tiny_recipe, tiny_store,
+                                              tmp_path):  # fmt: skip
+    two = ("SSNAS", "late concat")
+    for ratios in ((1.0,), (0.25, 1.0)):
+        study = small(tiny_data, tiny_recipe, methods=two, label_ratio=ratios)
+        rows, _ = run_study(study, tmp_path, store=tiny_store, workers=0)
+    assert counted(rows) == counted([row for row in undisturbed if row["method"] in two])
+    assert set(trainings(tmp_path).values()) == {1}
 
 
 def test_cell_that_cannot_be_scored_keeps_none_from_it(undisturbed, tiny_data, tiny_recipe,
                                                       tiny_store, tmp_path):  # fmt: skip
-    study = small(tiny_data, tiny_recipe, label_ratio=(0.25, 0.001))
+    two = ("SSNAS", "late concat")
+    study = small(tiny_data, tiny_recipe, methods=two, label_ratio=(0.001, 0.25))
     rows, problems = run_study(study, tmp_path, store=tiny_store, workers=0)
-    assert counted(rows) == [row for row in counted(undisturbed) if row["label_ratio"] == 0.25]
-    assert len(problems) == len(SMALL)
+    wanted = [r for r in undisturbed if r["method"] in two and r["label_ratio"] == 0.25]
+    assert counted(rows) == counted(wanted)
+    assert len(problems) == len(two)
     assert all("r = 0.001" in problem and "label" in problem for problem in problems)
 
 
@@ -308,6 +316,7 @@ def test_table_report_and_figure_are_written_and_the_table_is_read_back(undistur
 # --- Dask, and kills
 
 
+@pytest.mark.thorough
 def test_workers_give_what_one_process_gives(undisturbed, tiny_data, tiny_recipe, tiny_store,
                                              tmp_path):  # fmt: skip
     study = small(tiny_data, tiny_recipe)
@@ -316,6 +325,7 @@ def test_workers_give_what_one_process_gives(undisturbed, tiny_data, tiny_recipe
     assert counted(rows) == counted(undisturbed)
 
 
+@pytest.mark.thorough
 def test_unreachable_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     from dask import config
@@ -328,6 +338,7 @@ def test_unreachable_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_p
                   scheduler="tcp://127.0.0.1:9")  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_studies_that_share_a_scheduler_do_their_own_jobs(tiny_data, tiny_recipe, tiny_store,
                                                           tmp_path):  # fmt: skip
     from distributed import LocalCluster
@@ -351,6 +362,7 @@ def test_studies_that_share_a_scheduler_do_their_own_jobs(tiny_data, tiny_recipe
     assert [len(own) for own in rows] == [1, 1]
 
 
+@pytest.mark.thorough
 def test_lost_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_path):
     from distributed import LocalCluster
 
@@ -392,6 +404,7 @@ def trainings(out: Path) -> Counter[str]:
     )
 
 
+@pytest.mark.thorough
 def test_killed_worker_loses_and_repeats_nothing(undisturbed, tiny_data, tiny_recipe, tiny_store,
                                                  tmp_path):  # fmt: skip
     killed: list[int] = []
@@ -418,6 +431,7 @@ def test_killed_worker_loses_and_repeats_nothing(undisturbed, tiny_data, tiny_re
     assert set(trainings(tmp_path).values()) == {1}
 
 
+@pytest.mark.thorough
 def test_job_that_loses_all_its_workers_is_told_and_the_others_are_done(
     undisturbed, tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch
 ):
@@ -458,6 +472,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 def test_killed_command_goes_on_where_it_was(undisturbed, tiny_data, tiny_recipe, tiny_store,
                                              tmp_path):  # fmt: skip
     import pickle
@@ -523,16 +538,19 @@ def test_command_takes_other_backbones_than_the_recipe(tiny_data, tmp_path, monk
 
 COMMAND = """
 import pickle
+import signal
 import sys
 from ssnas_core.cli.main import main
 from ssnas_core.runs.recipes import RECIPES
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     RECIPES["two-core"] = pickle.load(open(sys.argv[1], "rb"))
     main(sys.argv[2:])
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_command_says_one_line_and_no_worker_more(number, tiny_data, tiny_recipe,
                                                               tiny_store, tmp_path):  # fmt: skip
