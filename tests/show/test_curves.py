@@ -485,7 +485,13 @@ def printed(figure) -> dict[str, tuple]:
     return {f"{n} {text.get_text()}": text.get_window_extent() for n, text in enumerate(shown)}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+QUICK = ("without labels", "losses", "twelve methods", "long settings")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in FIGURES],
+)
 def test_texts_of_charts_neither_overlap_nor_leave_the_page(name):
     figure = FIGURES[name]()
     places = printed(figure)
@@ -516,7 +522,9 @@ def test_long_names_widen_the_page_and_leave_the_chart_its_width(name):
     assert widths[0] == pytest.approx(widths[1], rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(
+    "kind", ["svg", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("png", "pdf"))]
+)
 def test_same_figure_is_the_same_file(kind, tmp_path):
     def drawn(name: str) -> bytes:
         figures = (
