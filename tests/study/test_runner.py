@@ -325,7 +325,6 @@ def test_workers_give_what_one_process_gives(undisturbed, tiny_data, tiny_recipe
     assert counted(rows) == counted(undisturbed)
 
 
-@pytest.mark.thorough
 def test_unreachable_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     from dask import config
@@ -338,7 +337,6 @@ def test_unreachable_scheduler_is_told(tiny_data, tiny_recipe, tiny_store, tmp_p
                   scheduler="tcp://127.0.0.1:9")  # fmt: skip
 
 
-@pytest.mark.thorough
 def test_studies_that_share_a_scheduler_do_their_own_jobs(tiny_data, tiny_recipe, tiny_store,
                                                           tmp_path):  # fmt: skip
     from distributed import LocalCluster
