@@ -166,6 +166,7 @@ def test_cost_sums_seconds_by_stage_and_takes_the_largest_peak(folder):
     assert cost == {"seconds": {"prepare": 1.75, "search": 2}, "peak_anonymous_mb": 300.5}
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(MISSING, reason="no /proc/self/status")
 def test_peak_memory_sees_an_allocation_that_is_gone_at_the_end():
     program = """

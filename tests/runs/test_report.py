@@ -16,6 +16,7 @@ import torch
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import write_json
+from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.runs.compare import compare_runs, comparison_table, plot_comparison
 from ssnas_core.runs.folder import FORMAT, RunFolder
 from ssnas_core.runs.reading import logit_labels, search_history
@@ -34,16 +35,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_data, tiny_store, tiny_recipe, tmp_path_factory):
-    """A finished run, and its result."""
-    out = tmp_path_factory.mktemp("reports") / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    config = RunConfig(data=tiny_data, label_ratio=(0.25, 1.0), recipe=tiny_recipe)
-    run = Run(config, out, store=tiny_store, device="cpu")
-    result = run.run()
-    torch.set_num_threads(threads)
-    return run, result
+def shown(finished, tmp_path_factory):
+    """What is told of the finished run, and the folder of its figures."""
+    out = tmp_path_factory.mktemp("shown")
+    return show_run(finished.folder.path, out=out, formats=("svg",)), out
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ def copy(finished, tmp_path):
     """Copy files of the finished run into a folder of one's own."""
 
     def make(*patterns: str) -> Path:
-        source, mine = finished[0].folder.path, tmp_path / "mine"
+        source, mine = finished.folder.path, tmp_path / "mine"
         for pattern in ("config.json", *patterns):
             for file in source.glob(pattern):
                 target = mine / file.relative_to(source)
@@ -66,9 +61,8 @@ PREPARED = ("prepared.json", "dataset.json", "timings.jsonl")
 SEARCHED = (*PREPARED, "genotype.json", "history.jsonl", "labels.json")
 
 
-def test_finished_run_is_shown_whole(finished, tmp_path):
-    run, result = finished
-    told = show_run(run.folder.path, out=tmp_path)
+def test_finished_run_is_shown_whole(finished, shown):
+    result, (told, out) = finished.run(), shown
     assert told["stage"] == "finished"
     assert told["genotype"] == result["genotype"]
     assert [{**row, "on": "test"} for row in result["scores"]] == told["scores"]
@@ -77,17 +71,17 @@ def test_finished_run_is_shown_whole(finished, tmp_path):
     assert told["notes"] == []
     assert list(told["figures"]) == ["genotype", "search", "losses", "scores"]
     for name, files in told["figures"].items():
-        assert files == [str(tmp_path / f"{name}.png"), str(tmp_path / f"{name}.svg")]
-        png, svg = (Path(file).read_bytes() for file in files)
-        assert png.startswith(b"\x89PNG") and b"<svg" in svg and len(png) > 5000
+        assert files == [str(out / f"{name}.svg")]
+        svg = (out / f"{name}.svg").read_bytes()
+        assert b"<svg" in svg and len(svg) > 5000
     json.dumps(told, allow_nan=False)
 
 
-def test_text_says_what_was_found_scored_labelled_and_spent(finished, tmp_path):
-    run, result = finished
-    lines = show_run(run.folder.path, out=tmp_path, formats=("svg",))["text"].splitlines()
-    assert lines[0] == f"{run.folder.path}: finished"
-    for node in Genotype.load(run.folder / "genotype.json").nodes:
+def test_text_says_what_was_found_scored_labelled_and_spent(finished, shown):
+    result, (told, out) = finished.run(), shown
+    lines = told["text"].splitlines()
+    assert lines[0] == f"{finished.folder.path}: finished"
+    for node in Genotype.load(finished.folder / "genotype.json").nodes:
         assert f"{node.name} = {node}" in lines
     words = [line.split() for line in lines]
     for row in result["scores"]:
@@ -96,13 +90,12 @@ def test_text_says_what_was_found_scored_labelled_and_spent(finished, tmp_path):
     assert "labelled at r = 0.25: 9 train, 3 dev" in lines
     assert any(line.startswith("seconds: prepare ") for line in lines)
     assert any(line.startswith("peak anonymous memory: ") for line in lines)
-    assert lines[-1] == f"drawn: {tmp_path / 'scores.svg'}"
+    assert lines[-1] == f"drawn: {out / 'scores.svg'}"
 
 
 def test_weights_have_names_without_the_feature_store(finished):
-    run, _ = finished
-    folder = RunFolder.opened(run.folder.path)
-    assert logit_labels(folder, search_history(folder)) == run.space.labels()
+    folder = RunFolder.opened(finished.folder.path)
+    assert logit_labels(folder, search_history(folder)) == finished.space.labels()
     assert logit_labels(folder, []) == {}
 
 
@@ -142,19 +135,28 @@ STAGES = {
 def test_run_is_shown_at_any_stage(stage, copy):
     patterns, figures, words = STAGES[stage]
     mine = copy(*patterns)
-    told = show_run(mine, formats=("svg",))
+    told = show_run(mine, formats=())
     assert told["stage"] == words
-    assert {n: [str(mine / "figures" / f"{n}.svg")] for n in figures} == told["figures"]
+    assert list(told["figures"]) == figures
     assert told["text"].startswith(f"{mine}: {words}\n")
     assert told["text"] == told["text"].rstrip()
 
 
-def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
-    tiny_data, tiny_store, tiny_recipe, killed, tmp_path, monkeypatch
-):
-    from ssnas_core.objectives.contrastive import Contrastive
+GOING_ON = [
+    ("fusion", "bilevel", "1 of 2 epochs"),
+    ("fusion", "bilevel", "1 of at least 2 epochs"),
+    ("fusion", "random", "1 of 2 trials"),
+    ("layers", "surrogate", "1 trial"),
+    pytest.param("layers", "evolution", "1 of 3 trials", marks=pytest.mark.thorough),
+    pytest.param("fusion", "tpe", "1 of 3 trials", marks=pytest.mark.thorough),
+]
 
-    loss, left = Contrastive.loss, [9]  # three steps of both levels are an epoch
+
+@pytest.mark.parametrize(("space", "strategy", "words"), GOING_ON)
+def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
+    tiny_data, tiny_store, tiny_recipe, killed, tmp_path, monkeypatch, space, strategy, words
+):
+    loss, left = Contrastive.loss, [9 if strategy == "bilevel" else 4]  # 6 are an epoch, 2 a trial
 
     def stopping(*args):
         left[0] -= 1
@@ -163,31 +165,23 @@ def test_search_that_goes_on_is_shown_up_to_its_checkpoint(
         return loss(*args)
 
     monkeypatch.setattr(Contrastive, "loss", stopping)
-    longer = replace(tiny_recipe.strategy("bilevel"), min_steps=100)
-    for space, strategy, words in (
-        ("fusion", "bilevel", "1 of 2 epochs"),
-        ("fusion", "bilevel", "1 of at least 2 epochs"),
-        ("fusion", "random", "1 of 2 trials"),
-        ("layers", "evolution", "1 of 3 trials"),
-        ("fusion", "tpe", "1 of 3 trials"),
-        ("layers", "surrogate", "1 trial"),
-    ):
-        left[0] = 9 if strategy == "bilevel" else 4
-        part = longer if "at least" in words else strategy
-        config = RunConfig(data=tiny_data, space=space, strategy=part, recipe=tiny_recipe)
-        run = Run(config, tmp_path / words / strategy, store=tiny_store, device="cpu")
-        with pytest.raises(killed.Kill):
-            run.search()
-        told = show_run(run.folder.path, formats=("svg",))
-        assert told["stage"] == f"searching: {words}"
-        assert "search" in told["figures"] and told["genotype"] is None
-        assert f"space {space}, objective contrastive, strategy {strategy}, " in told["text"]
+    part = strategy
+    if "at least" in words:
+        part = replace(tiny_recipe.strategy("bilevel"), min_steps=100)
+    config = RunConfig(data=tiny_data, space=space, strategy=part, recipe=tiny_recipe)
+    run = Run(config, tmp_path / "run", store=tiny_store, device="cpu")
+    with pytest.raises(killed.Kill):
+        run.search()
+    told = show_run(run.folder.path, formats=())
+    assert told["stage"] == f"searching: {words}"
+    assert "search" in told["figures"] and told["genotype"] is None
+    assert f"space {space}, objective contrastive, strategy {strategy}, " in told["text"]
 
 
 def test_score_on_dev_is_called_so(copy):
     mine = copy(*SEARCHED, "cells/found_r1/train.json")
     trained = json.loads((mine / "cells" / "found_r1" / "train.json").read_text())
-    told = show_run(mine, formats=("svg",))
+    told = show_run(mine, formats=())
     (row,) = told["scores"]
     assert row["on"] == "dev" and row["weighted_f1"] == trained["dev"]["weighted_f1"]
     assert "dev: the labelled dev part, on which the threshold was chosen" in told["text"]
@@ -197,7 +191,7 @@ def test_score_on_dev_is_called_so(copy):
 def test_methods_stand_from_the_weakest_claim_up(finished, copy):
     mine = copy(*SEARCHED, "cells/*/*.json")
     methods = [row["method"] for row in show_run(mine, formats=())["scores"]]
-    assert methods == [*finished[0].methods] * 2
+    assert methods == [*finished.methods] * 2
 
 
 def test_showing_writes_figures_and_nothing_else(copy, tree):
@@ -205,25 +199,34 @@ def test_showing_writes_figures_and_nothing_else(copy, tree):
     before = tree(mine)
     torch.set_num_threads(2)  # which a run going on would write down
     try:
-        show_run(mine)
+        told = show_run(mine, formats=("svg",))
         compare_runs([mine])
     finally:
         torch.set_num_threads(1)
     after = tree(mine)
     assert {name: after[name] for name in before} == before
-    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"figures"}
+    assert after.keys() - before.keys() == {f"figures/{name}.svg" for name in told["figures"]}
 
 
-def test_same_run_gives_the_same_files(finished, tmp_path, tree):
-    for name in ("first", "second"):
-        show_run(finished[0].folder.path, out=tmp_path / name)
+def test_same_run_gives_the_same_files(finished, shown, tmp_path, tree):
+    show_run(finished.folder.path, out=tmp_path, formats=("svg",))
+    assert tree(tmp_path) == tree(shown[1]) != {}
+
+
+@pytest.mark.thorough
+def test_figures_are_of_both_formats_unless_told_otherwise(finished, tmp_path, tree):
+    told = [show_run(finished.folder.path, out=tmp_path / name) for name in ("first", "second")]
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
+    for name, files in told[0]["figures"].items():
+        png, svg = files
+        assert [Path(file).name for file in files] == [f"{name}.png", f"{name}.svg"]
+        assert Path(png).read_bytes().startswith(b"\x89PNG") and b"<svg" in Path(svg).read_bytes()
 
 
 def test_run_whose_logits_have_no_names_is_shown_with_a_note(copy):
     mine = copy(*SEARCHED)
     (mine / "labels.json").unlink()
-    result = show_run(mine, formats=("svg",))
+    result = show_run(mine, formats=())
     assert "search" in result["figures"]
     assert result["notes"] == [
         "names of logits are not noted in this run; architecture weights have none"
@@ -237,12 +240,12 @@ def test_what_is_broken_is_a_note_and_the_rest_is_shown(copy):
     mine = copy(*PREPARED, "cells/found_r1/*")
     (mine / "checkpoint").mkdir()
     (mine / "checkpoint" / "search.pt").write_bytes(b"PK torn")
-    (note,) = show_run(mine)["notes"]
+    (note,) = show_run(mine, formats=())["notes"]
     assert "search.pt is not a usable checkpoint" in note
     write_json(mine / "cells" / "other_r1" / "train.json", {"method": "found"})
     (mine / "prepared.json").write_text('{"channels": {"../../x": 1}}')
     (mine / "timings.jsonl").write_bytes(b'{"stage": "search", "seconds": 1e999}\n\xff\n[1]\n')
-    told = show_run(mine)
+    told = show_run(mine, formats=())
     assert [row["method"] for row in told["scores"]] == ["found"]
     for message in (
         "other_r1/train.json is not of a trained cell: .* delete it",
@@ -264,7 +267,7 @@ def test_cell_without_the_score_of_the_others_is_a_note(made):
     method = told["method"]
     write_json(file, {name: value for name, value in told.items() if name != "weighted_f1"})
     message = f"{method} at r = 0.1 has no weighted_f1"
-    shown = show_run(run)
+    shown = show_run(run, formats=())
     assert len(shown["scores"]) == 1 and "scores" in shown["figures"]
     assert any(message in note for note in shown["notes"])
     assert message in comparison_table(compare_runs([run]))

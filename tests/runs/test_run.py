@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import load_tensors, read_json
+from ssnas_core.common.files import load_tensors, read_json, write_text
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.features import train_backbones
 from ssnas_core.objectives.contrastive import Contrastive
@@ -49,6 +49,13 @@ STAGES = ("prepare", "search", "pretrain", "train", "evaluate")
 COST = ("seconds", "peak_anonymous_mb")
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Found genotypes are not drawn, which would take half of a tiny search: empty files do."""
+    monkeypatch.setattr(runs, "draw_genotype", lambda *_: None)
+    monkeypatch.setattr(runs, "save_figure", lambda _, path: write_text(path, ""))
+
+
 @pytest.fixture
 def start(tiny_data, tiny_store, tiny_recipe, tmp_path) -> Callable[..., Run]:
     """A run in its own folder on the shared store; `recipe` holds changes to the tiny one."""
@@ -62,21 +69,12 @@ def start(tiny_data, tiny_store, tiny_recipe, tmp_path) -> Callable[..., Run]:
     return make
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_data, tiny_store, tiny_recipe, tmp_path_factory, one_thread) -> Run:
-    """A whole run that nothing interrupted."""
-    config = RunConfig(data=tiny_data, label_ratio=RATIOS, recipe=tiny_recipe)
-    run = Run(config, tmp_path_factory.mktemp("runs") / "run", store=tiny_store, device="cpu")
-    run.run()
-    return run
-
-
 @pytest.fixture
 def results(tree):
     """All that a run leaves but what it cost, how often test was read, and where it stood."""
 
     def read(run: Run) -> dict[str, Any]:
-        found = tree(run.folder.path, "*.json", "*.png", "history.jsonl", "cells/**/*",
+        found = tree(run.folder.path, "*.json", "history.jsonl", "cells/**/*",
                      "checkpoint/*.safetensors")  # fmt: skip
         found.pop("store.json", None)  # where the features are, if elsewhere
         if "metrics.json" in found:
@@ -123,7 +121,9 @@ def test_run_scores_all_methods_at_all_ratios(finished):
     assert result == read_json(finished.folder / "metrics.json")
 
 
-def trained(run: Run, method: str, ratio: float) -> tuple[dict[str, Any], torch.nn.Module]:
+def trained(
+    run: Run, method: str, ratio: float, genotypes: dict[str, Genotype]
+) -> tuple[dict[str, Any], torch.nn.Module]:
     """A cell's train.json, and its model built from the genotype named there, as it was saved."""
     cell = run.train(method, ratio)
     told = read_json(cell / "train.json")
@@ -133,8 +133,7 @@ def trained(run: Run, method: str, ratio: float) -> tuple[dict[str, Any], torch.
         used = {name: c for name, c in store.channels.items() if name.split("_")[0] in words}
         network = LateConcat(used, run.config.sizes, store.positions)
     else:
-        (genotype,) = (g for g in run.space.genotypes() if str(g) == told["genotype"])
-        network = run.space.build(genotype)
+        network = run.space.build(genotypes[told["genotype"]])
     model = torch.nn.Sequential(network, torch.nn.Linear(network.width, 23))
     model.load_state_dict(load_tensors(cell / "model.safetensors"))
     return told, model
@@ -144,8 +143,9 @@ def test_scores_are_those_of_the_saved_weights_at_the_threshold_of_the_labelled_
     """Each number again, from the files: weights -> dev part -> threshold -> test."""
     dataset, store = finished.prepared.dataset, finished.prepared.store
     labels, test = dataset.labels(), dataset.indices("test")
+    named = {str(genotype): genotype for genotype in finished.space.genotypes()}
     for row in finished.run()["scores"]:
-        told, model = trained(finished, row["method"], row["label_ratio"])
+        told, model = trained(finished, row["method"], row["label_ratio"], named)
         dev = labelled_part(dataset, row["label_ratio"], 0).dev
         on_dev, on_test = (
             predict(model, store, torch.from_numpy(rows)).sigmoid().numpy() for rows in (dev, test)
@@ -369,7 +369,9 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=pytest.mark.thorough) if s == "pretrain" else s for s in STAGES]
+)
 def test_run_interrupted_in_any_stage_resumes_to_the_same_bytes(
     finished, start, results, tmp_path, monkeypatch, stage
 ):
@@ -386,20 +388,28 @@ def test_run_interrupted_in_any_stage_resumes_to_the_same_bytes(
     assert len(cells(run)) == 12 + again and len(set(cells(run))) == 12
 
 
+LABELS_DECIDE = {"objective": "supervised", "strategy": "random"}
+
+
 @pytest.mark.parametrize(
-    ("after", "axes"),
-    [(False, {}), (True, {}), (False, {"objective": "supervised", "strategy": "random"})],
+    ("moments", "after", "axes"),
+    [
+        (range(2, 40, 7), True, {}),
+        pytest.param(range(1, 40), False, {}, marks=pytest.mark.thorough),
+        pytest.param(range(1, 40), True, {}, marks=pytest.mark.thorough),
+        pytest.param(range(1, 40), False, LABELS_DECIDE, marks=pytest.mark.thorough),
+    ],
 )
 def test_run_killed_at_any_write_resumes_to_the_same_bytes(
-    start, results, kill_at_write, after, axes
+    start, results, kill_at_write, moments, after, axes
 ):
-    """Session k is killed at its k-th write, until one comes to its end."""
+    """Each session is killed at a later one of its writes, until one comes to its end."""
     axes = {"label_ratio": (1.0,), **axes}
     whole = start("whole", **axes)
     whole.run()
     kills = 0
-    while kills < 40:
-        kill_at_write(kills + 1, after)
+    for moment in moments:
+        kill_at_write(moment, after)
         try:
             run = start("killed", **axes)
             run.run()
@@ -407,7 +417,7 @@ def test_run_killed_at_any_write_resumes_to_the_same_bytes(
             kills += 1
         else:
             break
-    assert 5 <= kills < 40
+    assert 2 <= kills < len(moments)
     assert differing(results(whole), results(run)) == []
     assert set(cells(run)) == set(cells(whole))
 
@@ -435,6 +445,7 @@ for place in places:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_run_killed_by_the_system_in_every_stage_resumes_to_the_same_bytes(
     finished, start, results, tmp_path
@@ -645,7 +656,7 @@ def test_live_views_are_made_anew_by_the_frozen_backbones(start, finished, monke
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
 
 
-@pytest.mark.parametrize("log", ["csv", "tensorboard"])
+@pytest.mark.parametrize("log", ["csv", pytest.param("tensorboard", marks=pytest.mark.thorough)])
 def test_epochs_are_logged_where_asked_and_change_nothing(finished, start, results, log):
     run = start(label_ratio=(0.25,))
     run.log = log
@@ -880,7 +891,14 @@ def test_loss_of_nan_in_the_search_is_refused_and_leaves_no_genotype(start, monk
     assert reopened(run).search()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b'{"history": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 torn",
+        pytest.param(b"", marks=pytest.mark.thorough),
+        pytest.param(b'{"history": []}', marks=pytest.mark.thorough),
+    ],
+)
 def test_broken_checkpoint_of_the_search_is_refused_and_can_be_deleted(
     finished, start, monkeypatch, content
 ):
