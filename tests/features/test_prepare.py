@@ -35,12 +35,20 @@ TAPS = ["image_0", "image_1", "image_2", "image_3", "text_0", "text_1", "text_2"
 
 @pytest.fixture(scope="module")
 def config(tiny_recipe):
-    return tiny_recipe.prepare
+    """That of the tiny store, with smaller images: much is prepared here."""
+    return dataclasses.replace(tiny_recipe.prepare, image_size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def store(tiny_data, config, tmp_path_factory, one_thread):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(tiny_data, folder, config)
+    return folder
 
 
 @pytest.fixture
-def prepared(tiny_data, tiny_store, config):
-    return prepare(tiny_data, tiny_store, config)
+def prepared(tiny_data, store, config):
+    return prepare(tiny_data, store, config)
 
 
 def folders(store):
@@ -67,8 +75,8 @@ def idle(monkeypatch):
 # --- what is made
 
 
-def test_preparation_gives_features_of_every_movie_and_view(prepared, tiny_store):
-    assert prepared.folder.parent == tiny_store
+def test_preparation_gives_features_of_every_movie_and_view(prepared, store):
+    assert prepared.folder.parent == store
     told = prepared.describe()
     counts = {"train": 36, "dev": 12, "test": 12, "skipped": 0, "skipped_records": {}}
     assert {"name": "mmimdb", **counts}.items() <= told.items()
@@ -115,11 +123,9 @@ def test_live_inputs_are_augmented_anew_and_texts_from_the_configured_views(prep
 # --- computed once
 
 
-def test_second_preparation_computes_nothing(
-    tiny_data, tiny_store, tmp_path, config, prepared, idle
-):
+def test_second_preparation_computes_nothing(tiny_data, store, tmp_path, config, prepared, idle):
     before = {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*.npy")}
-    again = prepare(tiny_data, tiny_store, config)
+    again = prepare(tiny_data, store, config)
     assert again.folder == prepared.folder
     assert {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*.npy")} == before
     assert len(before) > len(TAPS)
@@ -128,19 +134,19 @@ def test_second_preparation_computes_nothing(
 
 
 def test_labels_are_no_part_of_what_a_preparation_is_made_from(
-    movies, tmp_path, tiny_store, config, prepared, idle
+    movies, tmp_path, store, config, prepared, idle
 ):
     data = movies.folder(tmp_path / "permuted", movies.permuted())
-    again = prepare(data, tiny_store, config)
+    again = prepare(data, store, config)
     assert again.folder == prepared.folder
     assert (again.dataset.labels() != prepared.dataset.labels()).any()
 
 
 def test_archive_and_its_unpacked_folder_are_the_same_data(
-    movies, tmp_path, tiny_store, config, prepared, idle
+    movies, tmp_path, store, config, prepared, idle
 ):
     archive = movies.archive(tmp_path / "mmimdb.tar.gz")
-    assert prepare(archive, tiny_store, config).folder == prepared.folder
+    assert prepare(archive, store, config).folder == prepared.folder
 
 
 def test_archives_that_share_a_store_leave_each_others_files_alone(movies, tmp_path, config, idle):
@@ -231,20 +237,27 @@ def test_backbones_do_not_depend_on_dev_and_test_inputs(movies, tmp_path, config
 # --- interrupted
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("moments", "after"),
+    [
+        (range(2, 40, 5), False),
+        pytest.param(range(1, 30), False, marks=pytest.mark.thorough),
+        pytest.param(range(1, 30), True, marks=pytest.mark.thorough),
+    ],
+)
 def test_preparation_killed_at_any_write_resumes_to_the_same_features(
-    tiny_data, tmp_path, config, prepared, kill_at_write, tree, after
+    tiny_data, tmp_path, config, prepared, kill_at_write, tree, moments, after
 ):
     kills = 0
-    while kills < 30:
-        kill_at_write(kills + 1, after)  # each session gets one write further than the last
+    for moment in moments:  # each session gets further than the last
+        kill_at_write(moment, after)
         try:
             resumed = prepare(tiny_data, tmp_path, config)
         except KeyboardInterrupt:
             kills += 1
         else:
             break
-    assert 3 <= kills < 30
+    assert 2 <= kills < len(moments)
     kill_at_write(0, False)
     assert resumed.folder.name == prepared.folder.name
     found, wanted = tree(resumed.folder), tree(prepared.folder)
@@ -432,6 +445,7 @@ def test_images_are_decoded_to_the_size_asked_for(tiny_data, tmp_path, config):
     assert made.backbones()["image"].size == (48, 32)  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 def test_transformer_comes_back_without_its_folder(tiny_data, tmp_path, config):
     import importlib.util
 
@@ -684,6 +698,7 @@ def test_ratio_that_leaves_too_few_labels_is_refused(tiny_data, tmp_path, config
         prepare(tiny_data, tmp_path, config, label_ratio=ratio)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [False, True])
 def test_preparation_with_labels_killed_at_any_write_resumes_to_the_same_features(
     tiny_data, tmp_path, config, third, kill_at_write, tree, after
@@ -728,8 +743,8 @@ def test_configured_augmentation_reaches_training_stored_views_and_live_ones(
     assert alignment["image"] == pytest.approx(0, abs=1e-5) and alignment["text"] > 1e-3
 
 
-def test_other_augmentation_is_another_preparation(tiny_data, tiny_store, config, idle, tmp_path):
+def test_other_augmentation_is_another_preparation(tiny_data, store, config, idle, tmp_path):
     other = dataclasses.replace(config, augment=JointAugment(image=ImageAugment(flip=0.0)))
-    shutil.copytree(tiny_store, tmp_path / "store")
+    shutil.copytree(store, tmp_path / "store")
     with pytest.raises(InputError, match="cannot be decoded .*StoppedError"):
         prepare(tiny_data, tmp_path / "store", other)
