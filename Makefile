@@ -30,7 +30,8 @@ $(ENV): pyproject.toml
 
 book: $(ENV) ## execute every notebook and build the book into book/_build/html
 	$(BIN)/python book/_tools/vendor.py
-	$(BIN)/jupyter-book build book --all -W --keep-going
+	time ($(BIN)/python book/_tools/notebooks.py execute \
+	&& $(BIN)/jupyter-book build book --all -W --keep-going)
 
 students: $(ENV) ## the notebooks without solutions and outputs, into build/students
 	$(BIN)/python book/_tools/notebooks.py students build/students

@@ -207,6 +207,19 @@ def test_student_copies_of_the_whole_book_by_one_command(tmp_path: Path):
         assert all(not cell.outputs for cell in made.cells if cell.cell_type == "code")
 
 
+def test_executed_notebooks_are_where_the_site_looks_and_an_error_is_told(tmp_path, capsys):
+    good, bad = tmp_path / "good.ipynb", tmp_path / "bad.ipynb"
+    for path, source in ((good, "print(6 * 7)"), (bad, "1 / 0")):
+        nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
+    assert not notebooks.execute([good, bad], tmp_path / "cache")
+    told = capsys.readouterr().out
+    assert re.search(r"^good\.ipynb +\d+ s$", told, re.M) and "ZeroDivisionError" in told
+    from jupyter_cache import get_cache
+
+    found = get_cache(tmp_path / "cache").merge_match_into_notebook(read(good))[1]
+    assert found.cells[0].outputs[0].text == "42\n"
+
+
 def test_refresh_executes_in_the_notebooks_folder_and_keeps_small_outputs(tmp_path: Path):
     (tmp_path / "beside.txt").write_text("found")
     cells = [

@@ -1,5 +1,6 @@
 """What is done with the notebooks besides reading them.
 
+python book/_tools/notebooks.py execute                  all, one on each core, for the site
 python book/_tools/notebooks.py refresh [NOTEBOOK ...]   execute in place, keep small outputs
 python book/_tools/notebooks.py refresh --table          all, and write what each costs
 python book/_tools/notebooks.py students FOLDER          copies without solutions and outputs
@@ -21,6 +22,7 @@ import nbformat
 from nbformat import NotebookNode
 
 BOOK = Path(__file__).parents[1]
+EXECUTED = BOOK / "_build" / ".jupyter_cache"  # where Jupyter Book looks for executed notebooks
 _PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
 _SOLUTION = re.compile(r"^(?P<fence>`{3,}|:{3,})\{solution\}.*?^(?P=fence)[ \t]*$\n?", re.M | re.S)
 
@@ -72,6 +74,33 @@ def write_students(folder: Path) -> None:
     for name in ("images", "tables"):
         if (BOOK / name).is_dir():
             shutil.copytree(BOOK / name, folder / name, dirs_exist_ok=True)
+
+
+def execute(paths: list[Path], into: Path = EXECUTED) -> bool:
+    """Execute notebooks beside each other, anew, into the cache that the site is built from.
+
+    Prints seconds, or the error, of each; returns whether all ended well.
+    """
+    import logging
+    import shutil
+
+    from jupyter_cache import get_cache
+    from jupyter_cache.executors import load_executor
+
+    shutil.rmtree(into, ignore_errors=True)
+    cache = get_cache(into)
+    for path in paths:
+        cache.add_nb_to_project(str(path))
+    load_executor("local-parallel", cache, logging.getLogger()).run_and_cache(timeout=300)
+    good = True
+    for path in paths:
+        done = cache.get_cached_project_nb(str(path))
+        if done is not None:
+            print(f"{path.name:<32} {done.data['execution_seconds']:5.0f} s")
+        else:
+            print(f"{path.name}:\n{cache.get_project_record(str(path)).traceback}")
+            good = False
+    return good
 
 
 def refresh(path: Path) -> tuple[float, int]:
@@ -147,6 +176,7 @@ def write_costs(costs: list[tuple[Path, float, int]], to: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("execute")
     refreshing = commands.add_parser("refresh")
     refreshing.add_argument("notebooks", nargs="*", type=Path)
     refreshing.add_argument(
@@ -154,6 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands.add_parser("students").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
+    if options.command == "execute":
+        first, *rest = in_order()  # the first prepares what most read; the last ones do without
+        return 0 if execute([first, *reversed(rest)]) else 1
     if options.command == "students":
         write_students(options.folder)
         print(f"copies without solutions: {options.folder}")

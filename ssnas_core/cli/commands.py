@@ -103,7 +103,7 @@ class SearchCommand(RunCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand(Output):
-    """Everything on the bundled sample of generated movies, by the recipe classroom, in a minute."""
+    """Everything on the bundled sample of generated movies, in a minute or two on two cores."""
 
     out: Path
     """Run folder; the same command again resumes, or prints the result."""

@@ -1,4 +1,4 @@
-"""Checkpoints are saved at intervals, and a session that ended between them goes on all the same."""
+"""Checkpoints are saved at intervals; what ended between two of them goes on all the same."""
 
 from __future__ import annotations
 
