@@ -465,7 +465,13 @@ def test_what_cannot_be_read_elsewhere_is_not_taken_for_a_write(tmp_path):
 # --- Ctrl-C
 
 
-@pytest.mark.parametrize("stage", ["prepare", "search", "pretrain", "train", "evaluate"])
+STAGES = [
+    pytest.param(stage, marks=() if stage in ("search", "train") else pytest.mark.thorough)
+    for stage in ("prepare", "search", "pretrain", "train", "evaluate")
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_in_any_stage_says_how_to_go_on(
     tiny_data, tiny_store, tiny_recipe, finished, tmp_path, monkeypatch, capsys, stage
 ):
