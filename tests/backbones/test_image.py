@@ -51,6 +51,7 @@ def test_every_weight_of_the_small_net_is_trained():
     assert all(weight.grad is not None and weight.grad.any() for weight in net.parameters())
 
 
+@pytest.mark.thorough
 def test_vgg19_taps_are_features_20_26_33_36_of_a_normalised_image():
     torch.manual_seed(0)
     net = VGG19(size=(64, 32)).eval()
@@ -103,7 +104,11 @@ def stage_outputs(model: nn.Module, names: tuple[str, ...], images: torch.Tensor
     ("name", "stages"),
     [
         ("resnet18", ("layer1", "layer2", "layer3", "layer4")),
-        ("mobilenet_v3_small", ("features.1", "features.3", "features.8", "features")),
+        pytest.param(
+            "mobilenet_v3_small",
+            ("features.1", "features.3", "features.8", "features"),
+            marks=pytest.mark.thorough,
+        ),
         ("squeezenet1_1", ("features.1", "features.4", "features.7", "features")),
     ],
 )
@@ -175,11 +180,13 @@ def as_with_weights(monkeypatch):
     ("name", "weights"),
     [
         ("small", None),
-        ("vgg19", "DEFAULT"),
         ("torchvision:resnet18", "DEFAULT"),
-        ("torchvision:swin_t", None),
-        ("torchvision:vit_b_16", "DEFAULT"),  # as if its weights took images of 64 x 64
-        ("torchvision:googlenet", "DEFAULT"),  # with weights it normalises otherwise
+        pytest.param("vgg19", "DEFAULT", marks=pytest.mark.thorough),
+        pytest.param("torchvision:swin_t", None, marks=pytest.mark.thorough),
+        # as if its weights took images of 64 x 64
+        pytest.param("torchvision:vit_b_16", "DEFAULT", marks=pytest.mark.thorough),
+        # with weights it normalises otherwise
+        pytest.param("torchvision:googlenet", "DEFAULT", marks=pytest.mark.thorough),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")

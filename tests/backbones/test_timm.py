@@ -20,7 +20,12 @@ needs_timm = pytest.mark.skipif(
 
 @needs_timm
 @pytest.mark.parametrize(
-    "name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "resnet18",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.thorough),
+        pytest.param("vit_tiny_patch16_224", marks=pytest.mark.thorough),
+    ],
 )
 def test_taps_are_the_last_maps_of_features_only(name, rebuilt):
     import timm
