@@ -35,7 +35,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(params=["contrastive", pytest.param("supervised", marks=pytest.mark.thorough)])
 def objective(request):
     return OBJECTIVES[request.param]
 
@@ -225,7 +225,12 @@ def planted(memory_source, pair: tuple[str, str], seed: int):
 
 @pytest.mark.parametrize("kind", ["supervised", "contrastive"])
 @pytest.mark.parametrize(
-    ("pair", "seed"), [(("image_1", "text_0"), 0), (("image_0", "text_1"), 1), (FEATURES[2:], 2)]
+    ("pair", "seed"),
+    [
+        (("image_1", "text_0"), 0),
+        pytest.param(("image_0", "text_1"), 1, marks=pytest.mark.thorough),
+        pytest.param(FEATURES[2:], 2, marks=pytest.mark.thorough),
+    ],
 )
 def test_the_one_informative_pair_of_features_is_found(memory_source, kind, pair, seed):
     source, labels = planted(memory_source, pair, seed)
@@ -277,7 +282,9 @@ def test_search_is_decided_by_its_seed_and_leaves_the_callers_randomness_alone(
     assert same(results[0], results[1]) and not same(results[0], results[2])
 
 
-@pytest.mark.parametrize("after", range(12))
+@pytest.mark.parametrize(
+    "after", [6 if n == 6 else pytest.param(n, marks=pytest.mark.thorough) for n in range(12)]
+)
 def test_search_killed_at_any_step_resumes_bit_identical(
     space, source, objective, killed, tmp_path, after
 ):
@@ -321,7 +328,15 @@ HYBRID = Hybrid(
 MORE = torch.arange(16, SAMPLES)  # 24 for dev: 3 batches, where train has 2
 
 
-@pytest.mark.parametrize("kind", VARIANTS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "hybrid",
+        "second order by epoch",
+        pytest.param("second order", marks=pytest.mark.thorough),
+        pytest.param("by epoch", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_kind_of_search_is_decided_by_its_seed_and_resumes_bit_identical(
     space, source, killed, tmp_path, kind
 ):

@@ -206,8 +206,17 @@ def source(memory_source):
 SHORT = {"population": 2, "sample": 2, "trials": 5, "train": replace(BRIEF, batch_size=4)}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("after", [0, 7, 13, 25])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "supervised",
+        pytest.param("contrastive", marks=pytest.mark.thorough),
+        pytest.param("hybrid", marks=pytest.mark.thorough),
+    ],
+)
+@pytest.mark.parametrize(
+    "after", [13, *(pytest.param(n, marks=pytest.mark.thorough) for n in (0, 7, 25))]
+)
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, killed, tmp_path, name, after
 ):

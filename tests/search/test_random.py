@@ -35,7 +35,13 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(
+    params=[
+        "hybrid",
+        pytest.param("contrastive", marks=pytest.mark.thorough),
+        pytest.param("supervised", marks=pytest.mark.thorough),
+    ]
+)
 def objective(request):
     return OBJECTIVES[request.param]
 
@@ -164,7 +170,9 @@ def test_one_trial_is_a_draw_of_the_same_seed_and_trains_nothing(space, source, 
     assert len(drawn) > 5
 
 
-@pytest.mark.parametrize("after", [0, 5, 10, 13, 25, 39])
+@pytest.mark.parametrize(
+    "after", [13, *(pytest.param(n, marks=pytest.mark.thorough) for n in (0, 5, 10, 25, 39))]
+)
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, objective, killed, tmp_path, after
 ):

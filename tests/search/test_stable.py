@@ -47,7 +47,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(params=["contrastive", pytest.param("supervised", marks=pytest.mark.thorough)])
 def objective(request):
     return OBJECTIVES[request.param]
 
@@ -104,9 +104,13 @@ class Seen:
 
 WAYS = [(kind, *way) for kind in KINDS for way in (("step", 2), ("epoch", 1))]
 WAYS += [("gumbel", "step", 1), ("gumbel", "epoch", 2)]
+QUICK = [("sampled, decayed and judged", "step", 2), ("early stop", "epoch", 1)]
 
 
-@pytest.mark.parametrize(("kind", "alternate", "order"), WAYS)
+@pytest.mark.parametrize(
+    ("kind", "alternate", "order"),
+    [way if way in QUICK else pytest.param(*way, marks=pytest.mark.thorough) for way in WAYS],
+)
 def test_variant_killed_in_any_epoch_resumes_bit_identical(
     source, killed, tmp_path, short, kind, alternate, order
 ):
@@ -129,18 +133,24 @@ def test_variant_killed_in_any_epoch_resumes_bit_identical(
     assert same(search(source, dead, config, checkpoint=path), whole)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_every_variant_can_be_inherited(source, objective, short, kind):
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.thorough) if k == "early stop" else k for k in KINDS],
+)
+def test_weights_of_every_variant_can_be_inherited(source, short, kind):
     space = space_of(steps=2)
     config = replace(SMALL, epochs=4, **KINDS[kind])
-    result = search(source, objective, config, space=space)
+    result = search(source, OBJECTIVES["supervised"], config, space=space)
     network = space.inherit(result.genotype, result.state).eval()
     assert network(source.clean(DEV)).shape == (len(DEV), space.width)
     assert result.history[-1]["genotype"] == str(result.genotype)
     assert json.loads(json.dumps(result.history)) == list(result.history)
 
 
-@pytest.mark.parametrize("kind", ["perturbation", "early stop", "beta decay"])
+@pytest.mark.parametrize(
+    "kind",
+    ["perturbation", "beta decay", pytest.param("early stop", marks=pytest.mark.thorough)],
+)
 def test_released_relaxation_takes_what_needs_no_samples(memory_source, short, kind):
     names = (*FEATURES, "text_1")
     draw = {name: torch.randn(SAMPLES, 2, 4) for name in names}
@@ -482,7 +492,7 @@ def plain_mix(weights, states, length):
     return tuple(sum(w * state for w, state in zip(row, wide, strict=True)) for row in weights)
 
 
-@pytest.mark.parametrize("steps", (1, 2))
+@pytest.mark.parametrize("steps", (1, pytest.param(2, marks=pytest.mark.thorough)))
 def test_eigenvalue_in_the_history_is_that_of_autograds_hessian(
     source, objective, short, monkeypatch, steps
 ):
@@ -567,7 +577,7 @@ def test_series_tell_the_rules_apart():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("after", (0, 1, 2))
+@pytest.mark.parametrize("after", (0, pytest.param(1, marks=pytest.mark.thorough), 2))
 def test_stopped_search_gives_the_genotype_of_five_epochs_before(
     source, killed, tmp_path, monkeypatch, after
 ):

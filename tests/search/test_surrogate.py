@@ -38,7 +38,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(params=["supervised", pytest.param("contrastive", marks=pytest.mark.thorough)])
 def objective(request):
     return OBJECTIVES[request.param]
 
@@ -308,6 +308,7 @@ def test_surrogate_learns_the_lowest_loss_of_each_architecture(table, space, mon
 # --- the search
 
 
+@pytest.mark.thorough
 def test_surrogate_finds_lower_losses_than_as_many_random_draws(table):
     depths = 8  # 128 layers, 2 million architectures
     names = [f"{modality}_{depth}" for modality in ("image", "text") for depth in range(depths)]
@@ -445,8 +446,13 @@ def _read(text: str) -> Genotype:
 # --- kills
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("after", [0, 8, 25, 40, 77])
+WAYS = [(after, share) for after in (0, 8, 25, 40, 77) for share in (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("after", "share"),
+    [way if way == (25, True) else pytest.param(*way, marks=pytest.mark.thorough) for way in WAYS],
+)
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, objective, killed, tmp_path, after, share
 ):

@@ -97,7 +97,7 @@ def test_estimator_is_told_every_trial_and_takes_the_best_for_good(
 
 
 @pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_tpe_finds_better_ones_than_drawing(digits, table, number, joint):
     """On a loss that is a sum over digits; a start of 60 only draws."""
 
@@ -206,8 +206,17 @@ def source(memory_source):
 SHORT = {"startup": 3, "trials": 6, "train": replace(BRIEF, batch_size=4)}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("after", [0, 7, 13, 25, 34])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hybrid",
+        pytest.param("contrastive", marks=pytest.mark.thorough),
+        pytest.param("supervised", marks=pytest.mark.thorough),
+    ],
+)
+@pytest.mark.parametrize(
+    "after", [13, *(pytest.param(n, marks=pytest.mark.thorough) for n in (0, 7, 25, 34))]
+)
 def test_search_killed_in_any_trial_resumes_to_the_same_result(
     space, source, killed, tmp_path, name, after
 ):
