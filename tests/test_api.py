@@ -135,15 +135,13 @@ def test_public_functions_and_classes_are_typed_and_documented(module):
 
 def test_names_that_only_their_module_uses_are_underscored():
     root = Path(ssnas_core.__file__).parent
-    texts = {path: path.read_text() for path in root.rglob("*.py")}
     pages = [*ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb"), *ROOT.glob("tests/**/*.py")]
-    elsewhere = {path: path.read_text() for path in [*pages, ROOT / "README.md"]}
+    pages += [*root.rglob("*.py"), ROOT / "README.md"]
+    words = {path: set(re.findall(r"\w+", path.read_text())) for path in pages}
     lonely = []
     for module in public_modules():
         file = Path(importlib.import_module(module).__file__ or "")
         for name in own(importlib.import_module(module), module):
-            word = re.compile(rf"\b{name}\b")
-            others = [text for path, text in texts.items() if path != file]
-            if not any(word.search(text) for text in [*others, *elsewhere.values()]):
+            if not any(name in used for path, used in words.items() if path != file):
                 lonely.append(f"{module}.{name}")
     assert lonely == []

@@ -125,6 +125,7 @@ def test_heavy_libraries_are_imported_where_they_are_used():
     assert at_top <= LATE
 
 
+@pytest.mark.thorough
 def test_importing_every_module_imports_nothing_heavy():
     late = {path for path in GRAPH if LATE & house._reached(GRAPH, path)} | LATE
     names = [house._dotted(path) for path in GRAPH if path not in late and "__main__" not in path]

@@ -128,9 +128,17 @@ def test_predict_uses_the_backbones_that_were_trained_along(along, inputs):
 
 @pytest.mark.parametrize(
     "method",
-    ["image only", "text only", "late concat", "random", "gmu", "centralnet", "text transfer",
-     "image maxout"],
-)  # fmt: skip
+    [
+        "image only",
+        "text only",
+        "gmu",
+        "centralnet",
+        pytest.param("late concat", marks=pytest.mark.thorough),
+        pytest.param("random", marks=pytest.mark.thorough),
+        pytest.param("text transfer", marks=pytest.mark.thorough),
+        pytest.param("image maxout", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_method_becomes_a_classifier_of_what_it_reads(run, inputs, method, tmp_path):
     model = classifier_of(run, method, 1.0)
     told = read_json(run.train(method, 1.0) / "train.json")

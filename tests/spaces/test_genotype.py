@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssnas_core.common.errors import InputError
@@ -32,6 +32,7 @@ def genotypes(draw) -> Genotype:
     return Genotype(draw(text), tuple(nodes))
 
 
+@settings(max_examples=30)
 @given(genotypes())
 def test_genotype_survives_a_json_round_trip(genotype):
     copy = Genotype.from_json(json.loads(genotype.to_json()))

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -143,6 +143,7 @@ shapes = st.tuples(st.integers(1, 8), st.integers(1, 4))
 eighths = st.integers(0, 8).map(lambda number: number / 8)
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_chosen_threshold_equals_exact_fractions_in_loops(data):
     shape = data.draw(shapes)
@@ -158,6 +159,7 @@ def test_rounding_does_not_decide_between_equal_plateaus():
     assert choose_threshold(probs, labels) == chosen_by_hand(probs, labels) == 0.125
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_chosen_threshold_is_not_beaten_by_any_other(data):
     shape = data.draw(shapes)

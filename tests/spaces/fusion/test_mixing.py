@@ -27,7 +27,9 @@ def draw_weights(count, states, dtype=torch.float64, grad=True):
     return drawn.requires_grad_(grad)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "count", [2, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 3))]
+)
 @pytest.mark.parametrize("positions", list(itertools.product([1, L], repeat=3)))
 def test_mix_is_the_sum_of_weight_times_state_and_has_its_gradients(count, positions):
     states, weights = draw_states(positions), draw_weights(count, 3)
