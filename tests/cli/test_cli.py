@@ -230,6 +230,7 @@ def test_what_a_library_prints_does_not_get_between_the_json(tiny_data, tiny_sto
     assert "Downloading" in told.err
 
 
+@pytest.mark.thorough
 def test_real_command_keeps_notes_and_bars_on_stderr_and_its_result_on_stdout(movies, tmp_path):
     files = {**movies.files, movies.json(3): b"{"}
     data = movies.archive(tmp_path / "data.tar.gz", files)
@@ -303,8 +304,6 @@ def test_options_that_do_not_parse_are_refused(arguments, message, monkeypatch):
     ("options", "message"),
     [
         (["--label-ratio", "0"], r"a label ratio must be in \(0, 1\], got 0\.0"),
-        (["--label-ratio", "1.5"], r"in \(0, 1\], got 1\.5"),
-        (["--label-ratio", "nan"], r"in \(0, 1\], got nan"),
         (["--label-ratio", "0.1", "0.1"], "each once, got"),
         (["--label-ratio"], r"expected label ratios, each once, got \[\]"),
         (["--seed", "-1"], "seed must be >= 0, got -1"),
@@ -313,12 +312,10 @@ def test_options_that_do_not_parse_are_refused(arguments, message, monkeypatch):
         (["--space.modality-dropout", "1.5"], r"modality_dropout must be in \[0, 1\], got 1\.5"),
         (["--strategy.order", "3"], "--strategy.order"),
         (["--space", "layers"], "the space 'layers' has no supernet for the strategy 'bilevel'"),
-        (["--space.taps", "0"], "taps must be >= 1, got 0"),
         (
             ["--objective", "hybrid", "--label-ratio", "1", "--objective.weight", "2"],
             r"weight of the labels must be in \[0, 1\], got 2\.0",
         ),
-        (["--strategy.epochs", "0"], "epochs must be >= 1, got 0"),
         (["--objective", "supervised"], "got 2 ratios; give one --label-ratio per run"),
         (["--inherit", "--strategy", "random"], "drop --inherit"),
         (["--device", "abacus"], r"cannot use device 'abacus' .*; use cpu or auto"),

@@ -216,11 +216,11 @@ def triples():
 def test_a_data_set_of_three_modalities_through_the_whole_pipeline(triples, tiny_recipe, tmp_path):
     inputs, classes = triples
     dataset = ArrayDataset(inputs, classes)
-    config = RunConfig(data=dataset, label_ratio=(0.5, 1.0), recipe=tiny_recipe)
+    config = RunConfig(data=dataset, label_ratio=(0.5,), recipe=tiny_recipe)
     result = Run(config, tmp_path / "run", device="cpu").run()
     methods = ["words only", "motion only", "sound only", "late concat", "random", "found"]
     wanted = [*methods, "found, pretrained"]
-    assert [row["method"] for row in result["scores"]] == wanted * 2
+    assert [row["method"] for row in result["scores"]] == wanted
     assert all(0 <= row["accuracy"] <= 1 and "threshold" not in row for row in result["scores"])
     assert result["data"]["train"] == 63
     again = Run(config, tmp_path / "run", device="cpu")

@@ -79,7 +79,14 @@ def valid() -> Path:
     begun._logger = lambda name: _stop
     with contextlib.suppress(KeyboardInterrupt):
         begun.search()
-    with tempfile.TemporaryDirectory() as warm:  # each reader once: children load no library
+    return home
+
+
+@cache
+def warm() -> None:
+    """Have each reader read once what is valid, so that children load no library."""
+    home = valid()
+    with tempfile.TemporaryDirectory() as once:
         for name, read in (
             ("run", look),
             ("run", use),
@@ -87,11 +94,10 @@ def valid() -> Path:
             ("model", predict),
             ("hub", predict),
         ):
-            shutil.copytree(home / name, Path(warm) / name, dirs_exist_ok=True)
-            read(Path(warm) / name)
-        Path(warm, "a.json").write_bytes(_paper())
-        read_genotype(Path(warm, "a.json"))
-    return home
+            shutil.copytree(home / name, Path(once) / name, dirs_exist_ok=True)
+            read(Path(once) / name)
+        Path(once, "a.json").write_bytes(_paper())
+        read_genotype(Path(once, "a.json"))
 
 
 def _hub(home: Path) -> MultimodalClassifier:
@@ -143,6 +149,7 @@ def files_of(folder: Path, *patterns: str) -> list[str]:
 
 def make(kind: str, patterns: tuple[str, ...], folder: Path, rng: random.Random) -> Path:
     """A copy of a valid folder with one of the files spoiled."""
+    warm()
     source = valid() / kind
     how = spoiled(source, folder / kind, files_of(source, *patterns), rng)
     (folder / "how.txt").write_text(how)

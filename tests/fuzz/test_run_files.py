@@ -53,6 +53,8 @@ def made(one_thread):
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(run_targets.TARGETS))
 def test_every_reader_takes_or_refuses_what_it_is_given(name, made):
+    run_targets.warm()
+
     @settings(
         max_examples=5, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
