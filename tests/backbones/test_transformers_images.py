@@ -112,7 +112,13 @@ def check_map(found: Tensor, state: Tensor, leading: int, rows: int, columns: in
             torch.testing.assert_close(found[:, :, row, column], token, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+QUICK = ("ViT", "CLIP", "Swin", "ResNet")  # one of each kind: tokens, a part, windows, maps
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.thorough) for kind in MODELS],
+)
 def test_taps_are_the_models_hidden_states_as_maps(kind, model_folder, rebuilt):
     folder = model_folder(kind)
     net = image_backbone(f"transformers:{folder}", weights="DEFAULT").eval()
@@ -138,7 +144,13 @@ def test_taps_are_the_models_hidden_states_as_maps(kind, model_folder, rebuilt):
     assert not net.learns and again.size == (32, 32)
 
 
-@pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "Beit", "CLIP", "SiglipVision"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("ViT", "Dinov2WithRegisters"),
+        *(pytest.param(k, marks=pytest.mark.thorough) for k in ("Beit", "CLIP", "SiglipVision")),
+    ],
+)
 def test_tokens_of_images_that_are_not_square_keep_their_rows(kind, model_folder, rebuilt):
     import transformers
 

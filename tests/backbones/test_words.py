@@ -178,6 +178,7 @@ def test_loading_another_vocabulary_replaces_the_fitted_one(tmp_path):
     assert not other.vectorize(["kingdom"]).any()
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_file(tmp_path):
     count, dimension = 40_000, 50
     values = np.random.default_rng(0).normal(size=(count, dimension)).astype("<f4")

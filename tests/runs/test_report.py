@@ -195,7 +195,7 @@ def test_methods_stand_from_the_weakest_claim_up(finished, copy):
 
 
 def test_showing_writes_figures_and_nothing_else(copy, tree):
-    mine = copy("*.json", "*.jsonl", "cells/*/*.json", "checkpoint/*")
+    mine = copy("*.json", "*.jsonl", "cells/found_r1/*.json", "checkpoint/*")
     before = tree(mine)
     torch.set_num_threads(2)  # which a run going on would write down
     try:

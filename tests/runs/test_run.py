@@ -370,7 +370,11 @@ def interrupt():
 
 
 @pytest.mark.parametrize(
-    "stage", [pytest.param(s, marks=pytest.mark.thorough) if s == "pretrain" else s for s in STAGES]
+    "stage",
+    [
+        *("prepare", "search", "train"),
+        *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("pretrain", "evaluate")),
+    ],
 )
 def test_run_interrupted_in_any_stage_resumes_to_the_same_bytes(
     finished, start, results, tmp_path, monkeypatch, stage
@@ -544,7 +548,14 @@ LABELLED = (
 )
 
 
-@pytest.mark.parametrize("axes", LABELLED, ids=lambda axes: " ".join(*axes.items()))
+@pytest.mark.parametrize(
+    "axes",
+    [
+        pytest.param(axes, marks=pytest.mark.thorough) if "hybrid" in axes.values() else axes
+        for axes in LABELLED
+    ],
+    ids=lambda axes: " ".join(*axes.items()),
+)
 def test_labels_outside_the_labelled_part_change_nothing(
     movies, start, results, tmp_path, same_part, axes
 ):
@@ -754,7 +765,9 @@ def test_pretraining_has_the_dropout_of_its_own(start, inherit, monkeypatch):
     assert dropouts == {0.375}
 
 
-@pytest.mark.parametrize("backbones", ["frozen", "trained"])
+@pytest.mark.parametrize(
+    "backbones", ["frozen", pytest.param("trained", marks=pytest.mark.thorough)]
+)
 def test_fine_tuning_starts_from_the_pretrained_weights_where_the_method_says_so(start, backbones):
     run = start(backbones=backbones, recipe={"finetune": STILL})
     pretrained = run.pretrain()
@@ -836,7 +849,7 @@ def another(run: Run) -> Genotype:
     raise AssertionError("none")
 
 
-@pytest.mark.parametrize("twin", [True, False])
+@pytest.mark.parametrize("twin", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_weights_of_another_genotype_are_refused(start, twin):
     run = start()
     run.train("found, pretrained", 0.25)
@@ -865,7 +878,13 @@ def test_genotype_of_another_space_is_refused(finished, start):
     ("stage", "epochs", "batch", "message"),
     [
         ("pretrain", 2, 12, "(loss became|weights became) .*lower the learning rate"),
-        ("finetune", 2, 12, "(loss became|weights became) .*lower the learning rate"),
+        pytest.param(
+            "finetune",
+            2,
+            12,
+            "(loss became|weights became) .*lower the learning rate",
+            marks=pytest.mark.thorough,
+        ),
         ("finetune", 1, 36, "model's outputs are NaN or infinite; lower the learning rate"),
     ],
 )

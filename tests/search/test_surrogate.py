@@ -246,6 +246,7 @@ def test_each_epoch_is_one_adam_step_on_the_mean_square_per_length():
         assert torch.allclose(value, twin.state_dict()[name], atol=1e-5), name
 
 
+@pytest.mark.thorough
 def test_surrogate_learns_an_order_that_the_choices_decide():
     space = wide(2)
     with seeded(0) as generator:

@@ -97,7 +97,8 @@ def test_estimator_is_told_every_trial_and_takes_the_best_for_good(
 
 
 @pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize("joint", [True, pytest.param(False, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("joint", [True, False])
 def test_tpe_finds_better_ones_than_drawing(digits, table, number, joint):
     """On a loss that is a sum over digits; a start of 60 only draws."""
 

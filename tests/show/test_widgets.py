@@ -352,6 +352,7 @@ def test_editor_leaves_the_random_numbers_alone(space):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.thorough
 def test_frames_are_small(scored, views, editor):
     pages = [
         Page(temperature_widget(*views, temperatures=(0.1, 1.0))),

@@ -71,7 +71,13 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(
+    params=[
+        "hybrid",  # of both others
+        pytest.param("contrastive", marks=pytest.mark.thorough),
+        pytest.param("supervised", marks=pytest.mark.thorough),
+    ]
+)
 def objective(request):
     return OBJECTIVES[request.param]
 

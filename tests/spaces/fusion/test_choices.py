@@ -233,10 +233,10 @@ def test_tokens_of_a_beginning_are_the_beginning_of_the_tokens(name):
 
 
 def test_a_pair_has_one_token_wherever_it_stands():
-    space = fusion(3, 3, 1)
+    space = fusion(3, 2, 1)
     numbers: dict[str, set[int]] = {}
     for genotype in space.genotypes():
         for node, (pair, _) in zip(genotype.nodes, space.tokens(genotype), strict=True):
             numbers.setdefault("+".join(sorted(node.inputs)), set()).add(pair)
     assert all(len(tokens) == 1 for tokens in numbers.values())
-    assert len(numbers) == space.token_sizes[0] == 10  # of 3 features and 2 cells
+    assert len(numbers) == space.token_sizes[0] == 6  # of 3 features and a cell
