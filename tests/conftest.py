@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import signal
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,14 @@ def no_waiting_for_the_disk() -> Iterator[None]:
         patched.setattr(os, "fsync", lambda _: None)
         patched.setattr(checkpoints, "EVERY", 0.0)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, in children too, also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

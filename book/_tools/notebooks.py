@@ -164,11 +164,11 @@ def write_costs(costs: list[tuple[Path, float, int]], to: Path) -> None:
     total = sum(seconds for _, seconds, _ in costs)
     most = max(peak for *_, peak in costs)
     lines.append(f"| all, one after the other | {total:.0f} | {most} | |")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
     lines += [
         "",
-        f"Executed in this order on {cores} CPU core{'' if cores == 1 else 's'}, beginning with an "
-        "empty cache, by `python book/_tools/notebooks.py refresh --table`.",
+        f"Executed in this order with OMP_NUM_THREADS={threads}, beginning with an empty cache, by "
+        "`make refresh`. `make book` executes one on each core.",
     ]
     to.write_text("\n".join(lines) + "\n")
 
