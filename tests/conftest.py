@@ -213,7 +213,12 @@ def tiny_recipe() -> Any:
     twice = TrainConfig(epochs=2, batch_size=12, learning_rate=0.01)
     return Recipe(
         prepare=PrepareConfig(
-            views=2, length=4, image_training=whole, text_training=whole, contrastive=simclr
+            image_size=(32, 32),
+            views=2,
+            length=4,
+            image_training=whole,
+            text_training=whole,
+            contrastive=simclr,
         ),
         parts=(
             FusionConfig(channels=8, length=4),
@@ -254,7 +259,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_plain(part) for part in value]
-    return value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
+    return value
 
 
 def _content(path: Path) -> Any:

@@ -35,15 +35,12 @@ TAPS = ["image_0", "image_1", "image_2", "image_3", "text_0", "text_1", "text_2"
 
 @pytest.fixture(scope="module")
 def config(tiny_recipe):
-    """That of the tiny store, with smaller images: much is prepared here."""
-    return dataclasses.replace(tiny_recipe.prepare, image_size=(32, 32))
+    return tiny_recipe.prepare
 
 
 @pytest.fixture(scope="module")
-def store(tiny_data, config, tmp_path_factory, one_thread):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare(tiny_data, folder, config)
-    return folder
+def store(tiny_store):
+    return tiny_store
 
 
 @pytest.fixture
