@@ -208,15 +208,15 @@ def test_student_copies_of_the_whole_book_by_one_command(tmp_path: Path):
 
 
 def test_executed_notebooks_are_where_the_site_looks_and_an_error_is_told(tmp_path, capsys):
+    jupyter_cache = pytest.importorskip("jupyter_cache")  # of the extra book
     good, bad = tmp_path / "good.ipynb", tmp_path / "bad.ipynb"
     for path, source in ((good, "print(6 * 7)"), (bad, "1 / 0")):
         nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
     assert not notebooks.execute([good, bad], tmp_path / "cache")
     told = capsys.readouterr().out
     assert re.search(r"^good\.ipynb +\d+ s$", told, re.M) and "ZeroDivisionError" in told
-    from jupyter_cache import get_cache
-
-    found = get_cache(tmp_path / "cache").merge_match_into_notebook(read(good))[1]
+    cache = jupyter_cache.get_cache(tmp_path / "cache")
+    found = cache.merge_match_into_notebook(read(good))[1]
     assert found.cells[0].outputs[0].text == "42\n"
 
 
