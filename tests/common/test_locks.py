@@ -230,6 +230,7 @@ both("run", lambda: Run(run, Path(folder, "run"), store=store, device="cpu").run
 def patient():
     one = Run(run, Path(folder, "shared"), store=Path(folder, "shared store"), device="cpu")
     one.folder.wait = True
+    one.search()
     one.run()
 
 both("patient", patient)
