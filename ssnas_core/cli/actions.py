@@ -112,14 +112,16 @@ def _run(command: commands.RunCommand | commands.DemoCommand) -> tuple[Any, str]
     from ssnas_core.show.tables import scores_text
 
     run = start(command)
-    if isinstance(command, commands.DemoCommand):
+    if isinstance(command, commands.DemoCommand) and not (run.folder / "metrics.json").exists():
         import torch
 
         threads = torch.get_num_threads()
         _ = run.prepared  # on all cores; the small steps after it gain nothing from a second
         torch.set_num_threads(1)  # thread, and wait for it ten times as long beside another program
-        result = run.run()
-        torch.set_num_threads(threads)
+        try:
+            result = run.run()
+        finally:
+            torch.set_num_threads(threads)
     else:
         result = run.run()
     minutes = sum(result["seconds"].values()) / 60

@@ -33,14 +33,12 @@ def seeded(*seed: int, apart: bool = False) -> Iterator[torch.Generator]:
         bad = next((n for n in seed if not isinstance(n, int) or n < 0), seed)
         raise InputError(f"a seed must be a whole number >= 0, got {bad}.") from error
     value, chance = (int(pair[0]) << 31 ^ int(pair[1]) for pair in (shared, local))
-    if _accelerated():
-        with torch.random.fork_rng():
-            torch.manual_seed(chance)
-            yield torch.Generator().manual_seed(value + 1)
-    else:  # torch.manual_seed takes milliseconds to note seeds for devices that are not there
-        with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(chance)
-            yield torch.Generator().manual_seed(value + 1)
+    devices, set_seed = None, torch.manual_seed
+    if not _accelerated():  # it takes a millisecond to note seeds for devices that are not there
+        devices, set_seed = [], torch.default_generator.manual_seed
+    with torch.random.fork_rng(devices):
+        set_seed(chance)
+        yield torch.Generator().manual_seed(value + 1)
 
 
 @cache
