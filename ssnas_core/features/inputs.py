@@ -6,14 +6,12 @@ decoded has no row: the rows are those of `dataset.without(bad)`, in its order.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
 import logging
 import os
-import threading
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,19 +26,12 @@ from ssnas_core.backbones.base import Backbone, ImageBackbone
 from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import atomic_path, map_array, read_json, write_json
+from ssnas_core.features.images import DECODED_VERSION, decode_image, image_problem
 
 if TYPE_CHECKING:
     from ssnas_core.datasets.records import Dataset
 
 log = logging.getLogger(__name__)
-
-DECODED_VERSION = 1
-MAX_PIXELS = 50_000_000  # beyond this a poster is taken for a decompression bomb
-_LARGE = 8_000_000  # pixels; of larger images one is decoded at a time, whatever the threads
-_ONE_AT_A_TIME = threading.Lock()
-_MAX_SCANS = 200  # of a JPEG; a progressive one has about ten, and each costs a pass
-# What photographs and posters come in. Of the others that PIL knows, some start programs (EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_memmap(path: Path) -> Tensor:
@@ -68,55 +59,6 @@ def draws_generator(seed: int, *place: int) -> Generator:
     """A generator of its own for each place (as: modality, view) under one seed."""
     state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-
-
-def decode_image(value: Any, size: tuple[int, int]) -> np.ndarray:
-    """An image as uint8 (3, H, W): RGB, scaled to cover `size`, centre cropped.
-
-    Args:
-        value: path of an image file, uint8 (3, H, W) RGB, or a `StoredImage`.
-        size: (H, W).
-
-    Raises:
-        OSError, ValueError, SyntaxError: not an image, truncated, or too large.
-    """
-    from PIL import Image, ImageOps
-
-    height, width = size
-    if not isinstance(value, Path):
-        pixels = value if isinstance(value, np.ndarray) else value.load()
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-            raise ValueError(f"{pixels.dtype} {pixels.shape} is no uint8 (3, H, W) image")
-        if pixels.shape[1:] == size:
-            return pixels
-        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-        return np.asarray(fitted).transpose(2, 0, 1)
-    if value.exists() and not value.is_file():  # a pipe or device could be read for ever
-        raise OSError(f"{value} is no ordinary file")
-    with Image.open(value, formats=_FORMATS) as image:
-        pixels = image.width * image.height
-        # WebP's decoder holds several copies of an image
-        most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS
-        if pixels > most:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {most:,}")
-        if image.format in ("JPEG", "MPO") and value.read_bytes().count(b"\xff\xda") > _MAX_SCANS:
-            raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
-        with _ONE_AT_A_TIME if pixels > _LARGE else contextlib.nullcontext():
-            image.draft("RGB", (width, height))  # JPEG: decode at the smallest scale that covers
-            rgb = image.convert("RGB")
-            image.close()  # of a large one the raw pixels are half of what is held
-            fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
-            if pixels > _LARGE:
-                del rgb
-                _give_back()
-    return np.asarray(fitted).transpose(2, 0, 1)
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: in glibc each thread would keep its own."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def decode_images(
@@ -148,8 +90,6 @@ def decode_images(
     Raises:
         InputError: no image can be decoded, or `strict` and one cannot.
     """
-    from PIL import Image
-
     path = Path(path)
     notes = path.with_suffix(".json")
     key = content_key(DECODED_VERSION, dataset.fingerprint(), modality, list(size))
@@ -168,13 +108,13 @@ def decode_images(
             return decode_image(value, size)
         # PIL answers broken files with many kinds of exception; all mean the same here
         except Exception as error:
-            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return image_problem(error)
 
     records = dataset.records
     bad: dict[str, str] = {}
     notes.unlink(missing_ok=True)  # from here until the end there is no valid pair of files
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+        warnings.filterwarnings("ignore", module="PIL")  # of sizes, where MAX_PIXELS is stricter
         shape = (len(records), 3, *size)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         with open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -201,7 +141,12 @@ def decode_images(
                 assert file.tell() == start
     write_json(notes, {"version": DECODED_VERSION, "key": key, "bad": bad})
     if bad:
-        log.warning("%d of %d images cannot be decoded: %s", len(bad), len(records), notes)
+        common = Counter(bad.values()).most_common(3)
+        shown = ", ".join(f"{count} x {reason}" for reason, count in common)
+        log.warning(
+            "%d of %d images cannot be decoded: %s; all are in %s",
+            *(len(bad), len(records), shown, notes),
+        )
     return np.load(path, mmap_mode="r"), bad
 
 

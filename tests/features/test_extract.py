@@ -133,17 +133,6 @@ def test_decoded_rows_keep_the_order_of_the_records(dataset, tmp_path):
     assert isinstance(array, np.memmap) and not array.flags.writeable
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA", "CMYK", "1", "I;16"])
-def test_images_of_every_mode_become_rgb(tmp_path, mode):
-    path = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((30, 30), 300, np.uint16)).save(path)
-    else:
-        Image.new("RGB", (30, 30), (200, 100, 50)).convert(mode).save(path)
-    array, bad = decode_images(dataset_of([path]), "image", SIZE, tmp_path / "x.npy")
-    assert bad == {} and array.shape == (1, 3, *SIZE) and array.any()
-
-
 def spoil(dataset: Dataset) -> dict[str, Path]:
     """Breaks five of the files, each in its own way."""
     paths = {record.id: record.inputs["image"] for record in dataset.records}
