@@ -8,7 +8,8 @@ Written by `make_dataset.py` of github.com/johnarevalo/gmu-mmimdb, and read here
     imdb_ids  (N,) bytes, e.g. b"0107290"
     attribute `split` of the file: Fuel's table of (split, source, start, stop, ...)
 
-Images are read when they are used: together they are 12.8 GB.
+Images are read when they are used: together they are 12.8 GB. A few are looked at when
+the file is opened, since copies hold them in other forms, as in [0, 1] or as RGB.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _SHAPES = {"images": (3, 256, 160), "features": (300,), "genres": (len(GENRES),)
 _MAX_SPANS = 1000  # of Fuel's table; published: three splits of five fields
 _MAX_ID = 64  # bytes; published ones have seven
 _BLOCK = 4096  # rows that are read at a time
+_LOOKED_AT = 16  # images, evenly spread, that say in which form a file has them
+_NORMALISED = 5  # pixels less mean and divided by deviation stay within; published: -124 to 152
 _KINDS = {"images": "if", "features": "f", "genres": "iufb", "imdb_ids": "SUOiu"}
 _PUBLISHED = {"train": 15_552, "dev": 2_608, "test": 7_799}
 # what h5py raises at data it cannot make sense of
@@ -74,6 +77,8 @@ class _Poster:
             stored = file["images"][self.row]
         except _BROKEN as error:
             raise ValueError(f"{self} is damaged: {one_line(error)}") from error
+        if not stored.any():  # what HDF5 gives for what nobody wrote
+            raise ValueError(f"{self} holds only zeros; it was never written")
         return _rgb(stored)
 
 
@@ -121,9 +126,9 @@ def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: not a whole HDF5 file of these fields and shapes, other genres,
-            no split, a split without usable records, or, if `strict`, any unusable
-            record.
+        InputError: not a whole HDF5 file of these fields and shapes, images in another
+            form, other genres, no split, a split without usable records, or, if
+            `strict`, any unusable record.
     """
     import h5py
 
@@ -177,6 +182,7 @@ def read_mmimdb_hdf5(path: Path, *, strict: bool = False, progress: bool = False
 def _content(path: Path, file: Any) -> tuple[list[str], np.ndarray, np.ndarray, list[str | None]]:
     """Return all but the images: ids, features (N, 300), labels (N, 23), splits."""
     rows = _checked(path, file)
+    _check_images(path, file["images"])
     names = _columns(path, file["genres"])
     labels = np.empty((rows, len(GENRES)), np.uint8)
     features = np.empty((rows, *_SHAPES["features"]), np.float32)
@@ -232,6 +238,52 @@ def _checked(path: Path, file: Any) -> int:
                 f"its published type, got {field.dtype} {field.shape}; download it again."
             )
     return rows
+
+
+def _check_images(path: Path, images: Any) -> None:
+    """Raise `InputError` where a sample of the images is not BGR pixels less the mean."""
+    ends: list[np.ndarray] = []  # per image (2, 3): the least and the largest of each channel
+    for row in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT, dtype=int)):
+        try:
+            image = images[row]
+        except _BROKEN:  # one damaged image is told when it is decoded
+            continue
+        if image.any():  # else nobody wrote it
+            ends.append(np.stack([image.min((1, 2)), image.max((1, 2))]).astype(float))
+    looks = _form_of(np.array(ends)) if ends else "only zeros, as HDF5 gives for what is not there"
+    if looks is not None:
+        raise InputError(
+            f"{path}: expected 'images' as published, BGR from 0 to 255 less the mean "
+            f"({', '.join(map(str, _MEAN.flat))}), got {looks}; bring them to that form, or give "
+            "the posters as image files beside a table."
+        )
+
+
+def _form_of(ends: np.ndarray) -> str | None:
+    """Return what images of another form than the published one look like; None if of that.
+
+    Args:
+        ends: (N, 2, 3), the least and the largest number of each channel of N images.
+    """
+    ends = ends[np.isfinite(ends).all((1, 2))]
+    if not len(ends):
+        return "NaN or infinity"
+    fits, turned = (  # whole numbers lost a fraction, others may be rounded
+        ((ends[:, 0] > -mean - 1) & (ends[:, 1] < 256 - mean)).all(1).sum()
+        for mean in (_MEAN.ravel(), _MEAN.ravel()[::-1])
+    )
+    low, high = ends[:, 0].min(), ends[:, 1].max()
+    if low >= 0 and high <= 1:
+        return "pixels from 0 to 1"
+    if low >= 0 and high <= 255:
+        return "pixels from 0 to 255 of which no mean was subtracted"
+    if max(-low, high) <= _NORMALISED:
+        return f"numbers from {low:.3g} to {high:.3g}, as of normalised pixels"
+    if turned > fits:
+        return "what looks like RGB less the mean, channels in the other order"
+    if 2 * fits < len(ends):
+        return f"numbers from {low:.6g} to {high:.6g}"
+    return None
 
 
 def _columns(path: Path, genres: Any) -> list[str]:

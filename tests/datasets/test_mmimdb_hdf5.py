@@ -159,12 +159,66 @@ def test_numbers_with_their_fraction_come_back_exactly():
     assert np.array_equal(hdf5._rgb((levels - MEAN).astype("float32")), levels)
 
 
-@pytest.mark.parametrize("value", [152, -125, 255])
-def test_numbers_that_are_no_pixels_less_the_mean_are_refused_when_loaded(tmp_path, value):
-    covers = [np.full((3, 256, 160), value, "float32")] * 6
-    record = read_mmimdb_hdf5(small(tmp_path / "a.h5", covers=covers)).records[0]
+@pytest.mark.parametrize("value", [152, -125, 255, np.nan])
+def test_one_image_of_numbers_that_are_no_pixels_less_the_mean_is_counted(tmp_path, value):
+    covers = [grey(40)] * 5 + [np.full((3, 256, 160), value, "float32")]
+    images = np.array(covers) if np.isnan(value) else np.array(covers).astype("int32")
+    data = read_mmimdb_hdf5(small(tmp_path / "a.h5", images=images))
+    assert (data.records[0].inputs["image"].load() == 40).mean() > 0.6  # the rest is one more
     with pytest.raises(ValueError, match="after adding the mean"):
-        record.inputs["image"].load()
+        data.records[5].inputs["image"].load()
+
+
+def test_image_that_was_never_written_is_counted(tmp_path):
+    path = small(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["images"][1] = 0
+    image = read_mmimdb_hdf5(path).records[1].inputs["image"]
+    with pytest.raises(
+        ValueError, match=r"row 1 of .*a\.h5 holds only zeros; it was never written"
+    ):
+        image.load()
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 256, 160)).astype("float32")
+DARK = PIXELS / 255 * 99  # all of it would fit as pixels less the mean
+STD = np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
+FORMS = {
+    "floats to 1": (PIXELS / 255, "pixels from 0 to 1"),
+    "dark floats to 1": (DARK / 255, "pixels from 0 to 1"),
+    "floats to 255": (PIXELS, "pixels from 0 to 255 of which no mean was subtracted"),
+    "whole numbers to 255": (PIXELS.astype("i4"), "pixels from 0 to 255 of which no mean"),
+    "dark whole numbers": (DARK.astype("i4"), "pixels from 0 to 255 of which no mean"),
+    "from -1 to 1": (PIXELS / 127.5 - 1, "numbers from -1 to 1, as of normalised pixels"),
+    "from -0.5 to 0.5": (PIXELS / 255 - 0.5, "numbers from -0.5 to 0.5, as of normalised pixels"),
+    "by ImageNet's mean and deviation": (
+        (PIXELS / 255 - MEAN[::-1] / 255) / STD, "numbers from -2.12 to 2.63, as of normalised"
+    ),
+    "the same as whole numbers": (
+        np.rint((PIXELS / 255 - 0.45) / STD).astype("i4"), "numbers from -2 to 2, as of normalised"
+    ),
+    "RGB less the mean": (PIXELS - MEAN[::-1], "RGB less the mean, channels in the other order"),
+    "16 bits less the mean": (PIXELS * 257 - MEAN, "numbers from -123.68 to 65431.1"),
+    "nothing written": (PIXELS * 0, "only zeros"),
+    "NaN": (PIXELS * np.nan, "NaN or infinity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_in_another_form_than_the_published_are_refused_by_name(tmp_path, form):
+    images, looks = FORMS[form]
+    message = rf"a\.h5: expected 'images' as published, BGR .* less the mean .*, got .*{looks}"
+    with pytest.raises(InputError, match=message + ".*; bring them to that form, or give the post"):
+        read_mmimdb_hdf5(small(tmp_path / "a.h5", images=images))
+
+
+@pytest.mark.parametrize("kind", ["i4", "f4", "f8", "i2"])
+def test_published_form_is_read_in_every_type(tmp_path, kind):
+    images = (PIXELS - MEAN).astype(kind)  # whole numbers lose their fraction, towards 0
+    data = read_mmimdb_hdf5(small(tmp_path / "a.h5", images=images))
+    for row, record in enumerate(data.records):
+        error = record.inputs["image"].load() - PIXELS[row, ::-1]
+        assert error.min() == 0 and error.max() == (1 if kind.startswith("i") else 0)
 
 
 def test_features_are_the_text(tmp_path):

@@ -32,8 +32,8 @@ def build(file: h5py.File, leave: str = "") -> None:
     """The six-row file; `leave` names a field or attribute that is left out."""
     if leave != "images":
         file.create_dataset("images", (ROWS, 3, 256, 160), "i4", chunks=(1, 3, 256, 160),
-                            compression="gzip", compression_opts=1, fillvalue=0)  # fmt: skip
-        file["images"][:2] = np.random.default_rng(0).integers(-90, 90, (2, 3, 256, 160)) // 30
+                            compression="gzip", compression_opts=1, fillvalue=-30)  # fmt: skip
+        file["images"][:2] = np.random.default_rng(0).integers(-90, 90, (2, 3, 256, 160)) // 30 * 30
     if leave != "features":
         file["features"] = np.ones((ROWS, 300), "f4")
     if leave != "genres":
