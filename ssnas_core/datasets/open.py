@@ -7,7 +7,9 @@ one (or the path of one) without arguments.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,30 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import DATASETS
 from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.rows import FORMS, table_files
+from ssnas_core.datasets.table import TableOptions
 
 _UNDERSTOOD = (
-    "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a CSV file of images, texts and "
-    "labels, or a folder with exactly one, or a folder of MNIST's files and FSDD, or a .npz file "
-    "of arrays, or package.module:Name of a data set"
+    "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
+    "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
+    "each split, or a folder of MNIST's files and FSDD, or a .npz file of arrays, or "
+    "package.module:Name of a data set"
 )
-_STARTS = {b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"}
+_STARTS = {
+    **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
+    **{b"PAR1": "table", b"ARROW1": "table"},
+}
 _ENDINGS = {
     **{".hdf5": "mmimdb-hdf5", ".h5": "mmimdb-hdf5", ".tar.gz": "mmimdb", ".tgz": "mmimdb"},
-    **{".csv": "table", ".npz": "npz"},
+    **dict.fromkeys(FORMS, "table"),
+    ".npz": "npz",
 }
 
 
 def open_dataset(
     data: Path | str | Dataset,
     *,
+    table: TableOptions | None = None,
     unpack_to: Path | None = None,
     strict: bool = False,
     progress: bool = False,
@@ -41,32 +51,63 @@ def open_dataset(
 
     - HDF5: `read_mmimdb_hdf5`
     - a gzip archive, or a folder with `split.json` or its parent: `read_mmimdb`
-    - a `.csv` file, or a folder with exactly one: `read_table`
+    - a `.csv`, `.tsv`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of these: `read_table`
     - a `.npz` file: `read_npz`
     - a folder with MNIST's training images: `read_avmnist`
 
     Args:
         data: a file or folder; the name of a dataset, as "package.module:Name"; or a dataset.
+        table: what the columns of a table are; of other data nothing but the default is taken.
         unpack_to: folder for an archive's files, see `read_mmimdb`.
         strict: raise on the first unusable record instead of leaving it out.
         progress: show progress bars on stderr.
 
     Raises:
         InputError: nothing that is understood at a path, a name that stands for no dataset,
-            or what the reader raises.
+            options of a table for something else, or what the reader raises.
     """
     if not isinstance(data, Dataset) and is_named(data):
         data = _named(str(data))
     if isinstance(data, Dataset):
+        _refuse_options(data.name, table)
         return data
     path = Path(data)
     form = form_of(path)
     options: dict[str, Any] = {"strict": strict, "progress": progress}
+    if form == "table":
+        options["options"] = table
+    else:
+        _refuse_options(str(data), table)
     if form == "mmimdb":
         options["unpack_to"] = unpack_to
     if form == "npz":
         options = {}
     return DATASETS.find(form)(path, **options)
+
+
+def source_stamp(data: Path) -> str | None:
+    """Return a hash of name, size and time of the files at a path; None where there are none.
+
+    It changes whenever a table, a file of records or an archive is written, but not with the
+    images that a table names.
+    """
+    path = Path(data)
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else [file for file, _ in table_files(path)]
+    if path.is_dir() and form_of(path) != "table":
+        files = [Path(root) / name for root, _, names in os.walk(path) for name in names]
+    stats = [(str(file.relative_to(path)), file.stat()) for file in sorted(files)]
+    parts = [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _refuse_options(name: str, table: TableOptions | None) -> None:
+    if table not in (None, TableOptions()):
+        raise InputError(
+            f"{name} is no table, so it has no columns to name; drop --images, --texts, --labels, "
+            "--id, --split, --labels-separator, --single-label and --missing."
+        )
 
 
 def is_named(data: Path | str) -> bool:
@@ -109,11 +150,11 @@ def form_of(path: Path) -> str:
             return "mmimdb"
         if is_avmnist(path):
             return "avmnist"
-        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-        tables = [name for name in names if name.lower().endswith(".csv")]
-        if len(tables) == 1:
+        if table_files(path):
             return "table"
-        held = f"{len(tables)} CSV files" if tables else ", ".join(names[:5]) or "nothing"
+        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        tables = [name for name in names if name.lower().endswith(FORMS)]
+        held = f"{len(tables)} tables" if tables else ", ".join(names[:5]) or "nothing"
         raise InputError(f"{path} holds {held}; expected {_UNDERSTOOD}: mend the path.")
     if not path.is_file():
         problem = "is neither file nor folder" if path.exists() else "does not exist"

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_json, write_json
+from ssnas_core.common.files import path_of, path_text, read_json, write_json
 from ssnas_core.common.modalities import is_modality
 
 _LOG = logging.getLogger(__name__)
@@ -30,12 +30,11 @@ KINDS = ("image", "text", "array")
 class StoredImage(Protocol):
     """An image that lies somewhere else than in a file of its own, as in an HDF5 file.
 
-    It is small and can be pickled; `load` reads the pixels, uint8 (3, H, W) RGB,
-    and raises OSError or ValueError where it cannot.
+    It is small and can be pickled; `load` raises OSError or ValueError where it cannot read.
     """
 
-    def load(self) -> np.ndarray:
-        """The pixels, uint8 (3, H, W) RGB."""
+    def load(self) -> np.ndarray | bytes:
+        """The pixels, uint8 (3, H, W) RGB, or the content of an image file."""
         ...
 
 
@@ -48,13 +47,13 @@ class Record:
         inputs: modality name -> raw value. An image is the path of its file, uint8
             (3, H, W) RGB, or a `StoredImage`; a text is a str; an array is float32
             (C,) or (P, C), P positions of C channels.
-        labels: names of the classes it belongs to.
+        labels: names of the classes it belongs to; None where nobody has labelled it.
         split: `"train"`, `"dev"` or `"test"`.
     """
 
     id: str
     inputs: Mapping[str, Any]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     split: str
 
 
@@ -68,7 +67,8 @@ class Dataset:
             modalities. A name is an identifier, not "cell" or "late", and no
             attribute of `torch.nn.ModuleDict`, as "keys" or "type".
         classes: names of the K classes, in the order of the label columns.
-        records: the N usable samples.
+        records: the N usable samples. Those of train and dev may be unlabelled: they serve
+            backbones, searches and pretraining without labels.
         skipped: id -> reason, of the samples left out.
         single_label: each sample has exactly one label, and is scored by accuracy;
             else any number of labels, scored by F1 at a threshold.
@@ -77,7 +77,7 @@ class Dataset:
         InputError: an id occurs twice, or a record has an unknown split or
             class, other modalities than `kinds`, an array of another shape than
             the others or with NaN, or another number of labels than one where
-            `single_label`.
+            `single_label`, or one of test has no labels.
     """
 
     name: str
@@ -106,12 +106,14 @@ class Dataset:
                 problem = f"a split among {', '.join(SPLITS)}, got {record.split!r}"
             elif record.inputs.keys() != self.kinds.keys():
                 problem = f"inputs {list(self.kinds)}, got {list(record.inputs)}"
+            elif record.labels is None:
+                problem = "labels, as all of test do" if record.split == "test" else None
             elif not set(record.labels) <= set(self.classes):
                 unknown = sorted(set(record.labels) - set(self.classes))
                 problem = f"labels among the {len(self.classes)} classes, got {unknown}"
             elif self.single_label and len(record.labels) != 1:
                 problem = f"exactly one label, got {list(record.labels)}"
-            else:
+            if problem is None:
                 for name in arrays:
                     problem = problem or _array_problem(name, record.inputs[name], shapes[name])
             if problem is not None:
@@ -124,16 +126,25 @@ class Dataset:
         return len(self.records)
 
     def labels(self) -> np.ndarray:
-        """Return the label matrix, (N, K) uint8 of 0 and 1."""
+        """Return the label matrix, (N, K) uint8 of 0 and 1; rows of 0 for the unlabelled."""
         return label_matrix(self.records, self.classes)
 
+    def labelled(self) -> np.ndarray:
+        """Return which records are labelled, (N,) bool."""
+        return np.array([record.labels is not None for record in self.records], dtype=bool)
+
     def targets(self) -> np.ndarray:
-        """Return what `Supervised` learns: (N, K) uint8; if `single_label` classes, (N,) int64."""
+        """Return what `Supervised` learns: (N, K) uint8; if `single_label` classes, (N,) int64.
+
+        An unlabelled record has class -1, which no loss takes, or no label.
+        """
         labels = self.labels()
-        return labels.argmax(1).astype(np.int64) if self.single_label else labels
+        if not self.single_label:
+            return labels
+        return np.where(self.labelled(), labels.argmax(1), -1)
 
     def indices(self, split: str) -> np.ndarray:
-        """Return the rows of one split, ascending int64.
+        """Return the rows of one split, labelled or not, ascending int64.
 
         Raises:
             InputError: `split` is not one of train, dev, test.
@@ -183,11 +194,18 @@ class Dataset:
 
         Covers modalities, ids, splits, texts, arrays and the *content* of images
         (read here, one at a time, once); labels, paths and skipped records do not count.
+        `label_fingerprint` covers the labels.
 
         Raises:
             InputError: an image file cannot be read.
         """
         return self._fingerprint
+
+    def label_fingerprint(self) -> str:
+        """Return a hash (BLAKE2b, 16 hex digits) of the classes and of every record's labels."""
+        labels = [(record.id, record.labels) for record in self.records]
+        content = repr((self.classes, self.single_label, labels)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -213,7 +231,7 @@ def label_matrix(records: Sequence[Record], classes: Sequence[str]) -> np.ndarra
     column = {name: k for k, name in enumerate(classes)}
     matrix = np.zeros((len(records), len(classes)), dtype=np.uint8)
     for row, record in zip(matrix, records, strict=True):
-        row[[column[label] for label in record.labels]] = 1
+        row[[column[label] for label in record.labels or ()]] = 1
     return matrix
 
 
@@ -226,6 +244,8 @@ def _digest(value: Any) -> bytes:
             with open(value, "rb") as file:
                 return hashlib.file_digest(file, hashlib.blake2b).digest()
         content = value if isinstance(value, np.ndarray) else value.load()
+        if isinstance(content, bytes):
+            return hashlib.blake2b(content).digest()
     except ValueError:  # damaged, as a file's content may be: decoding it refuses and counts it
         return b"damaged"
     except OSError as error:
@@ -309,20 +329,69 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
 
     Texts and the paths of images are written, but no pixels and arrays.
     """
-    records = [
-        {
-            "id": record.id,
-            "inputs": {
-                name: str(value) if isinstance(value, str | Path) else None
-                for name, value in record.inputs.items()
-            },
-            "labels": record.labels,
-            "split": record.split,
-        }
-        for record in dataset.records
-    ]
     names = ("name", "kinds", "classes", "skipped", "single_label")
+    records = [_plain(record) for record in dataset.records]
     write_json(path, {**{name: getattr(dataset, name) for name in names}, "records": records})
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    """Return a record as JSON values; None for pixels and arrays."""
+    inputs = {
+        name: path_text(v) if isinstance(v, Path) else v if isinstance(v, str) else None
+        for name, v in record.inputs.items()
+    }
+    labels = None if record.labels is None else list(record.labels)
+    return {"id": record.id, "inputs": inputs, "labels": labels, "split": record.split}
+
+
+def changes(path: Path, now: Dataset) -> str:
+    """Return in what a dataset differs from the one that `save_dataset` wrote; "" in nothing.
+
+    Images and arrays are not compared, nor records that were left out.
+
+    Args:
+        path: that file.
+        now: the dataset as it is read now.
+
+    Raises:
+        InputError: the file is missing, or is none of these.
+    """
+    saved = read_json(path, limit=_MAX_BYTES)
+    try:
+        texts = [name for name, kind in saved["kinds"].items() if kind == "text"]
+        before = {one["id"]: _facts(one, texts) for one in saved["records"]}
+        skipped, classes = set(saved["skipped"]), tuple(saved["classes"])
+        single = saved["single_label"]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold records; restore it.") from error
+    after = {one.id: _facts(_plain(one), texts) for one in now.records if one.id not in skipped}
+    common = [name for name in before if name in after]
+    said = []
+    for what in ("labels", "split", "texts"):
+        different = [name for name in common if before[name][what] != after[name][what]]
+        if different:
+            old, new = (side[different[0]][what] for side in (before, after))
+            example = f"{different[0]}: {reprlib.repr(old)} -> {reprlib.repr(new)}"
+            said.append(f"other {what} in {len(different)} of {len(before)} records ({example})")
+    gone = [name for name in before if name not in after]
+    come = [name for name in after if name not in before]
+    said += [f"{len(gone)} records gone (as {gone[0]})"] if gone else []
+    said += [f"{len(come)} new records (as {come[0]})"] if come else []
+    if not said and (classes, single) != (now.classes, now.single_label):
+        said.append(f"classes {reprlib.repr(classes)} -> {reprlib.repr(now.classes)}")
+    return "; ".join(said)
+
+
+def _facts(entry: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return labels, split and texts of a record as `save_dataset` writes it."""
+    return {
+        "labels": entry["labels"],
+        "split": entry["split"],
+        "texts": [entry["inputs"][name] for name in texts],
+    }
+
+
+_MAX_BYTES = 256 * 2**20  # of a file of records: all texts of the data are in it
 
 
 def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None) -> Dataset:
@@ -335,7 +404,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
     Raises:
         InputError: the file is missing, or is none of these.
     """
-    content = read_json(path, limit=256 * 2**20)  # all texts of the data are in it
+    content = read_json(path, limit=_MAX_BYTES)
     try:
         kinds, records = content["kinds"], []
         for row, entry in enumerate(content["records"]):
@@ -344,13 +413,14 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
                 if value is None:
                     inputs[name] = (columns or {})[name][row]
                 elif kinds[name] == "image":
-                    inputs[name] = Path(value)
+                    inputs[name] = path_of(value)
                 elif kinds[name] == "text" and isinstance(value, str):
                     inputs[name] = value
                 else:
                     raise TypeError(f"{name} of record {row} is no {kinds[name]}")
             (id,) = _texts([entry["id"]])
-            records.append(Record(id, inputs, _texts(entry["labels"]), entry["split"]))
+            labels = entry["labels"] if entry["labels"] is None else _texts(entry["labels"])
+            records.append(Record(id, inputs, labels, entry["split"]))
         return Dataset(
             _texts([content["name"]])[0],
             kinds,

@@ -69,9 +69,9 @@ def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:
     """The part of train and dev whose labels a method may use at label ratio r.
 
     r covers *every* label used: training, choosing an architecture, an epoch or
-    a threshold. Each split contributes the first r n (rounded half up) samples
-    of its own `labelling_order`, so the part for a smaller r is a subset, and
-    every method that is given the same seed gets the same part.
+    a threshold. Each split contributes the first r n (rounded half up) of its n
+    labelled samples, in a `labelling_order` of its own, so the part for a smaller r
+    is a subset, and every method that is given the same seed gets the same part.
 
     Args:
         dataset: where the labels come from.
@@ -85,8 +85,11 @@ def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:
     if not isinstance(ratio, Real) or not 0 < ratio <= 1:
         raise InputError(f"expected a label ratio in (0, 1], got {ratio!r}; 1 uses every label.")
     _check_seed(seed)
-    labels = dataset.labels()
-    splits = {split: dataset.indices(split) for split in ("train", "dev")}
+    labels, labelled = dataset.labels(), np.flatnonzero(dataset.labelled())
+    splits = {
+        split: np.intersect1d(dataset.indices(split), labelled, assume_unique=True)
+        for split in ("train", "dev")
+    }
     parts = {}
     for stream, (split, rows) in enumerate(splits.items()):
         count = math.floor(ratio * len(rows) + 0.5)

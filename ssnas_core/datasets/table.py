@@ -1,27 +1,26 @@
-"""A data set of one's own: a CSV file, and image files beside it.
+"""A data set of one's own: a table of texts, labels and image files.
 
     id,image,text,labels,split
     m1,posters/m1.jpg,"A sheriff rides in.",Western|Drama,train
 
-UTF-8, commas, one row per sample; quoted texts may hold line breaks.
+A CSV file, JSON lines, Parquet or Arrow, or a folder of these (`ssnas_core.datasets.rows`).
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TextIO
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.cells import MISSING, is_missing, label_cells, plain_text
 from ssnas_core.datasets.records import (
-    SPLITS,
     BadRecordError,
     Dataset,
     Record,
@@ -29,13 +28,8 @@ from ssnas_core.datasets.records import (
     check_bytes,
     label_matrix,
 )
+from ssnas_core.datasets.rows import SPLIT_NAMES, Row, read_rows, table_name
 from ssnas_core.datasets.splits import stratified_split
-
-MAX_TABLE_BYTES = 10**9
-"""A larger CSV file is refused: its texts are held in memory."""
-
-MAX_ROWS = 500_000
-"""More rows are refused; they are held in memory too."""
 
 MAX_IMAGE_BYTES = 50 * 10**6
 """A larger image is not decoded."""
@@ -43,154 +37,133 @@ MAX_IMAGE_BYTES = 50 * 10**6
 MAX_CLASSES = 1000
 """More labels than this are taken for a wrong column."""
 
-_MAX_LINE = 1 << 22  # characters
-_SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("val", "valid", "validation"), "dev")
+_USUAL = {
+    "images": ("image", "poster", "file_name"),
+    "texts": ("text", "plot", "plots", "caption", "overview", "description"),
+    "labels": ("labels", "genres", "label", "genre"),
+}
 
 
-def csv_file(path: Path) -> Path:
-    """Return the CSV file at `path`: itself, or the only one in that folder.
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How the columns of a table are read.
 
-    Raises:
-        InputError: there is none, or it is too large.
+    Args:
+        images: columns of images, as paths relative to the table's folder and inside of it; by
+            default `image`, `poster` or `file_name`, or all `image_...`.
+        texts: columns of texts; by default `text`, `plot`, `caption`, `overview` or
+            `description`, or all `text_...`. Of a list of texts the longest counts.
+        labels: column of labels; by default `labels`, `genres`, `label` or `genre`.
+        id: column of unique names; by default `id`; without one, the row's number from 1.
+        split: column of train, dev (or val, valid, validation), test and unlabelled; by
+            default `split`, or the files' names; without, a stratified 70/10/20 split.
+        labels_separator: what is between the labels of a cell; by default bars, semicolons
+            where there is no bar, or what the column plainly shows.
+        single_label: whether each sample has exactly one label; by default, whether all have.
+        missing: cells that say "no value", in any case, beside empty ones.
     """
-    if path.is_dir():
-        inside = [f for f in path.iterdir() if f.suffix.lower() == ".csv" and f.name[0] != "."]
-        if len(inside) != 1:
-            raise InputError(
-                f"{path}: expected a folder with exactly one CSV file, got {len(inside)}; "
-                "name the file itself."
-            )
-        path = inside[0]
-    if not path.is_file():
-        raise InputError(f"{path} is no file; expected a CSV file or its folder, mend the path.")
-    size = path.stat().st_size
-    if size > MAX_TABLE_BYTES:
-        raise InputError(
-            f"{path}: expected at most {MAX_TABLE_BYTES // 10**6} MB, got {size // 10**6} MB; "
-            "is it a table of texts? Split it if so."
-        )
-    return path
 
+    images: tuple[str, ...] | None = None
+    texts: tuple[str, ...] | None = None
+    labels: str | None = None
+    id: str | None = None
+    split: str | None = None
+    labels_separator: str | None = None
+    single_label: bool | None = None
+    missing: tuple[str, ...] = MISSING
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of each row that is not empty; the header always comes.
-
-    Raises:
-        InputError: not UTF-8, malformed, or too many rows.
-    """
-    reader = None
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(_lines(file), strict=True)
-            count = 0
-            for row in reader:
-                if count == 0 or any(cell.strip() for cell in row):
-                    count += 1
-                    yield reader.line_num, row
-                if count > MAX_ROWS + 1:
-                    raise InputError(
-                        f"{path}: expected at most {MAX_ROWS:,} rows, got more; split the table."
-                    )
-    except UnicodeDecodeError as error:
-        line = reader.line_num if reader is not None else 0
-        raise InputError(
-            f"{path} is not UTF-8 ({error.reason} after line {line}); save it as UTF-8."
-        ) from error
-    except csv.Error as error:
-        line = reader.line_num if reader is not None else 1
-        raise InputError(
-            f"{path}, line {line}: not a row of a CSV file ({error}); expected quotes closed, "
-            f"and doubled inside, and cells of at most {csv.field_size_limit():,} characters."
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise csv.Error(f"and the line after it is longer than {_MAX_LINE:,} characters")
-        yield line
+    def __post_init__(self) -> None:
+        for name in ("images", "texts", "missing"):
+            value = getattr(self, name)
+            if value is not None:
+                several = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, name, several)
 
 
 def read_table(
     path: Path,
+    options: TableOptions | None = None,
     *,
-    images: str | Sequence[str] | None = None,
-    texts: str | Sequence[str] | None = None,
-    labels: str | None = None,
-    id: str | None = None,
-    split: str | None = None,
-    single_label: bool | None = None,
     seed: int = 0,
     strict: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    """Read the samples of a CSV file, each with images, texts, labels and perhaps a split.
+    """Read a table as a dataset of images, texts and labels.
 
-    Columns are found by their names in the first row, whatever their case, or
-    named here. One image or text column makes the modality `"image"` or
-    `"text"`; of several, each makes one of the column's own name.
-
-    A record that cannot be used (an image missing, empty or outside of the CSV's
-    folder, no text, no label, an unknown split, an id that occurs twice, a row of
-    another length) is left out, and all of them are reported in one warning and in
-    `Dataset.skipped`. Empty rows do not count. Images are not decoded here. Classes
-    are sorted by name.
+    Modalities come in the order images, texts, those of a kind as named or else as
+    in the file. The only one of a kind is called `image` or `text`, others by their
+    columns. Classes are sorted. A record that cannot be used (an image
+    missing, empty, larger than 50 MB or outside of the folder; no text, or no label
+    in test; an unknown split; an id that occurs twice; cells missing) is left out, and all
+    are reported in one warning and in `Dataset.skipped`. Without a label in train or dev a
+    record is unlabelled. Images are not decoded here.
 
     Args:
-        path: the CSV file, or a folder with exactly one.
-        images: columns of image files, as paths relative to the CSV's folder and
-            inside of it; else `image`, or `poster`, or all `image_...`.
-        texts: columns of texts; else `text`, or `plot`, or all `text_...`.
-        labels: column of labels, separated by `|`, or by `;` where there is no `|`;
-            else `labels`, or `genres`.
-        id: column of unique names; else `id`; without one, the row's number from 1.
-        split: column of train, dev (or val, valid, validation) and test; else
-            `split`; without one, a stratified 70/10/20 split by `seed`.
-        single_label: whether each sample has exactly one label; by default, whether
-            all usable records do.
+        path: the file, or a folder of tables, see `ssnas_core.datasets.rows`.
+        options: what its columns are.
         seed: of the split, where the file has none.
         strict: raise on the first unusable record instead.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no CSV file, not UTF-8, malformed, without the columns, fewer
-            than two modalities or classes, a split without usable records, or, if
-            `strict`, any unusable record.
+        InputError: no table, not UTF-8, malformed, without the columns, fewer
+            than two modalities or classes, labels of an unknown form, a split without
+            usable records, or, if `strict`, any unusable record.
     """
-    path = csv_file(Path(path))
-    rows = _csv_rows(path)
-    header = [" ".join(name.split()) for name in next(rows, (0, []))[1]]
-    columns = _columns(_Header(path, header), images, texts, labels, id, split)
-    cells = [(line, row[: len(header) + 1]) for line, row in rows]  # enough to see it is longer
-    ids = [_id(columns, number, row) for number, (_, row) in enumerate(cells, 1)]
+    path, options = Path(path), options or TableOptions()
+    titles, rows = read_rows(path)
+    columns = _columns(_Header(path, titles), options)
+    whole = [row for row in rows if len(row.cells) == len(titles)]
+    where = f"{path}, column {titles[columns.labels]!r}"
+    read = label_cells(
+        [row.cells[columns.labels] for row in whole],
+        separator=options.labels_separator,
+        single=options.single_label,
+        missing=options.missing,
+        where=where,
+    )
+    labels = iter(read)
+    ids = [_id(columns, number, row) for number, row in enumerate(rows, 1)]
     count = Counter(ids)
     skips = Skips(str(path), strict)
     records: list[Record] = []
-    bar = tqdm(zip(ids, cells, strict=True), "reading table", len(ids), disable=not progress)
-    for name, (line, row) in bar:
+    bar = tqdm(zip(ids, rows, strict=True), "reading table", len(ids), disable=not progress)
+    for name, row in bar:
+        named = next(labels) if len(row.cells) == len(titles) else ()
         try:
             if name and count[name] > 1:
                 raise BadRecordError(f"its id occurs {count[name]} times")
-            records.append(_record(columns, path.parent, name, row, single_label))
+            records.append(_record(columns, options, name, row, named))
         except BadRecordError as bad:
-            skips.add(name or f"line {line}", str(bad), f", line {line}")
+            skips.add(name or row.place, str(bad), f", {row.place}")
 
-    classes = tuple(sorted({label for record in records for label in record.labels}))
+    classes = tuple(sorted({label for record in records for label in record.labels or ()}))
     if records and not 2 <= len(classes) <= MAX_CLASSES:
+        example = f" (e.g. {classes[0][:40]!r})" if classes else ""
         raise InputError(
-            f"{path}: expected 2 to {MAX_CLASSES} classes in column {header[columns.labels]!r}, "
-            f"got {len(classes)} (e.g. {classes[0][:40]!r}); name the right column by labels=."
+            f"{where}: expected 2 to {MAX_CLASSES} classes, got {len(classes)}{example}; name the "
+            "right column by --labels (TableOptions.labels)."
         )
-    if columns.split is None and records:
-        drawn = stratified_split(label_matrix(records, classes), seed)
-        records = [replace(one, split=part) for one, part in zip(records, drawn, strict=True)]
+    _split_rest(records, classes, seed)
     skips.check(records)
-    single = all(len(one.labels) == 1 for one in records) if single_label is None else single_label
+    single = options.single_label
+    if single is None:
+        single = all(len(one.labels) == 1 for one in records if one.labels is not None)
     kinds = dict.fromkeys(columns.images.values(), "image")
     kinds |= dict.fromkeys(columns.texts.values(), "text")
-    return Dataset(path.stem, kinds, classes, tuple(records), skips.reasons, single)
+    return Dataset(table_name(path), kinds, classes, tuple(records), skips.reasons, single)
+
+
+def _split_rest(records: list[Record], classes: Sequence[str], seed: int) -> None:
+    """Give the records without a split one: the unlabelled train, the others at random."""
+    free = [place for place, one in enumerate(records) if not one.split]
+    known = [place for place in free if records[place].labels is not None]
+    drawn = dict.fromkeys(free, "train")
+    if known:
+        matrix = label_matrix([records[place] for place in known], classes)
+        drawn |= zip(known, stratified_split(matrix, seed), strict=True)
+    for place, split in drawn.items():
+        records[place] = replace(records[place], split=split)
 
 
 @dataclass(frozen=True)
@@ -200,30 +173,16 @@ class _Header:
     path: Path
     titles: Sequence[str]
 
-    def find(
-        self, option: str, named: str | Sequence[str] | None, usual: Sequence[str], prefix: str = ""
-    ) -> list[int]:
-        """Return the columns that are named, else one of a usual name, else all with the prefix.
-
-        There is one at least.
-        """
+    def find(self, option: str, named: Sequence[str] | None, prefix: str) -> list[int]:
+        """Return the columns that are named, else one of a usual name, else all with the prefix."""
         if named is not None:
-            wanted = [named] if isinstance(named, str) else list(named)
-            if len(set(wanted)) != len(wanted):
-                raise InputError(f"expected different columns by {option}=, got {wanted}.")
-            return [self._named(option, name) for name in wanted]
-        found = self.usual(*usual)
+            if len(set(named)) != len(named):
+                raise InputError(f"expected different columns by --{option}, got {[*named]}.")
+            return [self._named(option, name) for name in named]
+        found = self.usual(*_USUAL[option])
         if found is not None:
             return [found]
-        titles = enumerate(self.titles)
-        several = [c for c, title in titles if prefix and title.casefold().startswith(prefix)]
-        if not several:
-            forms = " or ".join([*usual, f"{prefix}..."] if prefix else usual)
-            raise InputError(
-                f"{self.path}: expected a column {forms}, got {self}; "
-                f"name it by {option}=, and separate columns by commas."
-            )
-        return several
+        return [c for c, title in enumerate(self.titles) if title.casefold().startswith(prefix)]
 
     def optional(self, option: str, named: str | None) -> int | None:
         """Return the column that is named, else the one that is called as the option, if any."""
@@ -246,14 +205,14 @@ class _Header:
         places = [column for column, title in enumerate(self.titles) if title == name]
         if len(places) != 1:
             raise InputError(
-                f"{self.path}: expected one column {name!r} as named by {option}=, got "
+                f"{self.path}: expected one column {name!r} as named by --{option}, got "
                 f"{len(places)}; it has {self}."
             )
         return places[0]
 
     def __str__(self) -> str:
-        names = ", ".join(title[:40] or "''" for title in self.titles[:10]) or "nothing"
-        return f"{names}, ..." if len(self.titles) > 10 else names
+        names = ", ".join(title[:40] or "''" for title in self.titles[:20]) or "nothing"
+        return f"{names}, ..." if len(self.titles) > 20 else names
 
 
 @dataclass(frozen=True)
@@ -268,22 +227,20 @@ class _Columns:
     split: int | None
 
 
-def _columns(
-    header: _Header,
-    images: str | Sequence[str] | None,
-    texts: str | Sequence[str] | None,
-    labels: str | None,
-    id: str | None,
-    split: str | None,
-) -> _Columns:
-    image = header.find("images", images, ("image", "poster"), "image_")
-    text = header.find("texts", texts, ("text", "plot"), "text_")
-    if len(image) + len(text) < 2:
+def _columns(header: _Header, options: TableOptions) -> _Columns:
+    image = header.find("images", options.images, "image_")
+    text = header.find("texts", options.texts, "text_")
+    named = options.labels
+    label = header.usual(*_USUAL["labels"]) if named is None else header.optional("labels", named)
+    if len(image) + len(text) < 2 or label is None:
+        found = [header.titles[column] for column in (*image, *text)]
+        what = "a column of labels" if label is None else "at least two columns of images and texts"
+        got = "none" if label is None else (" and ".join(found) or "none")
+        usual = {name: f"--{name} ({', '.join(_USUAL[name])})" for name in _USUAL}
         raise InputError(
-            f"{header.path}: expected at least two columns of images and texts, got {len(image)} "
-            f"and {len(text)}; name them by images=, texts=."
+            f"{header.path}: expected {what}, got {got} among {header}; name the columns by "
+            f"{usual['labels'] if label is None else usual['images'] + ' and ' + usual['texts']}."
         )
-    (label,) = header.find("labels", labels, ("labels", "genres"))
     modality: dict[int, str] = {}
     for group, only in ((image, "image"), (text, "text")):
         for column in group:
@@ -299,48 +256,83 @@ def _columns(
         {column: modality[column] for column in image},
         {column: modality[column] for column in text},
         label,
-        header.optional("id", id),
-        header.optional("split", split),
+        header.optional("id", options.id),
+        header.optional("split", options.split),
     )
 
 
-def _id(columns: _Columns, number: int, row: Sequence[str]) -> str:
+def _id(columns: _Columns, number: int, row: Row) -> str:
     """Return the name of a row, "" where it has none; `number` counts rows from 1."""
-    if len(row) != len(columns.header):
+    if len(row.cells) != len(columns.header):
         return ""
-    return str(number) if columns.id is None else row[columns.id].strip()
+    cell = number if columns.id is None else row.cells[columns.id]
+    return "" if cell is None else str(cell).strip()
 
 
 def _record(
-    columns: _Columns, folder: Path, name: str, row: Sequence[str], single: bool | None
+    columns: _Columns,
+    options: TableOptions,
+    name: str,
+    row: Row,
+    labels: tuple[str, ...] | str,
 ) -> Record:
-    """Return the record of a row, its split "" where the file has none."""
-    if len(row) != len(columns.header):
-        raise BadRecordError(f"{len(row)} cells, where the header has {len(columns.header)}")
+    """Return the record of a row, its split "" where the table has none."""
+    cells = row.cells
+    if len(cells) != len(columns.header):
+        raise BadRecordError(f"{len(cells)} cells, where the header has {len(columns.header)}")
     if not name:
         raise BadRecordError("no id")
-    inputs: dict[str, Path | str] = {}
+    inputs: dict[str, Any] = {}
     for column, modality in columns.images.items():
-        inputs[modality] = _image(folder, row[column].strip())
+        inputs[modality] = _image(row.folder, cells[column], options.missing)
     for column, modality in columns.texts.items():
-        inputs[modality] = row[column].strip()
-        if not inputs[modality]:
-            raise BadRecordError(f"{columns.header[column]} is empty")
-    labels = _labels(row[columns.labels], single)
-    split = "" if columns.split is None else _split(row[columns.split])
-    return Record(name, inputs, labels, split)
+        inputs[modality] = _text(columns.header[column], cells[column], options.missing)
+    split = row.split if columns.split is None else _split(cells[columns.split])
+    if isinstance(labels, str):
+        raise BadRecordError(f"labels are {labels}")
+    if split == "test" and not labels:
+        raise BadRecordError("no label, in test")
+    if options.single_label and len(labels) > 1:
+        raise BadRecordError(f"{len(labels)} labels, where one is expected")
+    known = labels or None
+    if re.search("[\ud800-\udfff]", "".join([name, *labels])):
+        raise BadRecordError("its id or labels are not valid Unicode")
+    return Record(name, inputs, None if split == "unlabelled" else known, _TRAIN.get(split, split))
 
 
-def _image(folder: Path, cell: str) -> Path:
-    """Return the image file that a cell names."""
-    if not cell or "\0" in cell:
+_TRAIN = {"unlabelled": "train"}
+
+
+def _text(title: str, cell: Any, missing: Sequence[str]) -> str:
+    """Return the text of a cell; of several the longest."""
+    texts = cell if isinstance(cell, list) else [cell]
+    known = [one for one in texts if not is_missing(one, missing)]
+    if not known:
+        said = f" ({cell[:20]!r})" if isinstance(cell, str) and cell.strip() else ""
+        raise BadRecordError(f"{title} is missing{said}")
+    if not all(isinstance(one, str) for one in known):
+        raise BadRecordError(f"{title} is no text, but {type(known[0]).__name__}")
+    text = max(map(plain_text, known), key=len)
+    if re.search("[\ud800-\udfff]", text):  # JSON can escape what UTF-8 cannot encode
+        raise BadRecordError(f"{title} is not valid Unicode")
+    return text
+
+
+def _image(folder: Path, cell: Any, missing: Sequence[str]) -> Any:
+    """Return the image file that a cell names, or the image that it holds."""
+    if hasattr(cell, "load"):
+        return cell
+    if is_missing(cell, missing) or not isinstance(cell, str) or "\0" in cell:
         raise BadRecordError("no image path")
+    cell = cell.strip()
+    if re.match(r"[a-z]{2,9}://", cell, re.I):
+        raise BadRecordError("image is a URL; download the images, and name their files instead")
     windows = PureWindowsPath(cell)
     if PurePosixPath(cell).is_absolute() or windows.drive or windows.root:
-        raise BadRecordError("image path is absolute, expected one relative to the CSV's folder")
+        raise BadRecordError("image path is absolute, expected one relative to the table's folder")
     inside = os.path.normpath(cell if os.sep == "\\" else cell.replace("\\", "/"))
     if inside.split(os.sep)[0] == os.pardir:
-        raise BadRecordError("image path leads out of the CSV's folder")
+        raise BadRecordError("image path leads out of the table's folder")
     path = folder / inside
     try:
         size = path.stat().st_size if path.is_file() else None
@@ -350,18 +342,8 @@ def _image(folder: Path, cell: str) -> Path:
     return path
 
 
-def _labels(cell: str, single: bool | None) -> tuple[str, ...]:
-    parts = cell.split("|" if "|" in cell else ";")
-    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if not names:
-        raise BadRecordError("no label")
-    if single and len(names) != 1:
-        raise BadRecordError(f"{len(names)} labels, where one is expected")
-    return names
-
-
-def _split(cell: str) -> str:
-    known = _SPLITS.get(cell.strip().casefold())
+def _split(cell: Any) -> str:
+    known = SPLIT_NAMES.get(str(cell).strip().casefold())
     if known is None:
-        raise BadRecordError(f"split {cell.strip()[:20]!r} is none of train, dev, test")
+        raise BadRecordError(f"split {str(cell).strip()[:20]!r} is none of train, dev, test")
     return known

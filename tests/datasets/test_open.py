@@ -173,9 +173,9 @@ def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, mo
         ("a.h5", "a.h5 is not an HDF5 file"),
         ("a.HDF5", "a.HDF5 is not an HDF5 file"),
         ("a.tar.gz", r"a\.tar\.gz is not a whole \.tar\.gz archive"),
-        ("a.csv", "expected a column image"),
+        ("a.csv", "expected a column of labels"),
         ("a.txt", "a.txt is of no known form; expected mmimdb.tar.gz or its unpacked folder, "),
-        ("a", "a is of no known form; .*multimodal_imdb.hdf5, a CSV file of images, texts and"),
+        ("a", "a is of no known form; .*multimodal_imdb.hdf5, a table of images, texts and"),
     ],
 )
 def test_other_content_is_told_by_its_reader_or_what_is_understood_is_listed(
@@ -201,7 +201,7 @@ def test_folders_that_hold_nothing_known_are_told(tmp_path):
         open_dataset(tmp_path)
     for name in ("a.csv", "b.CSV"):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match="holds 2 CSV files; expected .* exactly one"):
+    with pytest.raises(InputError, match="holds 2 tables; expected .* exactly one"):
         open_dataset(tmp_path)
 
 
