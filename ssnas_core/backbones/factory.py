@@ -57,8 +57,8 @@ def text_backbone(part: str | nn.Module) -> TextBackbone:
     """Return a text backbone: by name, or of a module of one's own.
 
     Args:
-        part: maxout, word2vec:FILE, transformers:NAME_OR_FOLDER, or one's own, see
-            `ssnas_core.backbones.own`.
+        part: maxout, characters (for languages without spaces between words), word2vec:FILE,
+            transformers:NAME_OR_FOLDER, or one's own, see `ssnas_core.backbones.own`.
 
     Raises:
         InputError: an unknown name, or a file or transformer that is not at hand.

@@ -12,12 +12,15 @@ import os
 import re
 import stat
 import tempfile
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_cache_dir
 
 from ssnas_core.common.errors import InputError, one_line
 
@@ -30,7 +33,7 @@ MAX_JSON = 32 * 2**20
 MAX_HEADER = 2**22
 """Bytes of the names and shapes in a safetensors file; VGG-19's take 4,000."""
 
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, perhaps without the other
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, perhaps without the other
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _PART = ".part"  # how the names of temporary files end; they begin with a dot
@@ -75,22 +78,28 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """The JSON document in `data`, UTF-8.
+    """The JSON document in `data`, UTF-8, or another UTF as its first bytes tell.
 
     Raises:
         ValueError: it is none, has too many values (each may take 200 bytes of memory),
             is nested too deeply, or has texts that cannot be written.
     """
-    values = sum(map(data.count, (b",", b"[", b"{")))
+    text = data.decode(json.detect_encoding(data))
+    values = sum(map(text.count, ",[{"))
     if values > max(2_000_000, len(data) // 16):
         raise ValueError(f"{values:,} values, more than such a document has")
     try:
-        document = json.loads(data.decode())
+        document = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _HALF.search(data):
-        json.dumps(document, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    _check_texts(document, text)
     return document
+
+
+def _check_texts(document: Any, text: str) -> None:
+    """Raise UnicodeEncodeError, a ValueError, where `text`, a JSON document, has half a pair."""
+    if _HALF.search(text):
+        json.dumps(document, ensure_ascii=False).encode()
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> Any:
@@ -373,8 +382,65 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write `value` to `path` as indented JSON, atomically; NaN is refused.
+
+    Raises:
+        InputError: it has texts that no reader of JSON takes.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    try:
+        _check_texts(value, text)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"cannot write {path}: expected texts that are Unicode, got {error.object[:60]!a}; "
+            "mend it where it comes from."
+        ) from error
+    write_text(path, text)
+
+
+# --- paths
+
+
+def path_text(path: Path | str) -> str:
+    """Return a path as files hold it: the same in every locale; `path_of` reads it.
+
+    Raises:
+        InputError: its bytes are not UTF-8, or it has control characters or line breaks.
+    """
+    try:
+        text = os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"expected a path whose name is UTF-8, got {os.fsencode(path)!r:.300}; rename the "
+            "folder or file, as no file that names it could be read again."
+        ) from error
+    return _plain_path(text)
+
+
+def path_of(text: str) -> Path:
+    """Return the path that `path_text` made a text of.
+
+    Raises:
+        InputError: it made no such text.
+    """
+    return Path(os.fsdecode(_plain_path(text).encode()))
+
+
+def _plain_path(text: str) -> str:
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
+        raise InputError(
+            f"expected a path of one line without control characters, got {text!a:.300}; rename "
+            "the folder or file."
+        )
+    return text
+
+
+def cache_folder() -> Path:
+    """Return the folder on this machine for what can be made anew.
+
+    `SSNAS_CACHE`, else `ssnas` in the user's folder for caches.
+    """
+    return Path(os.environ.get("SSNAS_CACHE") or user_cache_dir("ssnas"))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

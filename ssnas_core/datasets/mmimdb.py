@@ -4,7 +4,7 @@ Reads the raw archive as published, or its unpacked folder:
 
     mmimdb/split.json            {"train": [ids], "dev": [ids], "test": [ids]}
     mmimdb/dataset/<id>.json     {"plot": [texts], "genres": [names], ...}
-    mmimdb/dataset/<id>.jpeg     the poster
+    mmimdb/dataset/<id>.jpeg     the poster, in repacked copies also as .jpg, .png, ...
 
 The archive knows 27 genres, the published task 23: News, Adult, Talk-Show and
 Reality-TV are dropped from a record's genres without a word. Of several plots
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import json
+import logging
 import os
 import re
 import reprlib
@@ -29,9 +31,11 @@ from typing import Any, cast
 from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError, one_line
-from ssnas_core.common.files import read_json, write_json
+from ssnas_core.common.files import cache_folder, read_json, write_json
 from ssnas_core.common.locks import alone_in
 from ssnas_core.datasets.records import SPLITS, BadRecordError, Dataset, Record, Skips, check_bytes
+
+_LOG = logging.getLogger(__name__)
 
 GENRES = (
     "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
@@ -68,8 +72,12 @@ MAX_HEADER_BYTES = 1 << 20
 """Headers of one member that are longer are refused; one of plain names has 512 bytes."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MEMBER = re.compile(rf"(?:mmimdb/)?(split\.json|dataset/{_ID.pattern}\.(?:json|jpeg|jpg))")
+_POSTERS = ("jpeg", "jpg", "png", "webp", "avif", "bmp", "gif", "tif", "tiff")  # in any case
+_MEMBER = re.compile(
+    rf"(?:mmimdb/)?(split\.json|dataset/{_ID.pattern}\.(?i:json|{'|'.join(_POSTERS)}))"
+)
 _MARKER = "unpacked.json"
+_ELSEWHERE = "name another folder (--store of a command; in Python unpack_to or SSNAS_CACHE)"
 # what gzip and tarfile raise at data they cannot make sense of
 _BROKEN = (
     *(gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError),
@@ -83,8 +91,8 @@ def read_mmimdb(
     """Read MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
 
     Records come in the order of `split.json`: train, dev, test, each as listed.
-    A record that cannot be used (files missing or empty, malformed JSON, no
-    plot, an unknown genre or none of the 23, listed twice) is left out, and
+    A record that cannot be used (files missing or empty, several posters, malformed
+    JSON, no plot, an unknown genre or none of the 23, listed twice) is left out, and
     all of them are reported in one warning and in `Dataset.skipped`. Posters
     are not decoded here.
 
@@ -92,7 +100,7 @@ def read_mmimdb(
         path: `mmimdb.tar.gz`, or the folder that holds `split.json` and
             `dataset/`, or that folder's parent.
         unpack_to: folder for an archive's files, unpacked on first use; by
-            default `<archive>-unpacked` beside it. A folder is read in place.
+            default one in `cache_folder()`, which is said. A folder is read in place.
         strict: raise on the first unusable record instead.
         progress: show progress bars on stderr.
 
@@ -114,9 +122,15 @@ def read_mmimdb(
                 "dataset/, name that folder or its parent."
             )
     else:
-        stem = re.sub(r"(\.tar)?\.[^.]+$", "", path.name)
-        root = Path(unpack_to) if unpack_to is not None else path.parent / f"{stem}-unpacked"
-        _unpack_once(path, root, progress)
+        key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+        cached = cache_folder() / f"unpacked-{key}"
+        root = cached if unpack_to is None else Path(unpack_to)
+        if _unpack_once(path, root, progress) and unpack_to is None:
+            size = sum(_sizes(root / "dataset").values()) / 1e6
+            _LOG.warning(
+                "%s is unpacked in %s (%.1f MB), where it stays for the next time; the "
+                "environment variable SSNAS_CACHE names another place", path, cached, size,
+            )  # fmt: skip
     return _read_folder(root, strict=strict, progress=progress)
 
 
@@ -144,6 +158,9 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
         listed.setdefault(_name(entry), []).append((split, entry))
     skips = Skips(str(root), strict)
     records: list[Record] = []
+    files: dict[str, list[str]] = {}  # by id
+    for file in sizes:
+        files.setdefault(Path(file).stem, []).append(file)
     for name, listings in tqdm(listed.items(), desc="reading MM-IMDB", disable=not progress):
         split, entry = listings[0]
         file = "split.json"  # the one to blame
@@ -152,13 +169,11 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
                 raise BadRecordError("not a safe id (letters, digits, _ and -)")
             if len(listings) > 1:
                 raise BadRecordError(f"listed in {' and '.join(split for split, _ in listings)}")
-            posters = (f"dataset/{name}.jpeg", f"dataset/{name}.jpg")
-            poster = next((file for file in posters if file in sizes), posters[0])
-            file = f"dataset/{name}.json"
+            file = facts = _only("JSON", files.get(name, []), name, ("json",))
             check_bytes("JSON", sizes.get(file), MAX_JSON_BYTES)
-            file = poster
+            file = poster = _only("poster", files[name], name, _POSTERS)
             check_bytes("poster", sizes.get(file), MAX_POSTER_BYTES)
-            file = f"dataset/{name}.json"
+            file = facts
             document = _document(root / file)
             inputs = {"image": root / poster, "text": _longest_plot(document)}
             records.append(Record(name, inputs, _genres(document), split))
@@ -167,6 +182,14 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
     skips.check(records)
     kinds = {"image": "image", "text": "text"}
     return Dataset("mmimdb", kinds, GENRES, tuple(records), skips.reasons)
+
+
+def _only(what: str, files: list[str], name: str, endings: tuple[str, ...]) -> str:
+    """Return the file of `files` with one of these endings, in any case; a usual name for none."""
+    found = [one for one in files if one.rpartition(".")[2].lower() in endings]
+    if len(found) > 1:
+        raise BadRecordError(f"several files for the {what} ({', '.join(sorted(found))})")
+    return found[0] if found else f"dataset/{name}.{endings[0]}"
 
 
 def _name(entry: Any) -> str:
@@ -231,8 +254,10 @@ def _genres(document: Mapping[str, Any]) -> tuple[str, ...]:
 # An archive from anywhere, unpacked once: only the files that are wanted, within bounds.
 
 
-def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
+def _unpack_once(archive: Path, root: Path, progress: bool) -> bool:
     """Unpack into `root` unless the marker there says that this archive already is.
+
+    Returns whether it was not.
 
     The marker is written as unfinished first and as done last, so a killed unpack is redone.
 
@@ -248,15 +273,15 @@ def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
         if files and marker is None:
             raise InputError(
                 f"cannot unpack {archive}: {root} holds other files; expected an empty or "
-                "new folder, pass another as unpack_to."
+                f"new folder: {_ELSEWHERE}."
             )
         whole = {"archive": identity, "done": True}
         if marker and whole.items() <= marker.items():
-            return
+            return False
         with alone_in(root, "unpacking into", wait=True):
             marker = _marker(root)
             if marker and whole.items() <= marker.items():
-                return  # by the process that was waited for
+                return False  # by the process that was waited for
             if marker is not None and marker.get("archive") != identity:
                 shutil.rmtree(root / "dataset", ignore_errors=True)  # of another archive
                 (root / "split.json").unlink(missing_ok=True)
@@ -264,6 +289,7 @@ def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
             (root / "dataset").mkdir(exist_ok=True)
             whole["oversized"] = _unpack(archive, root, progress)
             write_json(root / _MARKER, whole)
+            return True
     except InputError:
         raise
     except _BROKEN as error:
@@ -273,8 +299,7 @@ def _unpack_once(archive: Path, root: Path, progress: bool) -> None:
         ) from error
     except OSError as error:
         raise InputError(
-            f"cannot unpack {archive} into {root} ({error.strerror or error}); "
-            "pass a folder that can be written as unpack_to."
+            f"cannot unpack {archive} into {root} ({error.strerror or error}); {_ELSEWHERE}."
         ) from error
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ssnas_core.backbones import BACKBONES
 from ssnas_core.backbones.own import object_name
 from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import path_text
 from ssnas_core.common.typed import plain, typed
 from ssnas_core.features.augment import DEFAULT_AUGMENT, JointAugment
 from ssnas_core.objectives.contrastive import Contrastive
@@ -29,7 +30,8 @@ class PrepareConfig:
     Args:
         image: small, vgg19, torchvision:MODEL, timm:NAME, transformers:NAME_OR_FOLDER or
             package.module:Name; in Python a module too (`ssnas_core.backbones.own`).
-        text: maxout, word2vec:FILE, transformers:NAME_OR_FOLDER or package.module:Name.
+        text: maxout, characters (languages without spaces between words), word2vec:FILE,
+            transformers:NAME_OR_FOLDER or package.module:Name.
         array: maxout (for vectors), identity or package.module:Name.
         image_size: (H, W) that images are decoded to; None for the backbone's own.
         pretrained: load published weights where a backbone has any; without,
@@ -88,7 +90,7 @@ class PrepareConfig:
         """
         parts = {kind: getattr(self, kind) for kind in KINDS}
         names = {
-            kind: object_name(part) if isinstance(part, nn.Module) else part
+            kind: object_name(part) if isinstance(part, nn.Module) else path_text(part)
             for kind, part in parts.items()
         }
         return {**plain(dataclasses.replace(self, **dict.fromkeys(KINDS, ""))), **names}

@@ -25,6 +25,7 @@ from ssnas_core.common.files import (
     MAX_JSON,
     disk_errors,
     parse_json,
+    path_text,
     read_bytes,
     read_json,
     write_json,
@@ -65,6 +66,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
+        path_text(self.path.resolve())  # what no file could name is refused before any work
         wanted = {"format": FORMAT, **json.loads(json.dumps(config))}  # lists for tuples
         here = {"threads": torch.get_num_threads(), "processes": world_size()}
         on_rank_zero(lambda: self._claim(wanted, here))

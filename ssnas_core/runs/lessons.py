@@ -5,11 +5,10 @@ The book's pages share it: what one page has computed, the next one opens.
 
 from __future__ import annotations
 
-import os
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from ssnas_core.common.files import cache_folder
 from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.features.inputs import content_key
 from ssnas_core.runs.folder import FORMAT
@@ -21,7 +20,7 @@ def classroom(**changes: Any) -> Run:
     """A run of the recipe "classroom" on the bundled sample.
 
     Its results stay in a folder of this machine, so that they are computed once:
-    `SSNAS_CACHE`, else `ssnas` in `XDG_CACHE_HOME` or `~/.cache`. Another
+    `SSNAS_CACHE`, else `ssnas` in the user's folder for caches. Another
     configuration or version gets a folder of its own; who edits the library
     deletes them all. Notebooks that need the same result at once compute it once: the
     others wait, and say so.
@@ -38,10 +37,3 @@ def classroom(**changes: Any) -> Run:
     run = Run(config, folder, store=cache / "store", device="cpu")
     run.folder.wait = True
     return run
-
-
-def cache_folder() -> Path:
-    """Where `classroom` keeps its runs."""
-    given = os.environ.get("SSNAS_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(home) / "ssnas"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_json
+from ssnas_core.common.files import path_of, read_json
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import plain, typed
 from ssnas_core.runs.folder import RunFolder
@@ -178,7 +178,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         for axis in ("space", "objective", "strategy")
     ]
     texts = [typed(str, part.get("name"), f"{where}: name") for part in parts]
-    texts.append(str(config.get("data")))
+    path_of(typed(str, config.get("data"), f"{where}: data"))
     if not all(text.isprintable() and len(text) < 5000 for text in texts):
         raise InputError(f"{where}: expected texts of one line; restore it.")
     for count in ("epochs", "trials", "min_steps"):

@@ -231,7 +231,7 @@ def bilevel(
     if min(len(train), len(dev)) < 2:
         raise InputError(
             f"bilevel search needs two samples in each part, got {len(train)} train and "
-            f"{len(dev)} dev; raise the label ratio."
+            f"{len(dev)} dev; give more samples (a search with labels: a larger label ratio)."
         )
     levels = Levels(space, source, objective, context, config)
     steps = config.steps_in_epoch(len(train), len(dev))

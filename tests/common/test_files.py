@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import atomic_path, read_json, write_json, write_text
+from ssnas_core.common.files import (
+    atomic_path,
+    cache_folder,
+    path_of,
+    path_text,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_json_survives_a_round_trip(tmp_path):
@@ -87,3 +98,77 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path):
         read_json(tmp_path / "missing.json")
     with pytest.raises(InputError, match="cannot read .*: Is a directory"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\ud800",
+        "caf\udce9",
+        ["fine", "\udfff"],
+        {"\udce9": 1},
+        {"deep": [{"er": "a\ud83d"}]},
+        "\ude00\ud83d",  # a pair in the wrong order
+    ],
+)
+def test_texts_that_the_reader_would_reject_are_not_written(tmp_path, value):
+    path = tmp_path / "value.json"
+    write_json(path, "😀 é 中")
+    assert read_json(path) == "😀 é 中"
+    with pytest.raises(
+        InputError, match=r"cannot write .*value\.json: expected texts that are Uni"
+    ):
+        write_json(path, value)
+    assert read_json(path) == "😀 é 中"
+
+
+NAMES = [
+    "movies.csv", "café", "数据", "映画　一覧", "a\u00a0b", "zero\u200bwidth", "e\u0301", "😀",
+    "a 'b' $c", "dataset:x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_comes_back_from_json_in_this_locale_and_in_one_of_ascii(tmp_path, name):
+    path = tmp_path / name
+    write_json(tmp_path / "note.json", {"path": path_text(path)})
+    assert read_json(tmp_path / "note.json") == {"path": str(path)}
+    assert path_of(read_json(tmp_path / "note.json")["path"]) == path
+
+
+def test_paths_are_the_same_text_in_every_locale(tmp_path):
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from ssnas_core.common.files import path_of, path_text\n"
+        "found = {path_text(one) for one in Path(sys.argv[1]).iterdir()}\n"
+        "assert all(path_of(one).is_dir() for one in found)\n"
+        "sys.stdout.buffer.write('\\n'.join(sorted(found)).encode())"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    told = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, check=True)
+    assert told.stdout.decode().split("\n") == sorted(str(tmp_path / name) for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"\xff", b"\x80a", b"\xc3", b"\xe4\xb8", b"a\nb", b"a\tb", b"\x1b[31m"]
+)
+def test_a_path_that_no_file_could_hold_is_refused_with_its_bytes(name):
+    path = Path(os.fsdecode(b"/data/" + name))
+    with pytest.raises(
+        InputError, match=r"expected a path .*got .*data.*rename the folder or file"
+    ):
+        path_text(path)
+
+
+def test_cache_is_the_users_own_where_nothing_else_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSNAS_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("SSNAS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "ssnas"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "ssnas"

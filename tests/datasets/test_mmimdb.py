@@ -16,9 +16,23 @@ from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
 SPLIT = {"train": ["0003", "0001", "0002"], "dev": ["0005", "0004"], "test": ["0006"]}
 
 
-def poster(shade):
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache folder of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SSNAS_CACHE", str(folder))
+    return folder
+
+
+def unpacked(cache):
+    """The only folder in the cache."""
+    (folder,) = cache.iterdir()
+    return folder
+
+
+def poster(shade, form="JPEG"):
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 6), (shade, 0, 0)).save(buffer, "JPEG")
+    Image.new("RGB", (4, 6), (shade, 0, 0)).save(buffer, form)
     return buffer.getvalue()
 
 
@@ -80,14 +94,14 @@ def test_archive_is_read_in_the_order_of_its_split(tmp_path):
     assert data.skipped == {}
 
 
-def test_folder_its_parent_and_the_archive_give_the_same_records(tmp_path):
+def test_folder_its_parent_and_the_archive_give_the_same_records(tmp_path, cache):
     made = files(**{"dataset/0001.json": b"{", "dataset/0002.jpeg": None})
     folder = write_folder(tmp_path / "home" / "mmimdb", made)
     readings = [
         read_mmimdb(folder),
         read_mmimdb(folder.parent),
         read_mmimdb(write_archive(tmp_path / "a.tar.gz", made)),
-        read_mmimdb(tmp_path / "a-unpacked"),
+        read_mmimdb(unpacked(cache)),
     ]
     assert len(readings[0]) == 4
     for other in readings[1:]:
@@ -101,15 +115,65 @@ def test_genres_are_the_published_23_in_order():
     assert (GENRES[0], GENRES[10], GENRES[-1]) == ("Drama", "Sci-Fi", "Film-Noir")
 
 
-def test_jpg_posters_and_a_plot_that_is_text_are_read(tmp_path):
+FORMS = {
+    "0001.jpg": "JPEG", "0001.JPEG": "JPEG", "0001.JPG": "JPEG", "0001.png": "PNG",
+    "0001.PNG": "PNG", "0001.Png": "PNG", "0001.webp": "WEBP", "0001.bmp": "BMP",
+    "0001.TIFF": "TIFF", "0001.gif": "GIF",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_poster_may_be_of_any_form_and_end_in_any_case(tmp_path, name):
+    content = poster(100, FORMS[name])
+    made = files(**{"dataset/0001.jpeg": None, f"dataset/{name}": content})
+    for data in (
+        read_mmimdb(write_folder(tmp_path / "mmimdb", made), strict=True),
+        read_mmimdb(write_archive(tmp_path / "m.tgz", made), strict=True),
+    ):
+        assert data.records[1].inputs["image"].name == name
+        assert data.records[1].inputs["image"].read_bytes() == content
+
+
+@pytest.mark.parametrize("other", ["0001.jpg", "0001.JPEG", "0001.png"])
+def test_a_movie_of_two_posters_is_left_out_as_nobody_knows_which_is_its_own(tmp_path, other):
+    made = files(**{f"dataset/{other}": poster(9)})
+    data = read_mmimdb(write_folder(tmp_path / "mmimdb", made))
+    both = ", ".join(sorted([f"dataset/{other}", "dataset/0001.jpeg"]))
+    assert data.skipped == {"0001": f"several files for the poster ({both})"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-8"])
+def test_documents_are_read_as_editors_of_any_system_save_them(tmp_path, encoding):
+    made = files()
+    for name in ("split.json", "dataset/0001.json"):
+        made[name] = made[name].decode().encode(encoding)
+    data = read_mmimdb(write_folder(tmp_path / "mmimdb", made), strict=True)
+    assert contents(data) == contents(read_mmimdb(write_folder(tmp_path / "plain", files())))
+
+
+def test_an_archive_is_unpacked_into_the_cache_which_is_said_once_with_its_size(
+    tmp_path, cache, caplog
+):
+    big = files(**{"dataset/0001.jpeg": np.random.default_rng(0).bytes(2_300_000)})
+    path = write_archive(tmp_path / "mmimdb.tar.gz", big)
+    read_mmimdb(path)
+    (said,) = caplog.messages
+    assert f"{path} is unpacked in {unpacked(cache)} (2.3 MB)" in said and "SSNAS_CACHE" in said
+    caplog.clear()
+    read_mmimdb(path)
+    assert caplog.messages == []
+    assert [one.name for one in tmp_path.iterdir()] == ["mmimdb.tar.gz"]
+    (tmp_path / "other").mkdir()
+    read_mmimdb(write_archive(tmp_path / "other" / "mmimdb.tar.gz", files()))
+    assert len([*cache.iterdir()]) == 2  # of one name, but of another folder
+
+
+def test_a_plot_that_is_text_is_read_and_genres_outside_of_the_task_are_not(tmp_path):
     changes = {
-        "dataset/0001.jpeg": None,
-        "dataset/0001.jpg": poster(1),
         "dataset/0001.json": movie("0001", plot=" one plot\n", genres=["News", "Sport", "Sport"]),
     }
     data = read_mmimdb(write_archive(tmp_path / "m.tgz", files(**changes)))
     record = data.records[1]
-    assert record.inputs["image"] == tmp_path / "m-unpacked" / "dataset" / "0001.jpg"
     assert record.inputs["text"] == "one plot"
     assert record.labels == ("Sport",)  # News is not part of the task, and no error
 
@@ -245,14 +309,14 @@ def damaged(kind):
     ["truncated", "last byte gone", "flipped checksum", "tar truncated in a member",
      "tar truncated in a header", "damaged header", "text", "empty", "plain tar", "gz of text"],
 )  # fmt: skip
-def test_a_damaged_archive_is_refused_each_time(tmp_path, kind):
+def test_a_damaged_archive_is_refused_each_time(tmp_path, cache, kind):
     path = tmp_path / "mmimdb.tar.gz"
     path.write_bytes(damaged(kind))
     for _ in range(2):
         with pytest.raises(InputError, match=r"is not a whole \.tar\.gz archive .*download it"):
             read_mmimdb(path)
     with pytest.raises(InputError, match="no split.json|is an interrupted unpack"):
-        read_mmimdb(tmp_path / "mmimdb-unpacked")
+        read_mmimdb(unpacked(cache))
 
 
 def test_an_archive_without_a_split_is_refused(tmp_path):
@@ -287,7 +351,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing_outside(tmp_path, membe
     path = write_archive(inside / "mmimdb.tar.gz", files(), [member])
     with pytest.raises(InputError, match=rf"holds {problem}.*do not use this archive"):
         read_mmimdb(path)
-    assert {p.name for p in inside.iterdir()} <= {"mmimdb.tar.gz", "mmimdb-unpacked"}
+    assert [p.name for p in inside.iterdir()] == ["mmimdb.tar.gz"]
     assert not list(tmp_path.rglob("*evil*"))
 
 
@@ -305,14 +369,14 @@ def test_only_files_of_the_layout_are_unpacked(tmp_path):
     assert found - {".lock"} == set(files()) | {"dataset", "unpacked.json"}
 
 
-def test_members_and_files_over_the_limits_are_bad_records(tmp_path, monkeypatch):
+def test_members_and_files_over_the_limits_are_bad_records(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(mmimdb, "MAX_JSON_BYTES", 2_000_000)
     monkeypatch.setattr(mmimdb, "MAX_POSTER_BYTES", 3_000_000)
     made = files(**{"dataset/0001.json": b" " * 2_000_001, "dataset/0002.jpeg": b" " * 3_000_001})
     expected = {"0001": "JSON larger than 2 MB", "0002": "poster larger than 3 MB"}
     archive = write_archive(tmp_path / "mmimdb.tar.gz", made)
     assert read_mmimdb(archive).skipped == expected
-    assert not (tmp_path / "mmimdb-unpacked/dataset/0002.jpeg").exists()
+    assert not (unpacked(cache) / "dataset/0002.jpeg").exists()
     assert read_mmimdb(archive).skipped == expected  # also from the marker
     assert read_mmimdb(write_folder(tmp_path / "mmimdb", made)).skipped == expected
 
@@ -373,19 +437,19 @@ def test_a_plot_of_a_book_is_a_bad_record(tmp_path):
     assert data.skipped == {"0001": "plot longer than 100,000 characters"}
 
 
-def test_an_archive_is_unpacked_once_and_again_when_it_changed(tmp_path):
+def test_an_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, cache):
     path = write_archive(tmp_path / "mmimdb.tar.gz", files())
     read_mmimdb(path)
-    unpacked = tmp_path / "mmimdb-unpacked/dataset/0001.jpeg"
-    unpacked.write_bytes(b"mine")
+    file = unpacked(cache) / "dataset/0001.jpeg"
+    file.write_bytes(b"mine")
     assert read_mmimdb(path).records[1].inputs["image"].read_bytes() == b"mine"
     write_archive(path, files(**{"dataset/0001.jpeg": poster(9) * 2, "dataset/0002.jpeg": None}))
     changed = read_mmimdb(path)
-    assert unpacked.read_bytes() == poster(9) * 2
+    assert file.read_bytes() == poster(9) * 2
     assert changed.skipped == {"0002": "poster missing"}  # the old archive's is gone
 
 
-def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, monkeypatch):
+def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, cache, monkeypatch):
     path = write_archive(tmp_path / "mmimdb.tar.gz", files())
     copied = []
 
@@ -398,9 +462,9 @@ def test_an_interrupted_unpack_is_redone_and_never_read(tmp_path, monkeypatch):
         patch.setattr(mmimdb.shutil, "copyfileobj", killed)
         with pytest.raises(KeyboardInterrupt):
             read_mmimdb(path)
-    assert (tmp_path / "mmimdb-unpacked/split.json").exists()
+    assert (unpacked(cache) / "split.json").exists()
     with pytest.raises(InputError, match="is an interrupted unpack; .*read the archive again"):
-        read_mmimdb(tmp_path / "mmimdb-unpacked")
+        read_mmimdb(unpacked(cache))
     assert len(read_mmimdb(path, strict=True)) == 6
 
 
@@ -415,5 +479,5 @@ def test_a_folder_with_other_files_is_not_unpacked_into(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     path = write_archive(tmp_path / "mmimdb.tar.gz", files())
-    with pytest.raises(InputError, match=r"cannot unpack .* into .*below \(.*pass a folder that"):
+    with pytest.raises(InputError, match=r"cannot unpack .* into .*below \(.*name another folder"):
         read_mmimdb(path, unpack_to=path / "below")

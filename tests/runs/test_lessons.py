@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from ssnas_core.common.errors import InputError
@@ -26,15 +24,6 @@ def test_same_configuration_is_found_again_and_another_has_its_own_folder(monkey
     first, again, other = lessons.classroom(), lessons.classroom(), lessons.classroom(seed=1)
     assert first.folder.path == again.folder.path != other.folder.path
     assert first.data.store == other.data.store
-
-
-def test_cache_is_the_users_own_where_nothing_else_is_said(monkeypatch, tmp_path):
-    monkeypatch.delenv("SSNAS_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert lessons.cache_folder() == tmp_path / "ssnas"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    assert lessons.cache_folder() == tmp_path / "home" / ".cache" / "ssnas"
 
 
 def test_axes_that_make_no_sense_are_refused(monkeypatch, tmp_path):

@@ -549,7 +549,7 @@ def test_any_supernet_with_named_logits_and_any_loss_can_be_searched(tmp_path):
 
 @pytest.mark.parametrize(("train", "dev"), [(1, 20), (20, 1), (20, 0), (0, 20)])
 def test_parts_of_fewer_than_two_samples_are_refused(space, source, objective, train, dev):
-    wanted = f"two samples in each part, got {train} train and {dev} dev; raise the label ratio"
+    wanted = f"two samples in each part, got {train} train and {dev} dev; give more samples"
     with pytest.raises(InputError, match=wanted):
         search(space, source, objective, train=TRAIN[:train], dev=DEV[:dev])
 
