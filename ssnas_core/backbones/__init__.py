@@ -12,6 +12,7 @@ BACKBONES = Parts(
         "timm": "ssnas_core.backbones.image:TimmNet",
         "transformers-image": "ssnas_core.backbones.transformers:TransformerImage",
         "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
+        "characters": "ssnas_core.backbones.text:CharacterMLP",
         "word2vec": "ssnas_core.backbones.text:Word2VecMLP",
         "transformers-text": "ssnas_core.backbones.transformers:TransformerText",
         "identity": "ssnas_core.backbones.arrays:IdentityArray",

@@ -154,6 +154,14 @@ class TextBackbone(Backbone):
         """Texts as a tensor (N, ...), float32 vectors or padded int64 tokens, on the CPU."""
         raise NotImplementedError
 
+    def known(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the share of each text's words that it knows, (N,) float64 in [0, 1].
+
+        A text of share 0 says nothing to it, whatever `vectorize` makes of it. Where a
+        backbone does not tell, a text is known unless it is blank.
+        """
+        return np.array([float(bool(text.strip())) for text in texts])
+
 
 class ArrayBackbone(Backbone):
     """A backbone of arrays; forward: what `vectorize` returns -> tap -> (N, C, P).

@@ -1,5 +1,8 @@
 """Text backbones: a Maxout MLP on latent semantic vectors, or on the means of word vectors.
 
+Latent semantic vectors are of words, or of short runs of characters, for languages
+that put no spaces between words.
+
 The Maxout MLP (GMU, arXiv:1702.01992; BM-NAS, arXiv:2104.09379) is 300 -> 64 -> 128
 with five pieces. Deviation from both: its 300-d input is not the mean of word2vec
 vectors, which MM-IMDB ships only for its own plots, but TF-IDF reduced by a
@@ -14,9 +17,10 @@ import gzip
 import heapq
 import logging
 import re
+import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
@@ -85,6 +89,18 @@ class _VectorMLP(TextBackbone):
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         raise NotImplementedError
 
+    def known(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of each text's words that are in the vocabulary, (N,); 0 where it has no word."""
+        found = (list(map(self._is_known, self._words(text))) for text in texts)
+        return np.array([sum(one) / len(one) if one else 0.0 for one in found])
+
+    def _words(self, text: str) -> Sequence[str]:
+        """Return what counts as a word in a text, each as often as it occurs."""
+        raise NotImplementedError
+
+    def _is_known(self, word: str) -> bool:
+        raise NotImplementedError
+
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, inputs) -> tap -> (N, C, 1)."""
         return self.layers(vectorized)
@@ -113,7 +129,8 @@ class MaxoutMLP(_VectorMLP):
     """
 
     _grown = ("vocabulary", "idf", "components")
-    _cached = ("_vectorizer",)
+    _cached = ("_vectorizer", "_analyzer")
+    kind, unit = "maxout", "word"  # in the name, and in messages
 
     idf: Tensor
     components: Tensor
@@ -126,7 +143,7 @@ class MaxoutMLP(_VectorMLP):
         pieces: int = 5,
         words: int = 10000,
     ) -> None:
-        super().__init__("maxout", inputs, hidden, outputs, pieces, words)
+        super().__init__(self.kind, inputs, hidden, outputs, pieces, words)
         self.register_buffer("idf", torch.zeros(0))
         self.register_buffer("components", torch.zeros(0, inputs))  # (words, inputs)
 
@@ -140,6 +157,16 @@ class MaxoutMLP(_VectorMLP):
             dtype=np.float32,  # type: ignore[arg-type]  # its stub says float64
             **options,
         )
+
+    @cached_property
+    def _analyzer(self) -> Callable[[str], Sequence[str]]:
+        return self._vectorizer.build_analyzer()
+
+    def _words(self, text: str) -> Sequence[str]:
+        return self._analyzer(text)
+
+    def _is_known(self, word: str) -> bool:
+        return word in self._vectorizer.vocabulary_
 
     @cached_property
     def _vectorizer(self) -> TfidfVectorizer:
@@ -167,14 +194,14 @@ class MaxoutMLP(_VectorMLP):
                 break
         else:
             raise InputError(
-                f"fitting the text backbone needs texts with at least two distinct words, "
+                f"fitting the text backbone needs texts with at least two distinct {self.unit}s, "
                 f"got {len(texts)} texts without; check the text column of the train split."
             )
         rank = min(inputs, *weights.shape)
         if rank < inputs:
             log.warning(
-                "%d texts with %d words give %d of %d text components; the rest is zeros",
-                *weights.shape, rank, inputs,
+                "%d texts with %d %ss give %d of %d text components; the rest is zeros",
+                *weights.shape, self.unit, rank, inputs,
             )  # fmt: skip
         svd = TruncatedSVD(rank, random_state=0).fit(weights)
         device = self.idf.device
@@ -192,6 +219,59 @@ class MaxoutMLP(_VectorMLP):
         weights = self._vectorizer.transform(texts)
         vectors = torch.from_numpy(np.asarray(weights @ self.components.cpu().numpy()))
         return nn.functional.normalize(vectors) * self.scale.cpu()
+
+
+class CharacterMLP(MaxoutMLP):
+    """The same on runs of one to three characters, for languages without spaces between words.
+
+    Runs are taken from what stands between punctuation and spaces, in lower case. There
+    are no stop words: a run that is in most texts has little weight.
+
+    Args:
+        inputs, hidden, outputs, pieces: as of `MaxoutMLP`.
+        words: most runs of characters, the most frequent ones.
+    """
+
+    kind, unit = "characters", "character"
+
+    def __init__(
+        self,
+        inputs: int = 300,
+        hidden: int = 64,
+        outputs: int = 128,
+        pieces: int = 5,
+        words: int = 20000,
+    ) -> None:
+        super().__init__(inputs, hidden, outputs, pieces, words)
+
+    def _words(self, text: str) -> Sequence[str]:
+        return [run for run in character_runs(text) if len(run) == 1]  # longer ones are of these
+
+    @staticmethod
+    def _tfidf(**options: Any) -> TfidfVectorizer:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        return TfidfVectorizer(
+            sublinear_tf=True,
+            analyzer=character_runs,  # type: ignore[arg-type]  # a function may be given
+            dtype=np.float32,  # type: ignore[arg-type]  # its stub says float64
+            **options,
+        )
+
+
+def character_runs(text: str) -> list[str]:
+    """Return the runs of one to three characters within each piece of a text, in lower case.
+
+    Pieces are parted by what is neither a letter, a mark on one nor a digit: Thai
+    writes its vowels as marks, which `\\w` leaves out.
+    """
+    line = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
+    return [
+        piece[start : start + length]
+        for piece in line.split()
+        for length in (1, 2, 3)
+        for start in range(len(piece) - length + 1)
+    ]
 
 
 _File = gzip.GzipFile | BufferedReader
@@ -465,15 +545,20 @@ class Word2VecMLP(_VectorMLP):
         words = words_of(self.vocabulary, self.vectors)
         return {word: row for row, word in enumerate(words)}
 
+    def _words(self, text: str) -> Sequence[str]:
+        return _TOKEN.findall(text)
+
+    def _is_known(self, word: str) -> bool:
+        return self._row(word) is not None
+
+    def _row(self, word: str) -> int | None:
+        return self._rows.get(word, self._rows.get(word.lower()))
+
     def _means(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         """Yield the mean vector of each text, (D,) float32 in the file's units; else zeros."""
         vectors = self.vectors.cpu().numpy()
         for text in texts:
-            rows = [
-                row
-                for word in _TOKEN.findall(text)
-                if (row := self._rows.get(word, self._rows.get(word.lower()))) is not None
-            ]
+            rows = [row for word in self._words(text) if (row := self._row(word)) is not None]
             yield vectors[rows].mean(0) if rows else np.zeros(vectors.shape[1], np.float32)
 
     def fit(self, texts: Sequence[str]) -> Word2VecMLP:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -244,6 +245,14 @@ class TransformerText(_Transformer, TextBackbone):
                 f"model's {known}; restore its files."
             )
         return numbers
+
+    def known(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of each text's tokens that are not the one for what is unknown, (N,)."""
+        tokens, unknown = self.vectorize(texts), self.tokenizer.unk_token_id
+        others = {*self.tokenizer.all_special_ids} - {unknown}
+        said = ~torch.isin(tokens, torch.tensor(sorted(others), dtype=torch.int64))
+        known = said if unknown is None else said & (tokens != unknown)
+        return (known.sum(1) / said.sum(1).clamp(min=1)).double().numpy()
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""

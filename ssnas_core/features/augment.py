@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ from ssnas_core.common.errors import InputError
 LUMA = (0.299, 0.587, 0.114)
 _IQ = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 _DRAWS = 11  # uniform numbers per image
+# Scripts that may have no spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+_LONG = 8  # letters between two spaces: more, in the mean, are several words of such a script
 
 
 def _check_range(owner: object, names: Sequence[str], low: float, high: float) -> None:
@@ -203,18 +210,22 @@ def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list
     """Drop words from each text by its own seed in `draws` (N,) int64 (see `seed_draws`).
 
     It is EDA's random deletion (arXiv:1901.11196). A text of at least one word keeps at
-    least one; a text without words is returned as it is. White space separates words.
+    least one; a text without words is returned as it is. White space separates words; where
+    it does not, as in Chinese, Japanese and Thai, each letter is dropped for itself.
     """
     if config.drop == 0:
         return list(texts)
     result = []
     for text, seed in zip(texts, draws.tolist(), strict=True):
         uniform = random.Random(seed).random
-        words = text.split()
+        words, space = text.split(), " "
+        letters = sum(map(len, words))
+        if letters > _LONG * len(words) and 2 * len(_UNSPACED.findall(text)) > letters:
+            words, space = list(text), ""
         rest = [word for word in words if uniform() >= config.drop]
         if words and not rest:
             rest = [words[int(uniform() * len(words))]]
-        result.append(" ".join(rest) if words else text)
+        result.append(space.join(rest) if words else text)
     return result
 
 

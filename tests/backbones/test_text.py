@@ -14,7 +14,7 @@ from torch import nn
 
 from ssnas_core.backbones.base import Maxout
 from ssnas_core.backbones.factory import text_backbone
-from ssnas_core.backbones.text import MaxoutMLP
+from ssnas_core.backbones.text import CharacterMLP, MaxoutMLP, character_runs
 from ssnas_core.common.errors import InputError
 
 
@@ -148,3 +148,125 @@ def test_fitted_text_backbone_comes_back_from_config_and_state(fitted, plots, re
     assert again.learns
     other = MaxoutMLP(inputs=4, hidden=3, outputs=2, pieces=7, words=5)
     assert rebuilt(other).words == 5
+
+
+# --- what is known of a text
+
+# The words of at least two plots are: detective killer city friends sea laugh war young kingdom
+# queen travel.
+SHARES = {
+    "": 0,
+    "   ": 0,
+    "\n\t": 0,
+    "it was and is the": 0,  # stop words alone
+    "zzz qqq www": 0,
+    "... !? 7": 0,
+    "警长骑马进了沙漠": 0,
+    "นายอำเภอขี่ม้า": 0,
+    "the queen": 1,
+    "Queen, QUEEN! queen?": 1,
+    "a queen of zzz": 1 / 2,
+    "killer robots and the sea": 2 / 3,
+    "war war war peace": 3 / 4,
+}
+
+
+@pytest.mark.parametrize("text", SHARES)
+def test_share_of_the_words_that_are_known_is_told_and_none_is_a_vector_of_zeros(fitted, text):
+    assert fitted.known(["the queen", text]).tolist() == [1, pytest.approx(SHARES[text])]
+    assert bool(fitted.vectorize([text]).any()) == (SHARES[text] > 0)
+
+
+def test_no_texts_have_no_shares(fitted):
+    assert fitted.known([]).shape == (0,)
+
+
+# --- characters
+
+RUNS = {
+    "": [],
+    " ，。!\n": [],
+    "马": ["马"],
+    "沙漠": ["沙", "漠", "沙漠"],
+    "骑马，去": ["骑", "马", "骑马", "去"],
+    "A b": ["a", "b"],
+    "ม้า": ["ม", "้", "า", "ม้", "้า", "ม้า"],  # a mark between two letters stays
+    "キス。": ["キ", "ス", "キス"],
+    "é7": ["é", "7", "é7"],
+    "\ud800x": ["x"],
+    "abcd": ["a", "b", "c", "d", "ab", "bc", "cd", "abc", "bcd"],
+}
+
+
+@pytest.mark.parametrize("text", RUNS)
+def test_runs_are_of_one_to_three_letters_and_stay_within_a_piece(text):
+    assert character_runs(text) == RUNS[text]
+
+
+# Of each language texts of two kinds, which share words but no clause; then one of each kind.
+UNSPACED = {
+    "Chinese": (
+        ["警长骑马进了沙漠", "他在酒馆里遇见警长", "沙漠里的骑手有马", "酒馆外警长等骑手"],
+        ["鬼魂在地窖里尖叫", "黑夜的诅咒和鲜血", "她在黑夜听见鬼魂", "地窖里流着鲜血"],
+        ("骑手去沙漠找酒馆", "诅咒让鬼魂流鲜血"),
+    ),
+    "Chinese, in other characters": (
+        ["警長騎馬進了沙漠", "他在酒館裡遇見警長", "沙漠裡的騎手有馬", "酒館外警長等騎手"],
+        ["鬼魂在地窖裡尖叫", "黑夜的詛咒和鮮血", "她在黑夜聽見鬼魂", "地窖裡流著鮮血"],
+        ("騎手去沙漠找酒館", "詛咒讓鬼魂流鮮血"),
+    ),
+    "Japanese": (
+        [
+            "保安官は馬に乗る",
+            "砂漠の酒場で保安官が待つ",
+            "馬と拳銃を持つ男",
+            "酒場の男は砂漠へ行く",
+        ],
+        ["幽霊が地下室で叫ぶ", "真夜中の呪いと血", "彼女は真夜中に幽霊を見る", "地下室の血"],
+        ("保安官と拳銃の男", "幽霊の呪いと悲しみ"),
+    ),
+    "Thai": (
+        ["นายอำเภอขี่ม้า", "ม้าอยู่ในทะเลทราย", "นายอำเภอไปทะเลทราย", "คนขี่ม้ามีปืน"],
+        ["ผีอยู่ในห้องใต้ดิน", "เลือดในเวลากลางคืน", "ผีมากลางคืน", "ห้องใต้ดินมีเลือด"],
+        ("นายอำเภอมีปืน", "ผีกลางคืนมีเลือด"),
+    ),
+    "Khmer": (
+        ["មេប៉ូលិសជិះសេះ", "សេះនៅវាលខ្សាច់", "មេប៉ូលិសទៅវាលខ្សាច់", "មនុស្សជិះសេះ"],
+        ["ខ្មោចនៅបន្ទប់ក្រោមដី", "ឈាមនៅពេលយប់", "ខ្មោចមកពេលយប់", "បន្ទប់ក្រោមដីមានឈាម"],
+        ("មេប៉ូលិសនៅវាលខ្សាច់", "ខ្មោចមានឈាម"),
+    ),
+    "Lao": (
+        ["ນາຍອຳເພີຂີ່ມ້າ", "ມ້າຢູ່ທະເລຊາຍ", "ນາຍອຳເພີໄປທະເລຊາຍ", "ຄົນຂີ່ມ້າ"],
+        ["ຜີຢູ່ຫ້ອງໃຕ້ດິນ", "ເລືອດໃນກາງຄືນ", "ຜີມາກາງຄືນ", "ຫ້ອງໃຕ້ດິນມີເລືອດ"],
+        ("ນາຍອຳເພີຢູ່ທະເລຊາຍ", "ຜີມີເລືອດ"),
+    ),
+    "English": (
+        ["a sheriff rides", "a horse in the desert", "the sheriff's saloon", "desert horse rider"],
+        ["a ghost in the cellar", "blood at night", "the ghost of night", "cellar of blood"],
+        ("sheriffs riding horses", "nightly ghosts bloody cellars"),
+    ),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_characters_tell_texts_apart_in_languages_without_spaces(language):
+    first, second, asked = UNSPACED[language]
+    backbone = text_backbone("characters").fit([*first, *second])
+    learnt, new = backbone.vectorize([*first, *second]), backbone.vectorize(asked)
+    alike = nn.functional.normalize(new) @ nn.functional.normalize(learnt).T
+    assert alike[0, :4].mean() > alike[0, 4:].mean() + 0.05, alike
+    assert alike[1, 4:].mean() > alike[1, :4].mean() + 0.05, alike
+    assert (backbone.known(asked) > 0.6).all()
+    assert backbone.known(["★", "", "Ж"]).tolist() == [0, 0, 0]
+    if language != "English":
+        assert backbone.known(["queen"]).tolist() == [0]
+
+
+def test_character_backbone_comes_back_from_config_and_state(rebuilt):
+    texts = ["警长骑马，\n进了沙漠", "他在酒馆里遇见警长"]
+    backbone = CharacterMLP(inputs=2).fit(texts).eval()
+    again = rebuilt(backbone)
+    assert torch.equal(again.vectorize(texts), backbone.vectorize(texts))
+    assert backbone.name == "characters 2-64-128 pieces 5 words 20000"
+    with pytest.raises(InputError, match="at least two distinct characters, got 2 texts without"):
+        CharacterMLP().fit(["", "。"])

@@ -147,3 +147,12 @@ def test_folder_with_some_weights_missing_is_refused(folder, tmp_path):
     bad = tampered(folder, tmp_path / "model", num_hidden_layers=7)  # of six
     with pytest.raises(InputError, match=r"expected all weights of .*got none for 16 of"):
         TransformerText(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("", 0), (" \n", 0), ("女王", 0), ("★ ♜", 0), ("queen", 1), ("a ★", 1 / 2), ("ab 女", 2 / 3)],
+)
+def test_share_of_the_tokens_that_are_known_is_told(tmp_path, text, share):
+    encoder = TransformerText(str(made(tmp_path)), length=LENGTH)
+    assert encoder.known([text, "war"]).tolist() == [pytest.approx(share), 1]

@@ -108,6 +108,19 @@ def test_word_is_looked_up_as_written_then_in_lower_case(tmp_path):
     assert rows.tolist() == [[0, 2, 0.5], [0, 1, 0], [0, 1, 0]]
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", 0), (" ", 0), ("xyzzy plugh", 0), ("女王统治王国", 0), ("a b", 0), ("the", 1),
+        ("KINGDOM, kingdom", 1), ("the xyzzy", 1 / 2), ("war war plugh plugh plugh", 2 / 5),
+    ],
+)  # fmt: skip
+def test_share_of_the_words_that_have_a_vector_is_told(tmp_path, text, share):
+    backbone = Word2VecMLP(written(tmp_path / "v.bin", FORMATS["v.bin"])).fit(TEXTS)
+    assert backbone.known([text, "war"]).tolist() == [pytest.approx(share), 1]
+    assert bool(backbone.vectorize([text]).any()) == (share > 0)
+
+
 def test_only_the_most_frequent_words_of_the_train_texts_are_kept(tmp_path):
     path = written(tmp_path / "v.bin", FORMATS["v.bin"])
     texts = ["war war war kingdom kingdom", "The the rules queen"]
@@ -259,7 +272,7 @@ def test_blank_lines_without_end_are_refused(tmp_path):
 
 
 def test_unusable_requests_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'maxout', 'word2vec:FILE', 'transformers:NAME_OR_FOLD"):
+    with pytest.raises(InputError, match="'maxout', 'characters', 'word2vec:FILE', 'transf"):
         text_backbone("bert")
     with pytest.raises(InputError, match="word vectors in .*none.bin, got FileNotFoundError"):
         text_backbone(f"word2vec:{tmp_path / 'none.bin'}")

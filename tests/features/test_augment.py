@@ -235,6 +235,39 @@ def test_same_text_gets_different_views_that_follow_the_generator():
     assert Counter(first).most_common(1)[0][1] < 10
 
 
+UNSPACED = {
+    "Chinese": "警长骑着马进了沙漠里的酒馆然后和骑手说起了他的母亲和那个冬天",
+    "Chinese with punctuation": "警长骑着马，进了沙漠里的酒馆。然后和骑手说起了他的母亲、冬天！",
+    "Japanese": "保安官は馬に乗って砂漠の酒場に入り、母親と真夜中のことを話し始めた。",
+    "Japanese with an English name": "保安官は馬に乗って砂漠のJohnの酒場に入り母のことを話し始めた",
+    "Thai": "นายอำเภอขี่ม้าเข้าไปในทะเลทรายและพบกับแม่ของเขา ในคืนฤดูหนาวที่ผ่านมา",
+    "Khmer": "មេប៉ូលិសជិះសេះចូលទៅក្នុងវាលខ្សាច់ហើយជួបម្តាយរបស់គាត់",
+    "Burmese": "ရဲအရာရှိသည်မြင်းစီးပြီးသဲကန္တာရထဲသို့ဝင်သွားသည်",
+}
+SPACED = {
+    "Chinese in words": "警长 骑 着 马 进 了 沙漠 里 的 酒馆",
+    "Thai in words": "นายอำเภอ ขี่ ม้า เข้า ไป ใน ทะเลทราย",
+    "English": "A sheriff rides into town with 馬 on his hat.",
+    "German": "Donaudampfschifffahrtsgesellschaftskapitän Rechtsschutzversicherung",
+    "Korean": "보안관이 말을 타고 사막의 술집에 들어간다",
+    "Russian": "Шериф въезжает в город",
+}
+
+
+@pytest.mark.parametrize("language", [*UNSPACED, *SPACED])
+def test_texts_without_spaces_lose_letters_and_others_words(language):
+    text = (UNSPACED | SPACED)[language]
+    first, *more = augment_texts([text] * 40, TextAugment(), generator())
+    assert len({first, *more}) > 20 or language in ("German", "Russian")
+    for view in (first, *more):
+        rest = iter(text if language in UNSPACED else text.split())
+        assert all(one in rest for one in (view if language in UNSPACED else view.split()))
+    kept = sum(map(len, (first, *more))) / 40 / len(text)
+    assert language in SPACED or 0.6 < kept < 0.8
+    whole = set(text.split())
+    assert language in UNSPACED or all(whole.issuperset(view.split()) for view in (first, *more))
+
+
 # --- arrays
 
 
