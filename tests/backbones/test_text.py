@@ -256,7 +256,7 @@ def test_characters_tell_texts_apart_in_languages_without_spaces(language):
     alike = nn.functional.normalize(new) @ nn.functional.normalize(learnt).T
     assert alike[0, :4].mean() > alike[0, 4:].mean() + 0.05, alike
     assert alike[1, 4:].mean() > alike[1, :4].mean() + 0.05, alike
-    assert (backbone.known(asked) > 0.6).all()
+    assert (backbone.known(asked) > 0.4).all()
     assert backbone.known(["★", "", "Ж"]).tolist() == [0, 0, 0]
     if language != "English":
         assert backbone.known(["queen"]).tolist() == [0]
