@@ -7,13 +7,15 @@ declared here: `type_of` adds to a command those of the parts that its options n
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+# With a constructor the word None is a name like any other, not the keyword.
+Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", constructor=Path)]
 Log = Literal["csv", "tensorboard"]
 
 
@@ -34,8 +36,8 @@ class RecipeCommand(Output):
     """Options of what starts from raw data: which, and what is made of it."""
 
     data: str
-    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a CSV
-    beside your own images; a .npz of arrays; or package.module:Name of a dataset."""
+    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; package.module:Name."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
     sentence-encoder, classroom, av-mnist, or package.module:Name."""
@@ -69,7 +71,7 @@ class RunCommand(RecipeCommand, SeveralCommand):
 
     out: Path
     """Run folder; the same command again resumes, or prints the result."""
-    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    store: Place = None
     """Folder for prepared data, to share between runs; OUT/store if not given."""
     seed: int = 0
     """Decides the search, the labelled parts and all initial weights."""
@@ -121,7 +123,7 @@ class TrainCommand(SeveralCommand):
     """Ratio r of labels, in train and dev."""
     method: str = "found, pretrained"
     """As: found, pretrained; found; random; late concat; text only; gmu; centralnet."""
-    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    store: Place = None
     """Folder of prepared data, if it was moved since the run."""
 
 
@@ -136,7 +138,7 @@ class ShowCommand(Output):
 
     what: Annotated[Path, tyro.conf.Positional]
     """A run folder at any stage, or a genotype.json."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Place = None
     """Folder for the figures; in the run folder, or beside the genotype, if not given."""
     format: tuple[Literal["png", "svg"], ...] = ("png", "svg")
     """File formats of the figures."""
@@ -148,9 +150,9 @@ class CompareCommand(Output):
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
-    csv: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    csv: Place = None
     """Where to write the table as CSV."""
-    png: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    png: Place = None
     """Where to draw the scores."""
 
 
@@ -160,7 +162,7 @@ class StudyCommand(RecipeCommand):
 
     out: Path
     """Folder of the study; the same command again goes on where it was stopped."""
-    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    store: Place = None
     """Folder for prepared data; OUT/store if not given."""
     methods: tuple[str, ...] = ("core", "ablation", "baselines")
     """Methods, or sets: core, ablation, baselines, hybrid, taps, strategies, backbones."""
@@ -174,13 +176,13 @@ class StudyCommand(RecipeCommand):
     """Seeds of the decisive methods."""
     workers: int = 2
     """Processes on this machine, by Dask; 0: all in this one."""
-    scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", constructor=str)] = None
     """Address of a Dask scheduler, as tcp://HOST:PORT, whose workers see OUT and the store."""
     threads: int = 1
     """Threads of each worker."""
     device: str = "cpu"
     """cpu, cuda, or auto: where each worker computes."""
-    csv: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    csv: Place = None
     """Where to write the table, its report (.md) and figure (.png); OUT/study.csv if not given."""
 
 
@@ -188,15 +190,15 @@ class StudyCommand(RecipeCommand):
 class ModelCommand(Output):
     """Options of what uses one trained model."""
 
-    run: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    run: Place = None
     """Run folder; its model of --method at --label-ratio is used."""
-    model: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    model: Place = None
     """Or a model folder that `ssnas save` made."""
     method: str = "found, pretrained"
     """Method of the run."""
-    label_ratio: Annotated[float | None, tyro.conf.arg(metavar="R")] = None
-    """Label ratio of the run; its largest if not given."""
-    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    label_ratio: Annotated[float | None, tyro.conf.arg(metavar="R", constructor=float)] = None
+    """Label ratio that it was trained at; the run's largest if not given."""
+    store: Place = None
     """Folder of prepared data, if it was moved since the run."""
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
@@ -206,9 +208,9 @@ class ModelCommand(Output):
 class PredictCommand(ModelCommand):
     """Classes of one sample with their probabilities; a modality may be missing."""
 
-    poster: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    poster: Place = None
     """Image file, for the model's only image modality."""
-    plot: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    plot: Annotated[str | None, tyro.conf.arg(metavar="TEXT", constructor=str)] = None
     """Text, for the model's only text modality."""
     input: tuple[str, ...] = ()
     """Others as NAME=VALUE: a path of an image or .npy array, or a text."""
@@ -240,7 +242,7 @@ class DownloadCommand(Output):
     """Folder to put it in."""
     url: tuple[str, ...] = ()
     """Mirrors to try instead of the known ones; of avmnist, folders that hold its files."""
-    sha256: Annotated[str | None, tyro.conf.arg(metavar="HEX")] = None
+    sha256: Annotated[str | None, tyro.conf.arg(metavar="HEX", constructor=str)] = None
     """Expected SHA-256; what is downloaded is checked against it."""
 
 
@@ -269,7 +271,11 @@ def type_of(command: type, arguments: list[str]) -> Any:
         key: shown(config, _HIDDEN)
         for key, config in defaults(command, _named(command, arguments)).items()
     }
-    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in groups.items()]
+    flat = tyro.conf.arg(prefix_name=False)
+    fields = [
+        (key, Annotated[kind, flat] if key == "table" else kind, field(default_factory=kind))
+        for key, kind in groups.items()
+    ]
     made = dataclasses.make_dataclass(
         command.__name__, fields, bases=(command,), frozen=True, kw_only=True
     )
@@ -279,10 +285,11 @@ def type_of(command: type, arguments: list[str]) -> Any:
 
 def defaults(command: type[RecipeCommand], names: dict[str, str]) -> dict[str, Any]:
     """Return the configurations whose settings a command has, by the prefix of their options."""
+    from ssnas_core.datasets.table import TableOptions
     from ssnas_core.runs.recipes import recipe_named
 
     recipe = recipe_named(names["recipe"])
-    configs = {"prepare": recipe.prepare}
+    configs: dict[str, Any] = {"table": TableOptions(), "prepare": recipe.prepare}
     if issubclass(command, RunCommand):
         axes = ("space", "objective", "strategy")
         configs |= {axis: getattr(recipe, axis)(names[axis]) for axis in axes}

@@ -38,9 +38,10 @@ class ArrayDataset(Dataset):
     Args:
         inputs: modality -> values: an array, a tensor, or a sequence.
         labels: (N,) whole numbers or strings: exactly one class each; or (N, K) of
-            0 and 1: any number of K classes.
-        split: N names, each "train", "dev" or "test"; without, a stratified
-            70/10/20 split by `seed`.
+            0 and 1: any number of K classes. -1, "" and a row of NaN are no label: such
+            samples serve backbones, search and pretraining in train and dev.
+        split: N names, each "train", "dev", "test" or "unlabelled" (train without its
+            labels); without, a stratified 70/10/20 split by `seed`, the unlabelled in train.
         ids: N unique names; without, "0" to "N-1".
         classes: names of the classes: of class 0, 1, ... where labels are numbers,
             of the columns where they are (N, K). Without, the labels themselves,
@@ -70,6 +71,7 @@ class ArrayDataset(Dataset):
             )
         read = {modality: _modality(modality, values) for modality, values in inputs.items()}
         plain = _plain("labels", labels)
+        known = _known(plain)
         named = None if ids is None else list(ids)  # by place, whatever an index of theirs says
         lengths = {modality: len(values) for modality, (_, values) in read.items()}
         beside = {"labels": plain, "split": split, "ids": named}
@@ -80,8 +82,13 @@ class ArrayDataset(Dataset):
                 f"{', '.join(f'{n} of {what}' for what, n in lengths.items())}; "
                 "give one row per sample."
             )
-        matrix, names = _labels(plain, classes)
-        drawn = stratified_split(matrix, seed) if split is None else [str(part) for part in split]
+        matrix, names = _labels(plain, known, classes)
+        if split is None:
+            parts = iter(stratified_split(matrix[known], seed))
+            drawn = [next(parts) if one else "train" for one in known]
+        else:
+            known = known & [str(part) != "unlabelled" for part in split]
+            drawn = ["train" if str(part) == "unlabelled" else str(part) for part in split]
         counts = dict.fromkeys(SPLITS, 0) | Counter(drawn)
         if len(counts) > len(SPLITS) or 0 in counts.values():
             shown = ", ".join(f"{part[:40]!r}: {n}" for part, n in [*counts.items()][:6])
@@ -93,7 +100,7 @@ class ArrayDataset(Dataset):
             Record(
                 str(row if named is None else named[row]),
                 {modality: values[row] for modality, (_, values) in read.items()},
-                tuple(names[k] for k in np.flatnonzero(matrix[row])),
+                tuple(names[k] for k in np.flatnonzero(matrix[row])) if known[row] else None,
                 drawn[row],
             )
             for row in range(len(plain))
@@ -203,8 +210,30 @@ def _images(name: str, array: np.ndarray) -> np.ndarray:
     )
 
 
-def _labels(plain: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the label matrix (N, K) uint8 and the names of the K classes."""
+def _known(plain: np.ndarray) -> np.ndarray:
+    """Return which samples have a label, (N,) bool."""
+    if plain.ndim == 2 and plain.dtype.kind == "f":
+        return ~np.isnan(plain).all(axis=1)
+    missing = "" if plain.dtype.kind == "U" else -1
+    return plain != missing if plain.ndim == 1 else np.ones(len(plain), dtype=bool)
+
+
+def _labels(
+    plain: np.ndarray, known: np.ndarray, classes: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the label matrix (N, K) uint8, 0 where none is known, and the K classes' names."""
+    if not known.any():
+        raise InputError(f"labels: expected some, got none of {len(plain)}; label some samples.")
+    matrix, names = _labels_of(plain[known], classes)
+    whole = np.zeros((len(plain), len(names)), dtype=np.uint8)
+    whole[known] = matrix
+    return whole, names
+
+
+def _labels_of(
+    plain: np.ndarray, classes: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the label matrix (N, K) uint8 of labelled samples and the names of the K classes."""
     named = None if classes is None else tuple(str(name) for name in classes)
     if named is not None and len(set(named)) != len(named):
         raise InputError(f"expected classes of different names, got {list(named)}.")

@@ -8,8 +8,10 @@ needed again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from ssnas_core.common.files import (
     disk_errors,
     load_states,
     map_array,
+    path_text,
     plain_name,
     read_fields,
     read_json,
@@ -33,15 +36,23 @@ from ssnas_core.common.files import (
 )
 from ssnas_core.common.locks import alone_in
 from ssnas_core.common.random import seeded
-from ssnas_core.common.typed import typed
+from ssnas_core.common.typed import plain, typed
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import SPLITS, Dataset
+from ssnas_core.datasets.table import TableOptions
 from ssnas_core.features.config import PrepareConfig
+from ssnas_core.features.coverage import Known, coverage, unknown_texts
 from ssnas_core.features.extract import Taps, extract_features
 from ssnas_core.features.inputs import RawInputs, content_key, prepare_inputs
 from ssnas_core.features.live import LiveInputs
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.features.train_backbones import Labels, train_backbone
+
+_LOG = logging.getLogger(__name__)
+_REMEDY = (
+    "; for languages without spaces between words take the text backbone 'characters' "
+    "(--prepare.text characters)"
+)
 
 
 def stored_columns(folder: Path) -> dict[str, Any]:
@@ -100,6 +111,11 @@ def saved_backbone(folder: Path, modality: str) -> Backbone:
     return backbone
 
 
+def unpacked_in(folder: Path, archive: Path) -> Path:
+    """Return where a store has the files of an archive: a folder of this archive alone."""
+    return folder / f"raw-{content_key(str(Path(archive).resolve()))}"
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set: its records, and the features of every sample and view.
@@ -147,11 +163,26 @@ class Prepared:
             seed=self.config.seed,
         )
 
+    def known(self) -> dict[str, Mapping[str, Known]]:
+        """What the text backbones know of the texts: modality -> split -> `Known`."""
+        file = self.folder / "known.json"
+        if not file.exists():
+            texts = [name for name, kind in self.dataset.kinds.items() if kind == "text"]
+            backbones = {name: saved_backbone(self.folder, name) for name in texts}
+            write_json(file, plain(coverage(self.dataset, backbones)))
+        return typed(dict[str, Mapping[str, Known]], read_json(file), str(file))
+
     def counts(self) -> dict[str, Any]:
-        """Name of the data, records per split, and the records left out with the reasons."""
+        """Name of the data, records per split, unlabelled ones, and those left out, and why.
+
+        `texts` has, by modality and split, how many texts have no known word (`unknown`) and
+        the share of the words that is known (`words`).
+        """
         return {
             "name": self.dataset.name,
             **{split: len(self.dataset.indices(split)) for split in SPLITS},
+            "texts": plain(self.known()),
+            "unlabelled": int((~self.dataset.labelled()).sum()),
             "skipped": len(self.dataset.skipped),
             "skipped_records": dict(self.dataset.skipped),
         }
@@ -175,6 +206,7 @@ def prepare(
     folder: Path,
     config: PrepareConfig | None = None,
     *,
+    table: TableOptions | None = None,
     label_ratio: float | None = None,
     label_seed: int = 0,
     device: torch.device | str = "cpu",
@@ -187,6 +219,7 @@ def prepare(
         folder: parent of all preparations; this one's is named by a hash of
             the data (not its labels) and of `config`; and of the labels learnt from.
         config: backbones, views and training.
+        table: what the columns are, where the data is a table.
         label_ratio: train the backbones that learn with the labels of that part of
             train, `labelled_part(dataset, label_ratio, label_seed)`, in twice the steps;
             by default, or where none learns, without a label.
@@ -200,11 +233,11 @@ def prepare(
     """
     config = config or PrepareConfig()
     folder = Path(folder)
-    if isinstance(data, Dataset):
-        dataset = data
-    else:
-        raw = folder / f"raw-{content_key(str(Path(data).resolve()))}"  # of one archive alone
-        dataset = open_dataset(data, unpack_to=raw, strict=config.strict, progress=progress)
+    path_text(folder.resolve())  # what no file could name is refused before any work
+    raw = None if isinstance(data, Dataset) else unpacked_in(folder, data)
+    dataset = open_dataset(
+        data, table=table, unpack_to=raw, strict=config.strict, progress=progress
+    )
     backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
     used = config.of_kinds(dataset.kinds.values())
     content: list[Any] = [_stamp(part) for part in (used.image, used.text)]
@@ -249,7 +282,11 @@ def prepare(
             "fingerprint": inputs.fingerprint,
         }
         write_json(home / "inputs.json", note)
-    return Prepared(home, usable, store, config)
+        prepared = Prepared(home, usable, store, config)
+        for line in unknown_texts(prepared.known()):
+            remedy = "" if config.text == "characters" else _REMEDY
+            _LOG.warning("%s: %s%s", dataset.name, line, remedy)
+    return prepared
 
 
 def _stamp(part: Any) -> list[list[Any]]:

@@ -52,7 +52,7 @@ def export_embeddings(
                 for part in parts:
                     for row, record in zip(part.tolist(), records, strict=False):
                         numbers = (f"{value:.9g}" for value in row)
-                        labels = "|".join(record.labels)
+                        labels = "|".join(record.labels or ())
                         writer.writerow([record.id, record.split, labels, *numbers])
         else:
             with open(temporary, "wb") as file:
@@ -61,6 +61,7 @@ def export_embeddings(
                     ids=np.array([record.id for record in dataset.records], dtype=str),
                     embeddings=np.concatenate(list(parts)),
                     labels=dataset.labels(),
+                    labelled=dataset.labelled(),
                     split=np.array([record.split for record in dataset.records], dtype=str),
                     classes=np.array(dataset.classes, dtype=str),
                 )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_name
+from ssnas_core.common.files import read_fields, read_name
+from ssnas_core.common.typed import typed
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
     attempt,
@@ -153,7 +154,7 @@ class _Opened:
         cells: its trained cells, with their scores.
         broken: what of it cannot be read.
         settings: all that decides its results but the seed and the data, by dotted name.
-        data: where its data was read, and the prepared folder, whose name is a hash of the data.
+        data: where its data was read, and hashes of what was read, labels among them.
     """
 
     path: str
@@ -180,7 +181,7 @@ def _opened(path: Path) -> _Opened:
     history = [] if cells else attempt(broken, search_history, folder)
     stage = "broken" if history is None else stage_of(folder, config, history, cells)
     note = folder / "prepared.json"
-    prepared = attempt(broken, read_name, note, "folder") if note.exists() else None
+    prepared = attempt(broken, _content_of, note) if note.exists() else None
     parts = {axis: config[axis]["name"] for axis in _AXES}
     settings = {**parts, **_flat({n: v for n, v in config.items() if n not in _NO_SETTING})}
     if settings.get("recipe.parts") == [config["space"]]:  # sizes of all networks: said once
@@ -188,6 +189,12 @@ def _opened(path: Path) -> _Opened:
     settings.pop("data", None)
     data = str(config.get("data"))
     return _Opened(str(path), stage, cells, broken, settings, (data, prepared or data))
+
+
+def _content_of(note: Path) -> str:
+    """Return what names the features and the labels of a run, from its prepared.json."""
+    labels = typed(str, read_fields(note, "labels")["labels"], f"{note}: labels")
+    return f"{read_name(note, 'folder')}, labels {labels[:40]}"
 
 
 def _settings(runs: Sequence[_Opened]) -> dict[str, tuple[str, str]]:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_fields, read_name, write_json
+from ssnas_core.common.files import path_of, path_text, read_fields, read_name, write_json
 from ssnas_core.common.typed import typed
-from ssnas_core.datasets.records import load_dataset, save_dataset
+from ssnas_core.datasets.open import open_dataset, source_stamp
+from ssnas_core.datasets.records import Dataset, changes, load_dataset, save_dataset
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
 from ssnas_core.features.live import LiveFeatures
-from ssnas_core.features.prepare import Prepared, prepare, stored_columns
+from ssnas_core.features.prepare import Prepared, prepare, stored_columns, unpacked_in
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.objectives.base import Objective, OnDevice, Source
 from ssnas_core.objectives.supervised import Supervised
@@ -26,6 +27,14 @@ from ssnas_core.runs.recipes import RunConfig, is_in_memory
 from ssnas_core.training.metrics import Scoring
 
 _LOG = logging.getLogger(__name__)
+
+
+def changed_since(data: Any, run: Path, changed: str) -> str:
+    """Return the message for data that are not those that a run began with."""
+    return (
+        f"{data} is no longer the data that {run} began with: {changed or 'its images'}; restore "
+        "it, or give another --out."
+    )
 
 
 class RunData:
@@ -52,7 +61,7 @@ class RunData:
         self.config, self.folder, self.device, self.progress = config, folder, device, progress
         if store is None and (folder / "store.json").exists():
             noted = read_fields(folder / "store.json", "store")["store"]
-            store = Path(typed(str, noted, f"{folder / 'store.json'}: store"))
+            store = path_of(typed(str, noted, f"{folder / 'store.json'}: store"))
         self.store = Path(store) if store is not None else folder / "store"
         self._prepared: Prepared | None = None
 
@@ -75,8 +84,32 @@ class RunData:
 
     def _prepare(self) -> str:
         """Compute and note what is missing; return the prepared folder's name in the store."""
+        if self._noted() is not None:
+            self._check_source()
         self.folder.once(self._at_hand, self._compute)
         return str(self._noted())
+
+    def _check_source(self) -> None:
+        """Refuse data that were changed since the run began; those that are gone are not needed."""
+        data, file = self.config.data, self.folder / "prepared.json"
+        if isinstance(data, Dataset) or is_in_memory(data):
+            return
+        stamp = source_stamp(data) if data.exists() else None
+        note = read_fields(file, "source")
+        if stamp in (None, note["source"]):
+            return
+        _LOG.info("%s was written since %s began; looking for changes", data, self.folder.path)
+        now = open_dataset(
+            data,
+            table=self.config.table,
+            unpack_to=unpacked_in(self.store, data),
+            progress=self.progress,
+        )
+        changed = changes(self.folder / "dataset.json", now)
+        if changed:
+            raise InputError(changed_since(data, self.folder.path, changed))
+        with suppress(InputError), self.folder.working():  # read-only: it is only looked at
+            write_json(file, {**note, "source": stamp})
 
     def _noted(self) -> str | None:
         """The name of the prepared folder that the run has had, if any."""
@@ -109,23 +142,28 @@ class RunData:
                 data,
                 self.store,
                 self.config.recipe.prepare,
+                table=self.config.table,
                 **learning,
                 device=self.device,
                 progress=self.progress,
             )
         if name is None:
             save_dataset(made.dataset, self.folder / "dataset.json")
-            features = {"channels": made.store.channels, "positions": made.store.positions}
-            write_json(self.folder / "prepared.json", {"folder": made.folder.name, **features})
+            note = {
+                "folder": made.folder.name,
+                "labels": made.dataset.label_fingerprint(),
+                "source": None if isinstance(data, Dataset) else source_stamp(data),
+                "channels": made.store.channels,
+                "positions": made.store.positions,
+            }
+            write_json(self.folder / "prepared.json", note)
         elif name != made.folder.name:
-            raise InputError(
-                f"{data} is no longer the data that {self.folder.path} began "
-                "with; restore it, or give another --out."
-            )
+            changed = changes(self.folder / "dataset.json", made.dataset)
+            raise InputError(changed_since(data, self.folder.path, changed))
 
     def _note_store(self) -> None:
         """Leave a note of a store outside of the run folder, for commands that do not name it."""
-        note, place = self.folder / "store.json", {"store": str(self.store.resolve())}
+        note, place = self.folder / "store.json", {"store": path_text(self.store.resolve())}
         inside = self.store.resolve() == (self.folder / "store").resolve()
         if not inside and (not note.exists() or read_fields(note, "store") != place):
             with suppress(InputError):  # read-only: it is only looked at

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.common.files import path_of, path_text
 from ssnas_core.common.parts import Parts
 from ssnas_core.common.typed import check_fields, plain, typed
 from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.table import TableOptions
 from ssnas_core.features.augment import ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives import OBJECTIVES
@@ -224,6 +225,7 @@ class RunConfig:
         precision: of the products in search, pretraining and fine-tuning, see
             `ssnas_core.training.loop.loss_of`; scores are computed in float32.
         recipe: sizes and schedules.
+        table: what the columns are, where the data is a table.
     """
 
     data: Path | Dataset
@@ -237,6 +239,7 @@ class RunConfig:
     inherit: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
+    table: TableOptions = field(default_factory=TableOptions)
 
     def __post_init__(self) -> None:
         for axis in _AXES:
@@ -315,16 +318,15 @@ class RunConfig:
         """Return the configuration as JSON values: data as a path or a hash, parts by name."""
         data = self.data
         if isinstance(data, Dataset):
-            labels = hashlib.sha256(repr(data.classes).encode() + data.labels().tobytes())
-            named = f"{_IN_MEMORY}{data.name}:{data.fingerprint()}:{labels.hexdigest()[:16]}"
+            named = f"{_IN_MEMORY}{data.name}:{data.fingerprint()}:{data.label_fingerprint()}"
         else:
-            named = str(data) if is_in_memory(data) else str(Path(data).resolve())
+            named = path_text(data if is_in_memory(data) else Path(data).resolve())
         recipe = {
             **plain(replace(self.recipe, prepare=PrepareConfig(), parts=())),
             "prepare": self.recipe.prepare.plain(),
             "parts": [SPACES.plain(self.sizes)],
         }
-        rest = ("seed", "label_ratio", "views", "backbones", "inherit", "precision")
+        rest = ("seed", "label_ratio", "views", "backbones", "inherit", "precision", "table")
         return {
             "data": named,
             **{axis: kind.plain(getattr(self, axis)) for axis, kind in _AXES.items()},
@@ -342,13 +344,11 @@ class RunConfig:
         """
         try:
             hints = get_type_hints(cls)
-            data = typed(str, values.get("data"), "data")
-            if not data.isprintable():
-                raise InputError(f"data: expected a path, got {data[:60]!a}.")
+            data = path_of(typed(str, values.get("data"), "data"))
             given = {axis: kind.from_plain(values.get(axis), axis) for axis, kind in _AXES.items()}
             for name in hints.keys() - given.keys() - {"data", "recipe"}:
                 given[name] = typed(hints[name], values.get(name), name)
-            return cls(data=Path(data), recipe=_recipe_from(values.get("recipe")), **given)
+            return cls(data=data, recipe=_recipe_from(values.get("recipe")), **given)
         except InputError as error:
             reason = str(error).rstrip(".").removesuffix("; restore the file")
             raise InputError(f"not a run configuration ({reason}); make the run anew.") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.table import TableOptions
 from ssnas_core.features.inputs import content_key
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import Method
@@ -36,6 +37,7 @@ class StudyConfig:
         decisive: methods of these names have `decisive_seeds` seeds.
         decisive_seeds: as many, where more than `seeds`.
         recipe: sizes and schedules of all runs.
+        table: what the columns are, where the data is a table.
     """
 
     data: Path | Dataset
@@ -45,6 +47,7 @@ class StudyConfig:
     decisive: tuple[str | StudyMethod, ...] = ()
     decisive_seeds: int = 10
     recipe: Recipe = field(default_factory=lambda: RECIPES["two-core"])
+    table: TableOptions = field(default_factory=TableOptions)
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.decisive_seeds < 1:
@@ -145,6 +148,7 @@ def _run_of(
         strategy=method.strategy,
         backbones=method.backbones,
         recipe=dataclasses.replace(study.recipe, tuned={}),
+        table=study.table,
     )
     for name, value in {**tuned.changes, **method.changes}.items():
         config = _changed(config, name.split("."), value)

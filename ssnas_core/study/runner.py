@@ -18,8 +18,10 @@ from threading import RLock
 from typing import Any
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import read_name, write_text
-from ssnas_core.features.prepare import prepare
+from ssnas_core.common.files import read_fields, read_name, write_text
+from ssnas_core.datasets.records import changes
+from ssnas_core.features.prepare import Prepared, prepare
+from ssnas_core.runs.data import changed_since
 from ssnas_core.runs.folder import RunFolder, pick_device
 from ssnas_core.runs.run import Run
 from ssnas_core.show.curves import plot_scores
@@ -111,7 +113,7 @@ def run_study(
     counts = {split: len(prepared.indices(split)) for split in ("train", "dev")}
     jobs = jobs_of(study, out, prepared.dataset.kinds, counts["train"])
     for job in jobs:
-        _check_run(job, prepared.folder.name)
+        _check_run(job, prepared)
     missing = {job.folder: len(job.missing()) for job in jobs}
     waiting = [job for job in jobs if missing[job.folder]]
     cells = sum(missing.values())
@@ -129,13 +131,12 @@ def run_study(
     return study_rows(jobs, counts), problems
 
 
-def _check_run(job: Job, features: str) -> None:
+def _check_run(job: Job, prepared: Prepared) -> None:
     """Raise `InputError` where the folder holds another run, whose cells are not the study's.
 
     Args:
         job: of the study.
-        features: name of the prepared folder of its data; backbones that learn from
-            labels have features of their own.
+        prepared: its data now; backbones that learn from labels have features of their own.
     """
     if not (job.folder / "config.json").exists():
         return
@@ -143,13 +144,14 @@ def _check_run(job: Job, features: str) -> None:
     if any(saved.get(name) != value for name, value in wanted.items()):
         RunFolder(job.folder, wanted)  # raises: it says what differs
     note = job.folder / "prepared.json"
-    if not note.exists() or job.config.backbones == "supervised":
+    if not note.exists():
         return
-    if read_name(note, "folder") != features:
-        raise InputError(
-            f"{job.config.data} is no longer the data that {job.folder} began with; restore it, "
-            "or give another --out."
-        )
+    own = job.config.backbones == "supervised"
+    labels = prepared.dataset.label_fingerprint()
+    same = own or read_name(note, "folder") == prepared.folder.name
+    if not same or read_fields(note, "labels")["labels"] != labels:
+        changed = changes(job.folder / "dataset.json", prepared.dataset)
+        raise InputError(changed_since(job.config.data, job.folder, changed))
 
 
 def study_rows(jobs: Iterable[Job], counts: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ from ssnas_core.datasets.sample import corpus
 
 @pytest.fixture
 def stored(tmp_path):
-    """MM-IMDB's HDF5 file with three black posters."""
+    """MM-IMDB's HDF5 file with three posters of noise."""
     with h5py.File(tmp_path / "multimodal_imdb.hdf5", "w") as file:
-        file["images"] = np.zeros((3, 3, 256, 160), "i4")
+        file["images"] = np.random.default_rng(0).integers(-103, 131, (3, 3, 256, 160), "i4")
         file["features"] = np.zeros((3, 300), "f4")
         file["genres"] = np.eye(3, 23, dtype="i4")
         file["imdb_ids"] = np.array([b"1", b"2", b"3"])

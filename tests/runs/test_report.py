@@ -334,6 +334,7 @@ def made(tiny_recipe, tmp_path):
         *,
         on: str = "test",
         prepared: str = "prepared-0",
+        labels: str = "labels-0",
         done: bool = True,
         recipe: dict[str, Any] | None = None,
         more: dict[str, float] | None = None,
@@ -346,7 +347,8 @@ def made(tiny_recipe, tmp_path):
         whole = RunConfig(**settings)
         RunFolder(path, whole.plain())
         channels = {"image_0": 2, "text_0": 2}
-        write_json(path / "prepared.json", {"folder": prepared, "channels": channels})
+        note = {"folder": prepared, "labels": labels, "channels": channels}
+        write_json(path / "prepared.json", note)
         for number, ((method, ratio), value) in enumerate(scores.items()):
             cell = path / "cells" / str(number)
             facts = {"method": method, "label_ratio": ratio, "seed": whole.seed, "genotype": None}
@@ -446,7 +448,9 @@ def test_same_data_at_another_path_is_the_same_and_changed_data_is_not(made, tmp
     assert {row["setting"] for row in compare_runs([one, moved])} == {""}
     rows = compare_runs([one, edited])
     assert [row["setting"] for row in rows] == ["A", "B"]
-    assert rows[1]["differs"] == f"data={tmp_path / 'data'} (prepared-1)"
+    assert rows[1]["differs"] == f"data={tmp_path / 'data'} (prepared-1, labels labels-0)"
+    corrected = made("e", {("found", 0.1): 0.8}, seed=3, labels="labels-1")
+    assert [row["setting"] for row in compare_runs([one, moved, corrected])] == ["A", "A", "B"]
     rows = compare_runs([one, other])
     assert [row["differs"] for row in rows] == [
         f"data={tmp_path / name}" for name in ("data", "other")

@@ -116,8 +116,10 @@ def test_run_scores_all_methods_at_all_ratios(finished):
     assert result["genotype"] == str(Genotype.load(finished.folder / "genotype.json"))
     assert set(result["seconds"]) == set(STAGES)
     assert result["peak_anonymous_mb"] > 0
-    counts = {"train": 36, "dev": 12, "test": 12, "skipped": 0, "skipped_records": {}}
-    assert result["data"] == {"name": "mmimdb", **counts}
+    counts = {"train": 36, "dev": 12, "test": 12}
+    known = {split: {"texts": n, "unknown": 0, "words": 1.0} for split, n in counts.items()}
+    rest = {"texts": {"text": known}, "unlabelled": 0, "skipped": 0, "skipped_records": {}}
+    assert result["data"] == {"name": "mmimdb", **counts, **rest}
     assert result == read_json(finished.folder / "metrics.json")
 
 
@@ -501,7 +503,8 @@ def test_test_labels_change_nothing_but_the_scores(movies, finished, start, resu
     run = start("run", data=data)
     run.run()
     changed = differing(results(finished), results(run))
-    read = {"config.json", "dataset.json", "metrics.json"}  # these name the data and its labels
+    # these name the data and its labels
+    read = {"config.json", "dataset.json", "prepared.json", "metrics.json"}
     tests = {f"cells/{cell}/test.json" for cell in cells(run)}
     assert len(tests) == 12
     assert read <= set(changed) <= read | tests
@@ -574,7 +577,7 @@ def test_labels_outside_the_labelled_part_change_nothing(
         for method in METHODS_TRAINED:
             run.train(method, 0.25)
     changed = differing(results(whole), results(other))
-    assert set(changed) == {"config.json", "dataset.json"}
+    assert set(changed) == {"config.json", "dataset.json", "prepared.json"}
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
