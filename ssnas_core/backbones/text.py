@@ -222,10 +222,11 @@ class MaxoutMLP(_VectorMLP):
 
 
 class CharacterMLP(MaxoutMLP):
-    """The same on runs of one to three characters, for languages without spaces between words.
+    """Maxout MLP on short runs of characters, for languages without spaces between words.
 
-    Runs are taken from what stands between punctuation and spaces, in lower case. There
-    are no stop words: a run that is in most texts has little weight.
+    As `MaxoutMLP`, with runs of one to three characters for words. They are taken from
+    what stands between punctuation and spaces, in lower case. There are no stop words: a
+    run that is in most texts has little weight.
 
     Args:
         inputs, hidden, outputs, pieces: as of `MaxoutMLP`.
