@@ -34,6 +34,7 @@ class ModelFacts:
         feature_seed: of the backbones that were trained, and of the stored views.
         label_ratio: share of the labels that was used.
         labelled: labelled samples that were used, by split.
+        unlearnt: classes that no labelled sample of train has.
         parameters: of what was trained with labels.
         score: name of the score in `dev_score` and `dev_score_without`.
         dev_score: on the labelled dev part, with nothing missing.
@@ -55,6 +56,7 @@ class ModelFacts:
     feature_seed: int
     label_ratio: float
     labelled: Mapping[str, int]
+    unlearnt: tuple[str, ...] = ()
     parameters: int
     score: str
     dev_score: float
@@ -87,6 +89,7 @@ def model_card(spec: ClassifierSpec, backbones: Mapping[str, str], facts: ModelF
         spec=spec,
         facts=facts,
         backbones=backbones,
+        reads_text=any(spec.kinds[name] == "text" for name in spec.modalities),
         modality_dropout=getattr(spec.space, "modality_dropout", 0),
         plain=_plain,
         score=_score,

@@ -27,7 +27,7 @@ from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.features.extract import Taps, pooled
 from ssnas_core.models import folder as folders
 from ssnas_core.models.card import ModelFacts, model_card
-from ssnas_core.models.inputs import as_tensor, checked_rows
+from ssnas_core.models.inputs import as_tensor, checked_rows, without_unknown
 from ssnas_core.models.spec import ClassifierSpec
 from ssnas_core.runs.methods import Method
 from ssnas_core.runs.reading import FACTS, read_tested, read_trained
@@ -132,7 +132,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             inputs: modality -> value of one sample, or several of these. An image is
                 the path of its file, a PIL image or uint8 (3, H, W) RGB; a text is a
                 str; an array has the shape of the data's. A modality may be left out,
-                or None.
+                or None; a text without a word that the model knows counts as left out.
             batch_size: samples at once; does not change the result but by rounding.
 
         Returns:
@@ -172,10 +172,39 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
         """Yield features of raw inputs, batch by batch, in eval mode."""
         if size < 1:
             raise InputError(f"batch_size must be >= 1, got {size}.")
-        rows = checked_rows(inputs, self.spec)
+        rows = self._known_rows(inputs)
         self.eval()
         for start in range(0, len(rows), size):
             yield self._features(rows[start : start + size])
+
+    def _known_rows(self, inputs: Any) -> list[dict[str, Any]]:
+        """Return what is read of raw inputs; a warning tells of texts that say nothing."""
+        rows = checked_rows(inputs, self.spec)
+        kept = without_unknown(rows, self.spec, dict(self.backbones.items()))
+        for modality in self.spec.modalities:
+            gone = sum(
+                row.get(modality) is not None and modality not in rest
+                for row, rest in zip(rows, kept, strict=True)
+            )
+            if gone:
+                _LOG.warning(
+                    "%s of %d of %d inputs has no word that the model knows, and counts as missing",
+                    modality, gone, len(rows),
+                )  # fmt: skip
+        return kept
+
+    def missing_of(self, inputs: Mapping[str, Any]) -> list[str]:
+        """Return the modalities that the model reads and that one raw input says nothing of.
+
+        They are not given, or a text without a word that the model knows.
+
+        Raises:
+            InputError: as `predict`.
+        """
+        (row,) = without_unknown(
+            checked_rows(inputs, self.spec), self.spec, dict(self.backbones.items())
+        )
+        return [name for name in self.spec.modalities if name not in row]
 
     def _features(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         features = {
@@ -183,7 +212,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             for name, mean in self.missing.named_buffers()
         }
         for modality in self.spec.modalities:
-            given = [i for i, row in enumerate(rows) if row.get(modality) is not None]
+            given = [i for i, row in enumerate(rows) if modality in row]
             if given:
                 values = [rows[i][modality] for i in given]
                 tensor = as_tensor(modality, values, self.spec, self.backbones[modality])
@@ -391,6 +420,7 @@ def _facts(
     dev = {n: float(v) for n, v in trained["dev"].items() if n != "threshold" and v is not None}
     searched = Method.parse(trained["method"], dataset.kinds).searched
     generated = _is_sample(config.data)
+    labelled = dataset.labels()[run.part(trained["label_ratio"]).train].any(0)
     untaught = all(getattr(backbone, "learns", False) for backbone in model.backbones.values())
     return ModelFacts(
         data=dataset.name,
@@ -401,6 +431,9 @@ def _facts(
         strategy=config.name_of("strategy") if searched else None,
         backbones=config.backbones,
         **{name: trained[name] for name in FACTS if name != "genotype"},
+        unlearnt=tuple(
+            n for n, any_of in zip(dataset.classes, labelled, strict=True) if not any_of
+        ),
         feature_seed=run.recipe.prepare.seed,
         score=run.scoring.primary,
         dev_score=scores.pop(""),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.features.inputs import decode_image
+from ssnas_core.features.images import decode_image, image_problem
 from ssnas_core.models.spec import ClassifierSpec
 
 
@@ -43,6 +43,43 @@ def checked_rows(inputs: Any, spec: ClassifierSpec) -> list[Mapping[str, Any]]:
     return rows
 
 
+def without_unknown(
+    rows: Sequence[Mapping[str, Any]], spec: ClassifierSpec, backbones: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return what is read of each sample: no text of which its backbone knows no word.
+
+    Args:
+        rows: as `checked_rows` returns them.
+        spec: of the classifier.
+        backbones: modality -> backbone.
+
+    Raises:
+        InputError: a text that is no str, or nothing left that says anything.
+    """
+    kept = [{n: row[n] for n in spec.modalities if row.get(n) is not None} for row in rows]
+    for modality in (name for name in spec.modalities if spec.kinds[name] == "text"):
+        having = [row for row in kept if modality in row]
+        texts = [row[modality] for row in having]
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise InputError(
+                f"{modality} must be a str, got {type(wrong).__name__}; give its text."
+            )
+        for row, share in zip(having, backbones[modality].known(texts), strict=True):
+            if not share:
+                del row[modality]
+    for number, (row, given) in enumerate(zip(kept, rows, strict=True)):
+        if not row:
+            texts = [name for name in spec.modalities if given.get(name) is not None]
+            others = [f", or {name}" for name in spec.modalities if name not in texts]
+            raise InputError(
+                f"input {number} gives nothing that the model knows: no word of "
+                f"{' and '.join(texts)} is one of those it learnt; give another "
+                f"{' and '.join(texts)}{''.join(others)}."
+            )
+    return kept
+
+
 def as_tensor(modality: str, values: Sequence[Any], spec: ClassifierSpec, backbone: Any) -> Tensor:
     """Return raw values as a modality's backbone takes them, on the CPU.
 
@@ -60,23 +97,15 @@ def as_tensor(modality: str, values: Sequence[Any], spec: ClassifierSpec, backbo
     if kind == "array":
         shape = tuple(spec.shapes[modality])
         return backbone.vectorize(np.stack([_array(modality, value, shape) for value in values]))
-    wrong = next((value for value in values if not isinstance(value, str)), None)
-    if wrong is not None:
-        raise InputError(f"{modality} must be a str, got {type(wrong).__name__}; give its text.")
     return backbone.vectorize(list(values))
 
 
 def _image(modality: str, value: Any, size: tuple[int, int]) -> np.ndarray:
     try:
-        if isinstance(value, str):
-            value = Path(value)
-        elif hasattr(value, "convert"):  # PIL's, which is not imported for this
-            value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
-        return decode_image(value, size)
+        return decode_image(Path(value) if isinstance(value, str) else value, size)
     except Exception as error:  # PIL answers broken files with many kinds; all mean the same here
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{modality} is no usable image ({type(error).__name__}: {reason[:200]}); give the "
+            f"{modality} is no usable image ({image_problem(error)}); give the "
             "path of an image file, a PIL image, or uint8 (3, H, W) RGB."
         ) from error
 

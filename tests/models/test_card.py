@@ -140,6 +140,26 @@ def test_card_tells_genotype_data_labels_threshold_and_seeds():
         assert told in card, told
 
 
+@pytest.mark.parametrize(
+    "names", [(), ("War",), ("Drama", "Western"), ("Sci-Fi", "a_b", "c|d"), ("音楽",), ("#1",)]
+)
+def test_classes_that_nothing_labelled_has_are_named(names):
+    limits = section(model_card(SPEC, PARTS, facts_with(unlearnt=names)), "Limits")
+    shown = ", ".join(names)
+    for mark in "_|#":
+        shown = shown.replace(mark, f"\\{mark}")
+    told = f"\n- Never learnt, as no labelled sample of train has them: {shown}\n"
+    assert (told in limits) == bool(names) == ("Never learnt" in limits)
+
+
+def test_what_a_text_of_unknown_words_counts_as_is_told_where_texts_are_read():
+    unknown = "- A text without a word that its backbone knows is no text"
+    assert f"\n{unknown}: it counts as not given.\n" in model_card(SPEC, PARTS, FACTS)
+    alone = model_card(spec_with(baseline="text only"), PARTS, FACTS)
+    assert f"\n{unknown}, and is refused.\n" in alone
+    assert unknown not in model_card(spec_with(baseline="image only"), PARTS, FACTS)
+
+
 def test_what_a_missing_modality_costs_is_told_where_it_was_measured():
     limits = section(model_card(SPEC, PARTS, FACTS), "Limits")
     assert "weighted F1 0.551 on the labelled dev part; without image 0.442; without text" in limits

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ssnas_core.backbones.base import TextBackbone
 from ssnas_core.backbones.factory import backbone_from_config
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import load_tensors, read_json
@@ -229,12 +230,43 @@ BAD_INPUTS = {
     "a number": (3, "expected a mapping from image, text to values, got int"),
     "no mapping in a list": ([{"text": "a"}, None], "got NoneType as input 1"),
     "a text that is none": ({"text": 3}, "text must be a str, got int"),
+    "a text of unknown words": ({"text": "zz"}, "no word of text .* give another text, or image"),
     "no file": ({"image": "nowhere.jpg"}, "image is no usable image .FileNotFoundError"),
     "no image": ({"image": __file__}, "image is no usable image .UnidentifiedImageError"),
     "a number for an image": ({"image": 3}, "image is no usable image"),
     "pixels last": ({"image": np.zeros((8, 6, 3), np.uint8)}, r"uint8 \(8, 6, 3\) is no uint8"),
     "float pixels": ({"image": np.zeros((3, 8, 6))}, "float64 .3, 8, 6. is no uint8"),
 }
+
+
+UNKNOWN = {
+    "empty": "",
+    "blank": "   ",
+    "line ends": "\n\t\u3000",
+    "stop words": "it was and is the",
+    "other words": "zzz qqq www",
+    "punctuation": "... ?! --",
+    "None": "None",
+    "Chinese": "警长骑马进了沙漠",
+    "Thai": "นายอำเภอขี่ม้า",
+    "letters": "a b c",
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_text_without_a_known_word_counts_as_not_given(model, inputs, caplog, case):
+    text, image = UNKNOWN[case], inputs[0]["image"]
+    assert model.predict({"image": image, "text": text}) == model.predict({"image": image})
+    told = "text of 1 of 1 inputs has no word that the model knows, and counts as missing"
+    assert caplog.messages == [told]
+    assert model.missing_of({"image": image, "text": text}) == ["text"]
+    assert model.missing_of({"text": f"{text} ship"}) == ["image"]
+    several = [{"image": image, "text": f"{text} ship"}, {"image": image, "text": text}]
+    both = model.embed(several)
+    torch.testing.assert_close(both[1:], model.embed({"image": image}), atol=1e-5, rtol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="input 1 gives nothing that the model knows: no word of"):
+        model.predict([{"text": "ship"}, {"text": text}])
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
@@ -253,7 +285,7 @@ def test_poster_that_was_cut_short_is_told(model, inputs, tmp_path):
 
 def test_batch_size_below_one_is_refused(model):
     with pytest.raises(InputError, match="batch_size must be >= 1, got 0"):
-        model.predict({"text": "a"}, batch_size=0)
+        model.predict({"text": "a ship"}, batch_size=0)
 
 
 def test_nan_in_the_weights_is_told(model):
@@ -261,7 +293,7 @@ def test_nan_in_the_weights_is_told(model):
     try:
         model.head.bias.data[0] = torch.nan
         with pytest.raises(InputError, match="the model's outputs are NaN or infinite"):
-            model.predict({"text": "a"})
+            model.predict({"text": "a ship"})
     finally:
         model.head.bias.data[0] = value
 
@@ -549,10 +581,10 @@ def test_trained_along_concatenated_and_one_modality_models_survive_too(
         assert again.predict(inputs[:5]) == model.predict(inputs[:5])
 
 
-class Described(nn.Module):
+class Described(TextBackbone):
     """A backbone with a file of its own: it is made of what the file says."""
 
-    modality_kind, name, channels = "text", "described", {"0": 2}
+    name, channels = "described", {"0": 2}
 
     def __init__(self, factor: float) -> None:
         super().__init__()
