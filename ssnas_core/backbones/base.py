@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.backbones import BACKBONES
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 
 CONFIG_VERSION = 1  # of the fields of `Backbone.config`
 
@@ -100,6 +100,18 @@ def measuring(module: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         yield
     module.train(training)
+
+
+@contextmanager
+def foreign(failed: str, remedy: str) -> Iterator[None]:
+    """Turn every failure of somebody else's model into an `InputError`: what, why, remedy."""
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # such models raise every kind
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{failed} ({reason}); {remedy}.") from error
 
 
 def content_hash(values: Any, module: nn.Module) -> str:

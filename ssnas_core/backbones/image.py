@@ -9,15 +9,15 @@ statistics; here every pre-trained network gets what it was trained on.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones.base import ImageBackbone, measuring
+from ssnas_core.backbones.base import ImageBackbone, foreign, measuring
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import load_states, load_tensors
 
@@ -126,7 +126,7 @@ class _TappedNet(ImageBackbone):
         self.trunk = trunk.to(memory_format=torch.channels_last)  # up to a third faster on CPUs
         for buffer, values in zip(("mean", "std"), colours, strict=True):
             self.register_buffer(buffer, torch.tensor(values).view(3, 1, 1), persistent=own_colours)
-        with measuring(trunk):
+        with sized(name.split()[0], size), measuring(trunk):
             maps = self.trunk(torch.zeros(1, 3, *size))
         self.channels = {tap: value.shape[1] for tap, value in maps.items()}
 
@@ -138,7 +138,8 @@ class _TappedNet(ImageBackbone):
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
         check_images(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        return self.trunk((images - self.mean) / self.std)
+        with sized(self.name.split()[0], (images.shape[2], images.shape[3])):
+            return self.trunk((images - self.mean) / self.std)
 
 
 class _Slices(nn.ModuleList):
@@ -193,18 +194,11 @@ def _tokens_to_map(value: Tensor) -> Tensor:
     return value[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
-@contextmanager
-def sized(name: str, size: tuple[int, int]) -> Iterator[None]:
+def sized(name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
     """Turn every failure of a network on images of this size into an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{name} cannot take images of size {size}: {one_line(error)}; "
-            "choose another size, often (224, 224)."
-        ) from error
+    return foreign(
+        f"{name} cannot take images of size {size}", "choose another size, often (224, 224)"
+    )
 
 
 def _torchvision_model(model_name: str, weights: str | None, **options: Any) -> nn.Module:
@@ -221,13 +215,16 @@ def _torchvision_model(model_name: str, weights: str | None, **options: Any) -> 
         raise InputError(f"weights must be None or 'DEFAULT', got {weights!r}; pass one of these.")
     try:
         return models.get_model(model_name, weights=weights, **options)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError, a bad hash a RuntimeError
+    except Exception as error:  # URLError, a bad hash, a file that is no checkpoint
         if weights is None:
-            raise
+            raise InputError(
+                f"torchvision cannot build {model_name} ({type(error).__name__}: "
+                f"{one_line(error)}); use another model."
+            ) from error
         url = models.get_model_weights(model_name)["DEFAULT"].url
         folder = f"{torch.hub.get_dir()}/checkpoints"
         raise InputError(
-            f"expected to download {url}, got: {error}; put that file into {folder}, "
+            f"expected to download {url}, got: {one_line(error)}; put that file into {folder}, "
             "or pass weights=None for random weights."
         ) from error
 
@@ -348,8 +345,8 @@ class TorchvisionNet(_TappedNet):
                 last = isinstance(model, SwinTransformer)
                 stages = _stages(model, size, channels_last=last)[-taps:]
                 arrange = _channels_first if last else _as_is
-        nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
-        traced = create_feature_extractor(model, return_nodes=nodes)
+            nodes = {stage: str(depth) for depth, stage in enumerate(stages)}
+            traced = create_feature_extractor(model, return_nodes=nodes)
         name = f"torchvision:{model_name} {weights} {tuple(stages)}"
         super().__init__(_Extracted(traced, arrange), name, size, **options)
 
@@ -385,34 +382,30 @@ class TimmNet(_TappedNet):
             )
         name, _, file = model.partition("@")
         overlay = {}
-        if weights is not None and file:
-            overlay = {"pretrained_cfg_overlay": {"state_dict": _timm_state(name, Path(file))}}
-        try:
+        with foreign(
+            f"expected a timm model with features_only and weights {weights}, got {name!r}",
+            "see timm.list_models(), or give a checkpoint as timm:NAME@FILE",
+        ):
+            if weights is not None and file:
+                overlay = {"pretrained_cfg_overlay": {"state_dict": _timm_state(name, Path(file))}}
             net = _timm(name).create_model(
                 name, pretrained=weights is not None, features_only=True, **overlay
             )
-        except InputError:
-            raise
-        except Exception as error:  # timm and the hub raise many kinds
-            raise InputError(
-                f"expected a timm model with features_only and weights {weights}, got {name!r}: "
-                f"{one_line(error)}; see timm.list_models(), or give a checkpoint as "
-                "timm:NAME@FILE."
-            ) from error
-        about = net.pretrained_cfg
-        about.pop("state_dict", None)  # a second copy of all weights
-        size = check_size(tuple(about["input_size"][1:]) if size is None else size)
+            about = net.pretrained_cfg
+            about.pop("state_dict", None)  # a second copy of all weights
+            size = check_size(tuple(about["input_size"][1:]) if size is None else size)
+            colours = (about["mean"], about["std"])
+            name_of_all = about["architecture"] if ":" in name else name
         last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
-        with sized(name, size):
-            super().__init__(
-                _Listed(net, taps, _channels_first if last else _as_is),
-                f"timm:{name} {Path(file).name if file else weights} {taps}",
-                size,
-                colours=(about["mean"], about["std"]),
-                own_colours=True,
-                model=about["architecture"] if ":" in name else name,
-                taps=taps,
-            )
+        super().__init__(
+            _Listed(net, taps, _channels_first if last else _as_is),
+            f"timm:{name} {Path(file).name if file else weights} {taps}",
+            size,
+            colours=colours,
+            own_colours=True,
+            model=name_of_all,
+            taps=taps,
+        )
 
     @classmethod
     def rebuilt(cls, folder: Path | None, **options: Any) -> Self:

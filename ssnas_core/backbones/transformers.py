@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.backbones.base import Backbone, ImageBackbone, TextBackbone, measuring
+from ssnas_core.backbones.base import Backbone, ImageBackbone, TextBackbone, foreign, measuring
 from ssnas_core.backbones.image import check_images, check_size, sized
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import file_size, read_json
@@ -28,11 +29,16 @@ from ssnas_core.common.files import file_size, read_json
 
 @contextmanager
 def loading(source: str | Path, remedy: str) -> Iterator[None]:
-    """Show no progress bars, and turn every failure to load `source` into an `InputError`."""
+    """Show no progress bars, and turn every failure to load `source` into an `InputError`.
+
+    Nor are its reports shown, as of weights that it has and an encoder does not need.
+    """
     from transformers.utils import logging as transformers_logging
 
     showing = transformers_logging.is_progress_bar_enabled()
+    said = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         if Path(source).is_dir():
             _check_documents(Path(source))
@@ -42,11 +48,12 @@ def loading(source: str | Path, remedy: str) -> Iterator[None]:
     except BaseException as error:  # transformers and what it loads with raise many kinds
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # Ctrl-C; a panic is what its tokenizers answer some broken files with
-        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], 400)
+        reason = one_line(str(error).strip() or type(error).__name__, 400)
         raise InputError(
             f"expected a transformers model folder or name, got {str(source)!r}: {reason} {remedy}"
         ) from error
     finally:
+        transformers_logging.set_verbosity(said)
         if showing:
             transformers_logging.enable_progress_bar()
 
@@ -86,20 +93,25 @@ def _part(model: Any, kind: str) -> Any:
 def _encoder(source: str | Path, kind: str, *, random: bool, offline: bool) -> tuple[Any, Any]:
     """Return the encoder in float32, and the configuration of the whole model.
 
+    It is built as the class that transformers has for encoding texts, if it has one for
+    its kind: of T5 the encoder alone, whether or not the folder has a decoder too.
+
     Args:
         source: a folder or name.
         kind: "text" or "image".
         random: weights from torch's global seed instead of the published ones.
         offline: ask no network.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING as ENCODERS
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+    config = AutoConfig.from_pretrained(source, **options)
+    auto = AutoModelForTextEncoding if kind == "text" and type(config) in ENCODERS else AutoModel
     if random:
-        config = AutoConfig.from_pretrained(source, **options)
-        model = _part(AutoModel.from_config(config, trust_remote_code=False), kind)
+        model = _part(auto.from_config(config, trust_remote_code=False), kind)
         return model.float(), config
-    whole, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    whole, report = auto.from_pretrained(source, output_loading_info=True, **options)
     config = whole.config
     named = {id(weight): name for name, weight in whole.named_parameters()}
     model = _part(whole, kind)
@@ -154,6 +166,15 @@ def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[in
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    if getattr(processor, "do_normalize", False):
+        said, _ = processor.get_image_processor_dict(source)
+        silent = [name for name in ("image_mean", "image_std") if said.get(name) is None]
+        if silent:
+            raise InputError(
+                f"expected the colours that {str(source)!r} was trained on, got no "
+                f"{' and no '.join(silent)} in its preprocessor_config.json; write it there by "
+                "image_processor.save_pretrained(FOLDER)."
+            )
     colours = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
     images = [Image.new("RGB", (side, side), colour) for colour in colours]
     pixels = torch.stack(
@@ -169,8 +190,75 @@ def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[in
     return torch.stack([one - black for one in pure], 1), black, (int(height), int(width))
 
 
+# Words of many scripts, and letters as of genes: a tokenizer without its files knows none.
+_WORDS = (
+    *("the story friend night family love house water", "A C D E G K L M"),
+    *("дом ночь друг семья любовь вода день", "σπίτι νύχτα φίλος αγάπη νερό μέρα"),
+    *("بيت ليل صديق عائلة حب ماء يوم", "בית לילה חבר משפחה אהבה מים יום"),
+    *("घर रात दोस्त परिवार प्यार पानी दिन", "บ้าน คืน เพื่อน ครอบครัว รัก น้ำ วัน"),
+    *("家 夜 朋 爱 水 日 人", "友 愛 の は する ひと そら", "집 밤 친구 가족 사랑 물 날"),
+)
+_VOCABULARY = re.compile(r"tokenizer\.(json|model)|vocab|merges|spiece|spm|bpe|tiktoken|tekken")
+
+
+def _tokenizer(source: str | Path, *, offline: bool) -> Any:
+    """Return the tokenizer of a model, which pads on the right.
+
+    Raises:
+        InputError: its files are not there, so that transformers would make up one that
+            knows no word; or it has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else None
+    lacking = there is not None and not any(map(_VOCABULARY.search, there))
+    named = ["tokenizer.json", "vocab.txt", "spiece.model"]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=offline
+        )
+        if not _knows_words(tokenizer):
+            named = sorted({*tokenizer.vocab_files_names.values()}) or named
+            raise InputError(
+                f"expected a tokenizer that knows words, got one of {len(tokenizer)} tokens from "
+                f"{str(source)!r} that knows too few of any language"
+                + ("" if lacking else f"; restore its files ({', '.join(named)}).")
+            )
+    except BaseException as error:
+        if not lacking or not isinstance(error, Exception):
+            raise
+        raise InputError(
+            f"expected the files of a tokenizer in {str(source)!r}, got a model alone, without "
+            f"{' or '.join(named)}; write them there by tokenizer.save_pretrained("
+            f"{str(source)!r})."
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"the tokenizer of {folder.name} has no token to pad with; give it one.")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """Return whether it has tokens for more than half of the words of any script."""
+    special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
+    for line in _WORDS:
+        words = line.split()
+        known = 0
+        for numbers in tokenizer(words, add_special_tokens=False)["input_ids"]:
+            said = tokenizer.convert_ids_to_tokens([n for n in numbers if n not in special])
+            known += any(token.strip("▁Ġ#") for token in said)
+        if 2 * known > len(words):
+            return True
+    return False
+
+
 class TransformerText(_Transformer, TextBackbone):
     """A transformers text encoder; a tap is the mean of a layer's hidden states over tokens.
+
+    A layer that pools tokens, as some of Funnel's, gives no tap.
 
     Args:
         source: a local folder, or a model's name on the Hugging Face hub or in its cache.
@@ -179,46 +267,51 @@ class TransformerText(_Transformer, TextBackbone):
         saved: `source` is the folder that `save_files` wrote; weights are random.
 
     Raises:
-        InputError: no such model at hand, or a length it cannot take.
+        InputError: no such model at hand, no tokenizer that knows words, or a length it
+            cannot take.
     """
 
     def __init__(
         self, source: str | Path, taps: int = 4, length: int = 128, *, saved: bool = False
     ) -> None:
         super().__init__()
-        from transformers import AutoTokenizer
-
+        if length < 3:
+            raise InputError(f"length must be >= 3, got {length}.")
         with loading(
             source, "Give a folder with config.json, tokenizer and weights, or go online once."
         ):
-            model, self.whole_config = _encoder(source, "text", random=saved, offline=saved)
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, trust_remote_code=False, local_files_only=saved
+            self.model, self.whole_config = _encoder(source, "text", random=saved, offline=saved)
+            self.tokenizer = _tokenizer(source, offline=saved)
+            vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+            self._tokens = int(self.model.get_input_embeddings().weight.shape[0])
+        # a folder's own name, not its path: moving a model does not change it
+        source = Path(source).name
+        longest = getattr(self.model.config, "max_position_embeddings", None) or 0
+        longest = min(self.tokenizer.model_max_length, longest if longest > 0 else length)
+        if length > longest:  # a model without a limit has none, or -1
+            raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
+        self.name, self.length = source, length
+        self._trims = False
+        words = self.vectorize([" ".join(_WORDS)])[0].tolist()
+        words = [token for token in words if token not in self.tokenizer.all_special_ids]
+        full = torch.tensor([words * length])[:, :length]  # without padding, which has no place
+        with measuring(self.model):
+            states = self._states(full, torch.ones_like(full))
+        whole = [depth for depth, state in enumerate(states) if state.shape[1] == length]
+        if not whole or whole[-1] != len(states) - 1:
+            raise InputError(
+                f"expected hidden states of {length} tokens, got {states[-1].shape[1]} from the "
+                f"last layer of {type(self.model).__name__}; choose another text encoder."
             )
-            # a folder's own name, not its path: moving a model does not change it
-            source = Path(source).name
-            if length < 3:
-                raise InputError(f"length must be >= 3, got {length}.")
-            if tokenizer.pad_token_id is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            if tokenizer.pad_token_id is None:
-                raise InputError(
-                    f"the tokenizer of {source} has no token to pad with; give it one."
-                )
-            tokenizer.padding_side = "right"
-            longest = getattr(model.config, "max_position_embeddings", None) or length
-            longest = min(tokenizer.model_max_length, longest)
-            if length > longest:
-                raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
-            self.depths = _even_depths(int(model.config.num_hidden_layers), taps)
-            width = int(model.config.hidden_size)
-            self.channels = {str(tap): width for tap in range(len(self.depths))}
-            vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+        self._trims = len(whole) == len(states)
+        if len(states) > int(self.model.config.num_hidden_layers):
+            whole = whole[1:]  # the embedding comes first
+        self.depths = tuple(whole[depth - 1] for depth in _even_depths(len(whole), taps))
+        self.channels = {str(n): states[depth].shape[2] for n, depth in enumerate(self.depths)}
         tokens = hashlib.sha256(vocabulary).hexdigest()[:8]
         self.name = (
             f"transformers:{source} layers {self.depths} length {length} vocabulary {tokens}"
         )
-        self.model, self.tokenizer, self.length = model, tokenizer, length
         self.options = {"taps": taps, "length": length}
 
     def save_files(self, folder: Path) -> None:
@@ -238,13 +331,22 @@ class TransformerText(_Transformer, TextBackbone):
                 max_length=self.length,
                 return_tensors="pt",
             )
-        numbers, known = tokens["input_ids"], self.model.get_input_embeddings().weight.shape[0]
-        if int(numbers.max()) >= known:
+        numbers = tokens["input_ids"]
+        if int(numbers.max()) >= self._tokens:
             raise InputError(
                 f"expected the tokenizer of {self.name}, got one whose tokens are not among the "
-                f"model's {known}; restore its files."
+                f"model's {self._tokens}; restore its files."
             )
         return numbers
+
+    def _states(self, tokens: Tensor, mask: Tensor) -> Sequence[Tensor]:
+        """Return the hidden states, (N, T, C) each, of tokens and their mask (N, T)."""
+        with foreign(
+            f"{self.name} cannot take texts of {tokens.shape[1]} tokens",
+            "choose another text encoder, or one that takes as many",
+        ):
+            out = self.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
+            return tuple(out.hidden_states)
 
     def known(self, texts: Sequence[str]) -> np.ndarray:
         """Share of each text's tokens that are not the one for what is unknown, (N,)."""
@@ -257,11 +359,9 @@ class TransformerText(_Transformer, TextBackbone):
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""
         mask = (vectorized != self.tokenizer.pad_token_id).long()
-        longest = max(int(mask.sum(1).max()), 1)
+        longest = max(int(mask.sum(1).max()), 1) if self._trims else mask.shape[1]
         tokens, mask = vectorized[:, :longest], mask[:, :longest]
-        states = self.model(
-            input_ids=tokens, attention_mask=mask, output_hidden_states=True
-        ).hidden_states
+        states = self._states(tokens, mask)
         weights = (mask / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(2).to(states[0])
         return {
             str(tap): (states[depth] * weights).sum(1).unsqueeze(2)
@@ -379,7 +479,8 @@ class TransformerImage(_Transformer, ImageBackbone):
         """(N, 3, H, W) in [0, 1] -> tap -> (N, C, H', W')."""
         check_images(images)
         normal = torch.einsum("oi,nihw->nohw", self.colours, images) + self.black.view(3, 1, 1)
-        states = self._states(normal)
+        with sized(self.name.split()[0], (images.shape[2], images.shape[3])):
+            states = self._states(normal)
         return {
             str(tap): self._arranged(states[depth], normal) for tap, depth in enumerate(self.depths)
         }

@@ -222,3 +222,40 @@ def test_small_net_of_other_widths_and_size_comes_back(rebuilt):
 def test_unusable_requests_are_refused_with_the_known_ones(ask, message):
     with pytest.raises(InputError, match=message):
         ask()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("depth"), TypeError("a\nb"), NotImplementedError(), ZeroDivisionError("0")]
+)
+def test_whatever_torchvision_raises_is_one_line_with_its_cause(error, monkeypatch):
+    from torchvision import models
+    from torchvision.models import feature_extraction
+
+    def fails(*args, **options):
+        raise error
+
+    cause = type(error).__name__
+    net = image_backbone("torchvision:resnet18", size=(32, 32))
+    places = (
+        (models, "get_model", "torchvision cannot build resnet18"),
+        (feature_extraction, "create_feature_extractor", "resnet18 cannot take images of size"),
+        (models.ResNet, "forward", "resnet18 cannot take images of size"),
+    )
+    for owner, name, message in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(InputError, match=f"{message}.*{cause}") as told:
+                image_backbone("torchvision:resnet18", size=(32, 32))
+        assert "\n" not in str(told.value)
+    monkeypatch.setattr(type(net.trunk), "forward", fails)
+    with pytest.raises(InputError, match=f"cannot take images of size .32, 32. .{cause}"):
+        net(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_weights_file_that_is_no_checkpoint_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"an error page")
+    with pytest.raises(InputError, match=r"expected to download .*resnet18.*put that file") as told:
+        image_backbone("torchvision:resnet18", weights="DEFAULT")
+    assert "\n" not in str(told.value)

@@ -75,6 +75,31 @@ def test_unusable_requests_are_refused(no_network):
         backbone_from_config({**config, "model": "hf-hub:a/b"})
 
 
+@needs_timm
+def test_whatever_timm_raises_is_one_line_with_its_cause(tmp_path, monkeypatch, no_network):
+    import timm
+
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    torch.save({}, tmp_path / "empty.pth")
+    for name, message in {
+        f"nonet@{tmp_path / 'empty.pth'}": "got 'nonet' .*Unknown model .nonet.",
+        f"resnet18@{tmp_path / 'weights.pth'}": "weights.pth",
+        f"resnet18@{tmp_path / 'none.pth'}": "none.pth",
+    }.items():
+        with pytest.raises(InputError, match=message) as told:
+            image_backbone(f"timm:{name}", weights="DEFAULT")
+        assert "\n" not in str(told.value)
+    for error in (KeyError("input_size"), TypeError("a\nb"), AttributeError(), ZeroDivisionError()):
+        monkeypatch.setattr(
+            timm, "create_model", lambda *_, error=error, **__: (_ for _ in ()).throw(error)
+        )
+        with pytest.raises(
+            InputError, match=f"a timm model .*got 'resnet18' .{type(error).__name__}"
+        ) as told:
+            image_backbone("timm:resnet18")
+        assert "\n" not in str(told.value)
+
+
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"got none installed; pip install 'ssnas\[timm\]'"):

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import shutil
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,3 +158,257 @@ def test_folder_with_some_weights_missing_is_refused(folder, tmp_path):
 def test_share_of_the_tokens_that_are_known_is_told(tmp_path, text, share):
     encoder = TransformerText(str(made(tmp_path)), length=LENGTH)
     assert encoder.known([text, "war"]).tolist() == [pytest.approx(share), 1]
+
+
+# --- families: tiny random models as save_pretrained writes them
+
+SMALL = {"vocab_size": 80, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 8}  # fmt: skip
+T5 = {"vocab_size": 80, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 2, "num_heads": 2}
+BART = {"vocab_size": 80, "d_model": 8, "max_position_embeddings": 200} | {
+    f"{part}_{of}": 2 for part in ("encoder", "decoder") for of in ("layers", "attention_heads")
+}
+FUNNEL = {"vocab_size": 80, "block_sizes": [1, 1], "d_model": 8, "n_head": 2, "d_head": 4,
+          "d_inner": 8, "num_decoder_layers": 1}  # fmt: skip
+GPT = {"vocab_size": 80, "n_embd": 8, "n_layer": 2, "n_head": 2}
+POSITIONS = {**SMALL, "max_position_embeddings": 200}
+
+# family -> class, config's class, options, depths of two taps
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
+    "bert": ("BertModel", "BertConfig", SMALL, (1, 2)),
+    "roberta": ("RobertaModel", "RobertaConfig", POSITIONS, (1, 2)),
+    "distilbert": ("DistilBertModel", "DistilBertConfig",
+                   {"vocab_size": 80, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 8},
+                   (1, 2)),
+    "mpnet": ("MPNetModel", "MPNetConfig", POSITIONS, (1, 2)),
+    "albert": ("AlbertModel", "AlbertConfig", {**SMALL, "embedding_size": 4}, (1, 2)),
+    "electra": ("ElectraModel", "ElectraConfig", {**SMALL, "embedding_size": 4}, (1, 2)),
+    "deberta-v2": ("DebertaV2Model", "DebertaV2Config", SMALL, (1, 2)),
+    "gpt2": ("GPT2Model", "GPT2Config", {**GPT, "eos_token_id": 3, "bos_token_id": 3}, (1, 2)),
+    "xlnet": ("XLNetModel", "XLNetConfig",
+              {"vocab_size": 80, "d_model": 8, "n_layer": 2, "n_head": 2, "d_inner": 8}, (1, 2)),
+    "t5": ("T5Model", "T5Config", T5, (1, 2)),
+    "t5 encoder": ("T5EncoderModel", "T5Config", T5, (1, 2)),
+    "mt5 encoder": ("MT5EncoderModel", "MT5Config", T5, (1, 2)),
+    "bart": ("BartModel", "BartConfig", {**BART, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8},
+             (1, 2)),
+    "funnel": ("FunnelModel", "FunnelConfig", FUNNEL, (3, 4)),  # depth 2 is pooled
+}  # fmt: skip
+Written = Callable[..., Path]
+
+
+def letters_tokenizer(folder: Path, words: tuple[str, ...] = ()) -> Any:
+    """A fast tokenizer of letters, or of other words, of no family's class."""
+    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+    letters = [f"{before}{letter}" for before in ("", "##") for letter in string.ascii_lowercase]
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+               "sep_token": "[SEP]", "mask_token": "[MASK]"}  # fmt: skip
+    (folder / "vocab.txt").write_text("\n".join([*special.values(), *(words or letters)]))
+    made = BertTokenizerFast(str(folder / "vocab.txt"))
+    return PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer, **special)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Any:
+    return letters_tokenizer(tmp_path_factory.mktemp("letters"))
+
+
+@pytest.fixture
+def written(tmp_path, tokenizer, no_network) -> Written:
+    """A folder with a model of a family and, unless `alone`, the tokenizer of letters."""
+    import transformers
+
+    def write(family: str, *, alone: bool = False, **changes: Any) -> Path:
+        name, config, options, _ = FAMILIES[family]
+        torch.manual_seed(0)
+        model = getattr(transformers, name)(getattr(transformers, config)(**options | changes))
+        folder = tmp_path / family.replace(" ", "-")
+        model.save_pretrained(folder)
+        if not alone:
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    return write
+
+
+def states_of(family: str, folder: Path, text: str, tokenizer: Any, length: int) -> Any:
+    """The hidden states of one text by the model's own class: of its tokens alone."""
+    import transformers
+
+    model = getattr(transformers, FAMILIES[family][0]).from_pretrained(folder).eval()
+    model = model.get_encoder() if family in ("t5", "bart") else model
+    padded = {"padding": "max_length", "max_length": length} if family == "funnel" else {}
+    tokens = tokenizer(text, return_tensors="pt", **padded)
+    mask = tokens["attention_mask"]
+    states = model(
+        input_ids=tokens["input_ids"], attention_mask=mask, output_hidden_states=True
+    ).hidden_states
+    return states, int(mask.sum())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_taps_of_every_family_are_masked_means_of_its_hidden_states(
+    family, written, tokenizer, plots, rebuilt
+):
+    folder = written(family)
+    encoder = TransformerText(folder, taps=2, length=70).eval()
+    assert encoder.depths == FAMILIES[family][3]
+    some = [plots[0], "a sheriff"]  # the second is padded in a batch
+    with torch.inference_mode():
+        taps = encoder(encoder.vectorize(some))
+        for row, text in enumerate(some):
+            states, said = states_of(family, folder, text, tokenizer, 70)
+            for tap, depth in enumerate(encoder.depths):
+                expected = states[depth][0, :said].mean(0)
+                torch.testing.assert_close(taps[str(tap)][row, :, 0], expected, atol=1e-4, rtol=0)
+        again = rebuilt(encoder)(encoder.vectorize(some))
+    assert all(torch.equal(again[tap], value) for tap, value in taps.items())
+    assert encoder.channels == {"0": 8, "1": 8}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_folder_without_tokenizer_is_refused_and_the_remedy_works(family, written, tokenizer):
+    folder = written(family, alone=True)
+    message = r"files of a tokenizer in '.*', got a model alone, without .*; write them there by "
+    with pytest.raises(
+        InputError, match=message + r"tokenizer\.save_pretrained\('.*'\)\.$"
+    ) as told:
+        text_backbone(f"transformers:{folder}")
+    assert "\n" not in str(told.value)
+    tokenizer.save_pretrained(folder)
+    encoder = text_backbone(f"transformers:{folder}").eval()
+    with torch.inference_mode():
+        one, other = encoder(encoder.vectorize(["a sheriff rides", "love kiss summer"]))["0"]
+    assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "files"),
+    [("bert", "tokenizer.json or vocab.txt"), ("gpt2", "merges.txt or vocab.json"),
+     ("t5", "spiece.model or tokenizer.json"), ("deberta-v2", "spm.model or tokenizer.json"),
+     ("mpnet", "tokenizer.json or vocab.txt or spiece.model")],
+)  # fmt: skip
+def test_the_files_that_are_missing_are_named(family, files, written):
+    with pytest.raises(InputError, match=f"without {files}; write them there"):
+        text_backbone(f"transformers:{written(family, alone=True)}")
+
+
+def test_a_family_whose_tokens_are_bytes_needs_no_files(tmp_path, no_network):
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(**{**T5, "vocab_size": 384, "tokenizer_class": "ByT5Tokenizer"})
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    tokens = TransformerText(tmp_path, length=16).vectorize(["ab", "ba"])
+    assert tokens[:, :3].tolist() == [[100, 101, 1], [101, 100, 1]]
+
+
+VOCABULARIES = {
+    "special tokens and unused ones": (("[unused1]", "[unused2]"), False),
+    "two words of a script": (("house", "night"), False),
+    "marks": ((".", ",", "-", "##"), False),
+    "numbers": (tuple("0123456789"), False),
+    "plain words": (("the", "story", "friend", "night", "love"), True),
+    "letters of genes": (tuple("acdeg"), True),  # in lower case, as this tokenizer makes them
+    "Hebrew": (("בית", "לילה", "חבר", "משפחה"), True),
+    "Chinese": (tuple("家夜朋爱水日人"), True),
+    "Russian": (("дом", "ночь", "друг", "семья"), True),
+    "three of seven in Russian": (("дом", "ночь", "друг"), False),
+}
+
+
+@pytest.mark.parametrize("case", VOCABULARIES)
+def test_a_tokenizer_is_taken_if_it_knows_most_words_of_some_script(case, written, tmp_path):
+    words, taken = VOCABULARIES[case]
+    folder = written("bert", alone=True)
+    (tmp_path / "words").mkdir()
+    letters_tokenizer(tmp_path / "words", words).save_pretrained(folder)
+    if taken:
+        assert TransformerText(folder).tokenizer.get_vocab().keys() >= {words[0]}
+        return
+    message = (
+        f"knows words, got one of {5 + len(words)} tokens .*of any language; restore its files"
+    )
+    with pytest.raises(InputError, match=message):
+        TransformerText(folder)
+
+
+def test_t5_without_its_decoder_gives_what_t5_gives(written, tmp_path, plots):
+    from transformers import T5EncoderModel
+
+    whole = written("t5")
+    part = tmp_path / "part" / whole.name
+    shutil.copytree(whole, part)
+    T5EncoderModel.from_pretrained(whole).save_pretrained(part)
+    assert (part / "model.safetensors").stat().st_size < (
+        whole / "model.safetensors"
+    ).stat().st_size
+    both = [TransformerText(folder, length=64).eval() for folder in (whole, part)]
+    with torch.inference_mode():
+        one, other = (encoder(encoder.vectorize(plots)) for encoder in both)
+    assert all(torch.equal(one[tap], other[tap]) for tap in one)
+    assert both[0].fingerprint() == both[1].fingerprint()
+
+
+@pytest.mark.parametrize("family", ["xlnet", "t5", "t5 encoder", "funnel"])
+def test_families_without_a_limit_take_any_length(family, written):
+    folder = written(family)
+    assert json.loads((folder / "config.json").read_text()).get("max_position_embeddings", -1) == -1
+    assert TransformerText(folder, length=700).vectorize(["a"]).shape == (1, 700)
+
+
+@pytest.mark.parametrize(
+    ("family", "length", "message"),
+    [
+        ("bert", 513, "bert takes up to 512 tokens, got length 513"),
+        ("roberta", 200, r"roberta cannot take texts of 200 tokens \(.*out of .*\); choose"),
+        ("gpt2", 1025, "gpt2 takes up to 1024 tokens, got length 1025"),
+    ],
+)
+def test_texts_longer_than_a_family_takes_are_refused_in_a_line(family, length, message, written):
+    folder = written(family)
+    with pytest.raises(InputError, match=message) as told:
+        TransformerText(folder, length=length)
+    assert "\n" not in str(told.value)
+    positions = 198 if family == "roberta" else length - 1  # its first two have no token
+    assert TransformerText(folder, length=positions).length == positions
+
+
+def test_a_model_whose_last_layer_pools_tokens_is_refused(written):
+    folder = written("funnel")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "architectures": ["FunnelBaseModel"]}))
+    with pytest.raises(InputError, match="of 64 tokens, got 32 from the last layer of FunnelBase"):
+        TransformerText(folder, length=64)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("position"),
+        TypeError("no mask\nhere"),
+        NotImplementedError(),
+        ZeroDivisionError("0"),
+    ],
+)
+def test_whatever_a_model_raises_is_one_line_with_its_cause(error, written, monkeypatch):
+    folder = written("bert")
+    encoder = TransformerText(folder).eval()
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(type(encoder.model), "forward", fails)
+    for use in (lambda: encoder(encoder.vectorize(["a"])), lambda: TransformerText(folder)):
+        with pytest.raises(
+            InputError, match=f"cannot take texts of .*{type(error).__name__}"
+        ) as told:
+            use()
+        assert "\n" not in str(told.value)
+
+
+def test_a_tokenizer_that_fails_is_one_line_with_its_cause(written, monkeypatch):
+    encoder = TransformerText(written("bert"))
+    monkeypatch.setattr(type(encoder.tokenizer), "__call__", lambda *_, **__: 1 / 0)
+    with pytest.raises(InputError, match="division by zero Restore the tokenizer's files"):
+        encoder.vectorize(["a"])

@@ -356,3 +356,69 @@ def test_unusable_requests_are_refused(model_folder):
         TransformerImage(folder)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(InputError, match="expected the folder with the files"):
         backbone_from_config(TransformerImage(folder).config())
+
+
+SILENT = {
+    "nothing": {},
+    "a type alone": {"image_processor_type": "ViTImageProcessor"},
+    "a size alone": {"size": {"height": 32, "width": 32}},
+    "a mean alone": {"image_mean": [0.4, 0.5, 0.6]},
+    "a deviation alone": {"image_std": [0.2, 0.3, 0.4]},
+    "neither": {"image_mean": None, "image_std": None, "do_normalize": True},
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_a_processor_that_does_not_say_its_colours_is_refused(case, model_folder):
+    """transformers would take its class's own, whatever the model was trained on."""
+    folder = model_folder("ViT")
+    (folder / "preprocessor_config.json").write_text(json.dumps(SILENT[case]))
+    lacking = [name for name in ("image_mean", "image_std") if not SILENT[case].get(name)]
+    message = f"got no {' and no '.join(lacking)} in its preprocessor_config.json; write it there"
+    with pytest.raises(InputError, match=message):
+        TransformerImage(folder, "DEFAULT")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({**SILENT[case], "image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    )
+    net = TransformerImage(folder, "DEFAULT")
+    torch.testing.assert_close(net.colours, torch.eye(3) * 4)
+    torch.testing.assert_close(net.black, torch.full((3,), -2.0))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '"text"',
+        "{",
+        '{"image_processor_type": "Nope"}',
+        '{"image_mean": "red", "image_std": 1}',
+    ],
+)
+def test_a_broken_processor_is_one_line_with_its_cause(content, model_folder):
+    folder = model_folder("ViT")
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"preprocessor_config\.json.* (go online once|restore or delete it)\."
+    ) as told:
+        TransformerImage(folder, "DEFAULT")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("depth"), TypeError("a\nb"), NotImplementedError()])
+def test_whatever_an_image_model_raises_is_one_line_with_its_cause(
+    error, model_folder, monkeypatch
+):
+    folder = model_folder("ViT")
+    net = TransformerImage(folder, "DEFAULT").eval()
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(type(net.model), "forward", fails)
+    for use in (lambda: net(torch.zeros(1, 3, 32, 32)), lambda: TransformerImage(folder)):
+        with pytest.raises(
+            InputError, match=f"cannot take images .*{type(error).__name__}"
+        ) as told:
+            use()
+        assert "\n" not in str(told.value)
