@@ -420,7 +420,7 @@ def _facts(
     dev = {n: float(v) for n, v in trained["dev"].items() if n != "threshold" and v is not None}
     searched = Method.parse(trained["method"], dataset.kinds).searched
     generated = _is_sample(config.data)
-    labelled = dataset.labels()[run.part(trained["label_ratio"]).train].any(0)
+    taught = dataset.labels()[run.part(trained["label_ratio"]).train].sum(0).tolist()
     untaught = all(getattr(backbone, "learns", False) for backbone in model.backbones.values())
     return ModelFacts(
         data=dataset.name,
@@ -431,9 +431,7 @@ def _facts(
         strategy=config.name_of("strategy") if searched else None,
         backbones=config.backbones,
         **{name: trained[name] for name in FACTS if name != "genotype"},
-        unlearnt=tuple(
-            n for n, any_of in zip(dataset.classes, labelled, strict=True) if not any_of
-        ),
+        unlearnt=tuple(n for n, count in zip(dataset.classes, taught, strict=True) if not count),
         feature_seed=run.recipe.prepare.seed,
         score=run.scoring.primary,
         dev_score=scores.pop(""),
