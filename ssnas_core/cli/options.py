@@ -62,7 +62,7 @@ def _readable(hint: Any, value: Any) -> tuple[Any, str | None]:
         rest = [one for one in rest if one in plain] or [str]
     name = getattr(rest[0], "__name__", str(rest[0])).upper()
     if get_origin(rest[0]) is tuple:
-        name = " ".join(getattr(one, "__name__", "").upper() for one in get_args(rest[0]))
+        name = " ".join(getattr(one, "__name__", "...").upper() for one in get_args(rest[0]))
     return rest[0] | None, f"{name}|None"
 
 

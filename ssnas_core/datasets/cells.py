@@ -1,6 +1,6 @@
 """What a cell of a table says: labels in the forms people write them, missing values, plain text.
 
-Labels come as a list (JSON, Python, a Parquet list, TMDB's objects with a name) or as names
+Labels come as a list (JSON, Python, a Parquet list, objects with a name or by id) or as names
 with something between them. Bars and semicolons always separate. Anything else does only
 where the column itself shows it: where the pieces are names that the column uses elsewhere too.
 """
@@ -137,10 +137,12 @@ def _listed(cell: Any, missing: Sequence[str]) -> list[str] | str:
             return "a list that cannot be read" if text[0] == "[" else [text]
     else:
         items = cell
-    if isinstance(items, Mapping) and "name" in items:
-        items = [items]  # the only object
-    if isinstance(items, Mapping) or not isinstance(items, Iterable | int | float):
-        return f"{type(items).__name__} is neither text nor list"
+    if isinstance(items, Mapping):  # the only object; or names by their ids
+        items = [items] if "name" in items else list(items.values())
+        if not all(isinstance(one, str | Mapping) for one in items):
+            return "an object without names"
+    if not isinstance(items, Iterable | int | float):
+        return f"of type {type(items).__name__}, neither text nor list"
     names = [_item(one) for one in ([items] if isinstance(items, int | float) else items)]
     if None in names:
         return "a list of something else than names, numbers or objects with a name"

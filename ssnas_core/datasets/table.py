@@ -38,7 +38,7 @@ MAX_CLASSES = 1000
 """More labels than this are taken for a wrong column."""
 
 _USUAL = {
-    "images": ("image", "poster", "file_name"),
+    "images": ("image", "poster", "img", "file_name"),
     "texts": ("text", "plot", "plots", "caption", "overview", "description"),
     "labels": ("labels", "genres", "label", "genre"),
 }
@@ -50,7 +50,7 @@ class TableOptions:
 
     Args:
         images: columns of images, as paths relative to the table's folder and inside of it; by
-            default `image`, `poster` or `file_name`, or all `image_...`.
+            default `image`, `poster`, `img` or `file_name`, or all `image_...`.
         texts: columns of texts; by default `text`, `plot`, `caption`, `overview` or
             `description`, or all `text_...`. Of a list of texts the longest counts.
         labels: column of labels; by default `labels`, `genres`, `label` or `genre`.

@@ -37,6 +37,7 @@ from ssnas_core.common.files import (
 from ssnas_core.common.locks import alone_in
 from ssnas_core.common.random import seeded
 from ssnas_core.common.typed import plain, typed
+from ssnas_core.datasets.facts import doubts, labels_in_words
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import SPLITS, Dataset
 from ssnas_core.datasets.table import TableOptions
@@ -191,6 +192,7 @@ class Prepared:
         """Return what was prepared, in plain values."""
         return {
             "folder": str(self.folder),
+            "labels": labels_in_words(self.dataset),
             **self.counts(),
             "features": {
                 name: [self.store.positions[name], channels]
@@ -238,7 +240,7 @@ def prepare(
     dataset = open_dataset(
         data, table=table, unpack_to=raw, strict=config.strict, progress=progress
     )
-    backbones = _fresh_backbones(dataset, config)  # first: a mistaken name is told at once
+    backbones = fresh_backbones(dataset, config)  # first: a mistaken name is told at once
     used = config.of_kinds(dataset.kinds.values())
     content: list[Any] = [_stamp(part) for part in (used.image, used.text)]
     content += [one.fingerprint() for one in backbones.values() if is_own(one)]
@@ -283,6 +285,8 @@ def prepare(
         }
         write_json(home / "inputs.json", note)
         prepared = Prepared(home, usable, store, config)
+        for line in doubts(dataset):
+            _LOG.warning("%s: %s", dataset.name, line)
         for line in unknown_texts(prepared.known()):
             remedy = "" if config.text == "characters" else _REMEDY
             _LOG.warning("%s: %s%s", dataset.name, line, remedy)
@@ -298,7 +302,8 @@ def _stamp(part: Any) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def _fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbone]:
+def fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbone]:
+    """Return the backbones of a dataset's modalities as they are before they see any data."""
     backbones: dict[str, Backbone] = {}
     for place, (modality, kind) in enumerate(dataset.kinds.items()):
         part = getattr(config, kind)

@@ -1,0 +1,63 @@
+"""What a data set holds, in numbers, and what of it deserves a second look."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from ssnas_core.datasets.cells import similar
+from ssnas_core.datasets.records import SPLITS, Dataset
+
+
+def sample_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Return of each split how many records are labelled, and how many not."""
+    known = dataset.labelled()
+    parts = {split: known[dataset.indices(split)] for split in SPLITS}
+    return {
+        split: {"labelled": int(part.sum()), "unlabelled": int((~part).sum())}
+        for split, part in parts.items()
+    }
+
+
+def class_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Return of each class, the commonest first, how many records of each split have it."""
+    labels = dataset.labels()
+    parts = {split: labels[dataset.indices(split)].sum(axis=0) for split in SPLITS}
+    order = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable").tolist()
+    return {
+        dataset.classes[k]: {split: int(count[k]) for split, count in parts.items()} for k in order
+    }
+
+
+def labels_in_words(dataset: Dataset) -> str:
+    """Return how many classes there are, the first ones, and how many a record may have."""
+    shown = ", ".join(dataset.classes[:5]) + (", ..." if len(dataset.classes) > 5 else "")
+    form = "single-label" if dataset.single_label else "multi-label"
+    return f"{len(dataset.classes)} classes ({shown}), {form}"
+
+
+def doubts(dataset: Dataset) -> list[str]:
+    """Return a sentence on each thing that looks like a mistake: often none.
+
+    Names of classes that differ in form alone, and classes that nothing in train, or nothing
+    in test, is labelled with.
+    """
+    found = []
+    for names in similar(dataset.classes):
+        found.append(
+            f"{len(names)} classes differ by case, spaces or hyphens alone: "
+            f"{', '.join(map(repr, names))}; if they are one, spell them alike"
+        )
+    counts = class_counts(dataset)
+    for split, so in (("train", "nothing can learn it"), ("test", "no score tells of it")):
+        lacking = [name for name, of in counts.items() if not of[split]]
+        if lacking:
+            shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+            found.append(f"{len(lacking)} classes without a record in {split}: {shown} ({so})")
+    return found
+
+
+def skipped_counts(dataset: Dataset) -> dict[str, int]:
+    """Return how many records were left out for each reason, the commonest first."""
+    return dict(Counter(dataset.skipped.values()).most_common())
