@@ -20,6 +20,8 @@ from ssnas_core.common.files import file_size
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
 
+_LOOKED_AT = 64  # images whose levels are looked at; of a memory map not all are read
+
 
 class ArrayDataset(Dataset):
     """Two or more modalities given as arrays, as a `Dataset`.
@@ -50,8 +52,8 @@ class ArrayDataset(Dataset):
         seed: of the split, where none is given.
 
     Raises:
-        InputError: fewer than two modalities, unequal lengths, NaN or inf, a shape
-            or type that is none of these, labels or a split that are none.
+        InputError: fewer than two modalities, unequal lengths, NaN or inf, images of 0
+            and 1 alone, a shape or type that is none of these, labels or a split that are none.
     """
 
     def __init__(
@@ -144,6 +146,11 @@ def _modality(name: str, values: Any) -> tuple[str, Sequence[Any] | np.ndarray]:
         return "text", texts
     array = _plain(repr(name), values)
     if array.dtype == np.uint8 and array.ndim >= 3:
+        if array[:: -(-len(array) // _LOOKED_AT)].max() == 1:
+            raise InputError(
+                f"{name!r}: expected images of levels from 0 to 255, got none above 1, as of "
+                "numbers in [0, 1] whose fraction was cut off; multiply by 255 before .astype."
+            )
         return "image", _images(name, _frozen(array))
     if array.ndim not in (2, 3) or array.dtype.kind == "U":
         raise InputError(
@@ -215,7 +222,8 @@ def _known(plain: np.ndarray) -> np.ndarray:
     if plain.ndim == 2 and plain.dtype.kind == "f":
         return ~np.isnan(plain).all(axis=1)
     missing = "" if plain.dtype.kind == "U" else -1
-    return plain != missing if plain.ndim == 1 else np.ones(len(plain), dtype=bool)
+    known = np.ones(len(plain), dtype=bool)
+    return np.not_equal(plain, missing) if plain.ndim == 1 else known
 
 
 def _labels(

@@ -69,6 +69,19 @@ def test_images_come_as_channels_first_and_grey_ones_threefold():
     assert ArrayDataset({"a": both, "t": TEXTS}, LABELS).records[0].inputs["a"].shape == (3, 8, 3)
 
 
+@pytest.mark.parametrize("shape", [(N, 3, 8, 6), (N, 8, 6, 3), (N, 8, 6), (N, 3, 1, 1)])
+@pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor])
+def test_images_whose_fraction_was_cut_off_are_refused(shape, kind):
+    shares = np.random.default_rng(0).random(shape)
+    shares.reshape(-1)[:: shares[0].size] = 1  # a white pixel in each
+    for images in (shares.astype(np.uint8), np.rint(shares).astype(np.uint8)):
+        given = torch.from_numpy(images) if kind is torch.Tensor else images
+        with pytest.raises(InputError, match="'a': expected images of levels from 0 to 255, got n"):
+            ArrayDataset({"a": given, "t": TEXTS}, LABELS)
+    data = ArrayDataset({"a": (shares * 255).astype(np.uint8), "t": TEXTS}, LABELS)
+    assert max(record.inputs["a"].max() for record in data.records) == 255
+
+
 def test_what_is_given_can_change_later_and_the_dataset_does_not():
     audio, tensor = AUDIO.copy(), torch.tensor(AUDIO)
     images = IMAGES.copy()

@@ -181,6 +181,36 @@ def test_an_image_may_be_a_path_a_name_an_image_or_pixels(model, inputs):
         assert model.predict({"image": value}) == wanted
 
 
+def stored_otherwise(grey: np.ndarray) -> dict[str, tuple[Any, str, dict[str, Any]]]:
+    """A grey picture (H, W) uint8 as images that store other numbers, format and options."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    hidden = np.dstack([grey, grey, grey, np.where(grey == 255, 0, 255).astype(np.uint8)])
+    hidden[grey == 255, :3] = 40  # which alpha hides
+    return {
+        "16 bits": (grey.astype(np.uint16) * 257, "PNG", {}),
+        "32 bits": (grey.astype(np.int32) * 257, "TIFF", {}),
+        "floats to 1": ((grey / 255).astype(np.float32), "TIFF", {}),
+        "floats to 255": (grey.astype(np.float32), "TIFF", {}),
+        "alpha": (hidden, "PNG", {}),
+        "on its side": (np.ascontiguousarray(grey.T[::-1]), "PNG", {"exif": exif}),
+    }
+
+
+def test_a_picture_is_the_same_however_it_is_stored(model, inputs, tmp_path):
+    grey = np.array(Image.open(inputs[5]["image"]).convert("L"))
+    grey[:8] = 255
+    wanted = model.predict({"image": Image.fromarray(grey)})
+    for case, (pixels, form, options) in stored_otherwise(grey).items():
+        file = tmp_path / f"poster.{form}"
+        Image.fromarray(pixels).save(file, form, **options)
+        for value in (file, str(file), Image.open(file)):
+            assert model.predict({"image": value}) == wanted, case
+    noisy = Image.fromarray(np.where(grey == 255, np.nan, grey).astype(np.float32))
+    with pytest.raises(InputError, match="no usable image .ValueError: numbers from nan to nan, e"):
+        model.predict({"image": noisy})
+
+
 def test_predict_leaves_eval_mode_and_no_gradients(model, inputs):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
