@@ -91,10 +91,11 @@ def read_mmimdb(
     """Read MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
 
     Records come in the order of `split.json`: train, dev, test, each as listed.
-    A record that cannot be used (files missing or empty, several posters, malformed
-    JSON, no plot, an unknown genre or none of the 23, listed twice) is left out, and
-    all of them are reported in one warning and in `Dataset.skipped`. Posters
-    are not decoded here.
+    Without genres a record of train or dev is unlabelled, as are those that `split.json`
+    lists as `unlabelled` (they join train). A record that cannot be used (files missing
+    or empty, several posters, malformed JSON, no plot, an unknown genre or none of the 23,
+    no genre in test, listed twice) is left out, and all of them are reported in one
+    warning and in `Dataset.skipped`. Posters are not decoded here.
 
     Args:
         path: `mmimdb.tar.gz`, or the folder that holds `split.json` and
@@ -176,7 +177,11 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
             file = facts
             document = _document(root / file)
             inputs = {"image": root / poster, "text": _longest_plot(document)}
-            records.append(Record(name, inputs, _genres(document), split))
+            genres = None if split == "unlabelled" else _genres(document)
+            if split == "test" and genres is None:
+                raise BadRecordError("no genre, in test")
+            place = "train" if split == "unlabelled" else split
+            records.append(Record(name, inputs, genres, place))
         except BadRecordError as bad:
             skips.add(name, str(bad), f"/{file}")
     skips.check(records)
@@ -200,13 +205,15 @@ def _name(entry: Any) -> str:
 def _entries(path: Path) -> list[tuple[str, Any]]:
     """Return all (split, id) of a split file, in order; ids are not checked yet."""
     document = read_json(path)
-    lists = [document.get(split) if isinstance(document, dict) else None for split in SPLITS]
+    named = document if isinstance(document, dict) else {}
+    splits = (*SPLITS, *(["unlabelled"] if "unlabelled" in named else []))
+    lists = [named.get(split) for split in splits]
     if not all(isinstance(ids, list) for ids in lists):
         raise InputError(
             f"{path}: expected lists of ids under train, dev and test, "
             f"got {reprlib.repr(document)[:60]}; restore the file."
         )
-    return [(split, entry) for split, ids in zip(SPLITS, lists, strict=True) for entry in ids or ()]
+    return [(split, entry) for split, ids in zip(splits, lists, strict=True) for entry in ids or ()]
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -236,10 +243,11 @@ def _longest_plot(document: Mapping[str, Any]) -> str:
     return plot
 
 
-def _genres(document: Mapping[str, Any]) -> tuple[str, ...]:
-    if "genres" not in document:
-        raise BadRecordError("no 'genres'")
-    named = document["genres"]
+def _genres(document: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the genres of a movie among the 23, None where nobody has named any."""
+    named = document.get("genres")
+    if named in (None, []):
+        return None
     if not isinstance(named, list) or not all(isinstance(genre, str) for genre in named):
         raise BadRecordError("'genres' is not a list of texts")
     genres = [genre for genre in named if genre not in DROPPED_GENRES]

@@ -188,7 +188,7 @@ BAD = [
     ("dataset/0001.json", b"[" * 100_000, "JSON unreadable or malformed"),
     ("dataset/0001.json", b"[1]", "JSON is not an object"),
     ("dataset/0001.json", b'{"genres": ["Drama"]}', "no 'plot'"),
-    ("dataset/0001.json", b'{"plot": "x"}', "no 'genres'"),
+    ("dataset/0001.json", b'{"plot": "x", "genres": 3}', "'genres' is not a list of texts"),
     ("dataset/0001.json", movie("", plot=7), "'plot' is not text or a list of texts"),
     ("dataset/0001.json", movie("", plot=["a", None]), "'plot' is not text or a list of texts"),
     ("dataset/0001.json", movie("", plot=[]), "plot is empty"),
@@ -198,7 +198,6 @@ BAD = [
     ("dataset/0001.json", movie("", genres=[1]), "'genres' is not a list of texts"),
     ("dataset/0001.json", movie("", genres=["Drama", "Opera"]), "unknown genre 'Opera'"),
     ("dataset/0001.json", movie("", genres=["News", "Adult"]), "none of the 23 genres"),
-    ("dataset/0001.json", movie("", genres=[]), "none of the 23 genres"),
 ]
 
 
@@ -481,3 +480,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     path = write_archive(tmp_path / "mmimdb.tar.gz", files())
     with pytest.raises(InputError, match=r"cannot unpack .* into .*below \(.*name another folder"):
         read_mmimdb(path, unpack_to=path / "below")
+
+
+def test_movies_without_genres_are_unlabelled_but_in_test(tmp_path):
+    train, dev, test = SPLIT["train"], SPLIT["dev"], SPLIT["test"]
+    split = {"train": train[1:], "dev": dev, "test": test, "unlabelled": train[:1]}
+    changes = {
+        "split.json": json.dumps(split).encode(),
+        f"dataset/{train[1]}.json": movie("a", genres=[]),
+        f"dataset/{dev[0]}.json": b'{"plot": "x"}',
+        f"dataset/{test[0]}.json": movie("b", genres=None),
+    }
+    more = {"split.json": json.dumps({**split, "test": [*test, "0007"]}).encode()}
+    made = files(
+        **changes | more, **{"dataset/0007.json": movie("c"), "dataset/0007.jpeg": poster(9)}
+    )
+    data = read_mmimdb(write_folder(tmp_path / "mmimdb", made))
+    unlabelled = {record.id: record.split for record in data.records if record.labels is None}
+    assert unlabelled == {train[0]: "train", train[1]: "train", dev[0]: "dev"}
+    assert data.skipped == {test[0]: "no genre, in test"}
