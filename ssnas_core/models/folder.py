@@ -15,7 +15,7 @@ from torch import Tensor
 from ssnas_core.backbones.base import Backbone
 from ssnas_core.backbones.factory import backbone_from_config
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.files import load_tensors, read_json
+from ssnas_core.common.files import load_tensors, path_text, read_json
 from ssnas_core.common.typed import brief, same_names, typed
 from ssnas_core.models.card import ModelFacts
 from ssnas_core.models.spec import ClassifierSpec
@@ -32,8 +32,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, renamed onto it only if the block succeeds.
 
     Raises:
-        InputError: `path` holds anything but a saved model, or nothing.
+        InputError: `path` holds anything but a saved model, or nothing; or no file could
+            name it.
     """
+    path_text(path.resolve())
     _refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

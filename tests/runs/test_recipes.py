@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.common.files import read_json, write_json
+from ssnas_core.datasets.records import Dataset, Record, load_dataset, save_dataset
 from ssnas_core.features.config import PrepareConfig
+from ssnas_core.features.prepare import prepare
+from ssnas_core.models.folder import whole_folder
+from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig
 from ssnas_core.spaces.fusion.space import FusionConfig
 
@@ -96,6 +101,52 @@ def test_data_is_told_as_one_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = {RunConfig(data=Path(name)).plain()["data"] for name in ("a", "./a", "b/../a")}
     assert told == {str(tmp_path.resolve() / "a")}
+
+
+NAMES = [
+    "movies.csv",
+    "café",
+    "数据",
+    "映画　一覧",
+    "a\u00a0b",
+    "zero\u200bwidth",
+    "$x",
+    "e\u0301",
+    "😀",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_of_any_letters_comes_back_from_a_run_and_from_its_records(name, tmp_path):
+    folder = tmp_path / name
+    vectors = PrepareConfig(text=f"word2vec:{folder / 'v.txt'}")
+    recipe = dataclasses.replace(RECIPES["two-core"], prepare=vectors)
+    write_json(tmp_path / "config.json", RunConfig(data=folder, recipe=recipe).plain())
+    again = RunConfig.from_plain(read_json(tmp_path / "config.json"))
+    assert again.data == folder and again.recipe.prepare == vectors
+    record = Record("a", {"image": folder / "a.jpg"}, ("b",), "train")
+    save_dataset(Dataset("d", {"image": "image"}, ("b",), (record,)), tmp_path / "d.json")
+    assert load_dataset(tmp_path / "d.json").records == (record,)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff", b"\xc3(", b"\x93a", b"a\nb", b"a\x1b[1mb"])
+def test_a_path_that_no_file_could_hold_is_refused_wherever_it_stands(name, tmp_path):
+    folder = tmp_path / os.fsdecode(name)
+    message = "expected a path .*rename the folder or file"
+    with pytest.raises(InputError, match=message):
+        RunConfig(data=folder / "movies.csv").plain()
+    with pytest.raises(InputError, match=message):
+        PrepareConfig(text=f"word2vec:{folder / 'v.txt'}").plain()
+    with pytest.raises(InputError, match=message):
+        RunFolder(folder, {})
+    with pytest.raises(InputError, match=message):
+        prepare(tmp_path / "movies.csv", folder)
+    with pytest.raises(InputError, match=message), whole_folder(folder):
+        pass
+    record = Record("a", {"image": folder / "a.jpg"}, ("b",), "train")
+    with pytest.raises(InputError, match=message):
+        save_dataset(Dataset("d", {"image": "image"}, ("b",), (record,)), tmp_path / "d.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_default_recipe_is_the_one_for_two_cores():
