@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def recipe_of(command: commands.RecipeCommand) -> tuple[Any, dict[str, Any]]:
-    """Return the named recipe with the settings that the options give, and those of its axes."""
+    """Return the named recipe with the options' settings, and those of its axes and of tables."""
     from ssnas_core.cli.options import given
     from ssnas_core.runs.recipes import recipe_named
     from ssnas_core.spaces import OPERATORS
@@ -30,8 +31,9 @@ def recipe_of(command: commands.RecipeCommand) -> tuple[Any, dict[str, Any]]:
         key: given(getattr(command, key), config)
         for key, config in commands.defaults(type(command), commands.names_in(command)).items()
     }
-    axes = {key: configs.pop(key) for key in ("space", "objective", "strategy") if key in configs}
-    return dataclasses.replace(recipe, **configs), axes
+    rest = ("space", "objective", "strategy", "table")
+    parts = {key: configs.pop(key) for key in rest if key in configs}
+    return dataclasses.replace(recipe, **configs), parts
 
 
 def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
@@ -51,13 +53,14 @@ def start(command: commands.RunCommand | commands.DemoCommand) -> Run:
     parts = {axis: axes.get(axis, names[axis]) for axis in ("space", "objective", "strategy")}
     fields = ("seed", "label_ratio", "views", "backbones", "inherit", "precision")
     parts |= {name: getattr(command, name) for name in fields}
-    config = RunConfig(data=_data(command.data), recipe=recipe, **parts)
+    table = axes["table"]
+    config = RunConfig(data=_data(command.data, table), recipe=recipe, table=table, **parts)
     options = {name: getattr(command, name) for name in ("store", "device", "log")}
     return Run(config, command.out, progress=progress, **options)
 
 
-def run_command(command: Any) -> tuple[Any, str]:
-    """Do what `command` says: its result as JSON values, and as text."""
+def run_command(command: Any) -> tuple[Any, str, int]:
+    """Do what `command` says: its result as JSON values, and as text; and its exit status."""
     for module in command.parts:
         try:
             importlib.import_module(module)
@@ -65,15 +68,17 @@ def run_command(command: Any) -> tuple[Any, str]:
             raise InputError(f"cannot import {module!r} of --parts ({error}).") from error
     actions = dict(COMMANDS.values())
     kind = next(kind for kind in type(command).__mro__ if kind in actions)
-    return actions[kind](command)
+    result, text = actions[kind](command)
+    lacking = isinstance(command, commands.StudyCommand) and result["problems"]
+    return result, text, 1 if lacking else 0
 
 
-def _data(text: str) -> Any:
+def _data(text: str, table: Any) -> Any:
     """Return the path that an option gives, or the dataset that it names."""
     from ssnas_core.datasets.open import open_dataset
 
     path = Path(text)
-    return open_dataset(text) if ":" in text and not path.exists() else path
+    return open_dataset(text, table=table) if ":" in text and not path.exists() else path
 
 
 def _open(path: Path, command: commands.TrainCommand | commands.ModelCommand) -> Run:
@@ -91,15 +96,27 @@ def _prepare(command: commands.PrepareCommand) -> tuple[Any, str]:
     from ssnas_core.features.prepare import prepare
     from ssnas_core.runs.folder import pick_device
 
+    recipe, parts = recipe_of(command)
     prepared = prepare(
-        _data(command.data),
+        _data(command.data, parts["table"]),
         command.store,
-        recipe_of(command)[0].prepare,
+        recipe.prepare,
+        table=parts["table"],
         device=pick_device(command.device),
         progress=not command.quiet,
     )
     result = prepared.describe()
     return result, "\n".join(f"{name}: {value}" for name, value in result.items())
+
+
+def _check(command: commands.CheckCommand) -> tuple[Any, str]:
+    from ssnas_core.features.check import check_data, check_text
+
+    recipe, parts = recipe_of(command)
+    found = check_data(
+        command.data, recipe.prepare, table=parts["table"], progress=not command.quiet
+    )
+    return found, check_text(found)
 
 
 def _search(command: commands.SearchCommand) -> tuple[Any, str]:
@@ -147,10 +164,14 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
 
 
 def _evaluate(command: commands.EvaluateCommand) -> tuple[Any, str]:
+    from ssnas_core.common.typed import plain
+    from ssnas_core.features.coverage import unknown_texts
     from ssnas_core.show.tables import scores_text
 
-    result = _open(command.run, command).evaluate(command.method, command.label_ratio)
-    return result, scores_text([result])
+    run = _open(command.run, command)
+    row, known = run.evaluate(command.method, command.label_ratio), run.prepared.known()
+    result = {**row, "texts": {name: plain(parts["test"]) for name, parts in known.items()}}
+    return result, "\n".join([scores_text([row]), *unknown_texts(known, ("test",))])
 
 
 def _show(command: commands.ShowCommand) -> tuple[Any, str]:
@@ -180,9 +201,11 @@ def _study(command: commands.StudyCommand) -> tuple[Any, str]:
     from ssnas_core.study.runner import run_study, study_files, write_study
 
     fields = ("methods", "label_ratio", "seeds", "decisive", "decisive_seeds")
+    recipe, parts = recipe_of(command)
     study = StudyConfig(
-        data=_data(command.data),
-        recipe=recipe_of(command)[0],
+        data=_data(command.data, parts["table"]),
+        recipe=recipe,
+        table=parts["table"],
         **{name: getattr(command, name) for name in fields},
     )
     table_at = command.csv or command.out / "study.csv"
@@ -218,9 +241,32 @@ def _classifier(command: commands.ModelCommand) -> MultimodalClassifier:
         model = MultimodalClassifier.from_pretrained(command.model)
     else:
         assert command.run is not None
-        run = _open(command.run, command)
-        model = classifier_of(run, command.method, command.label_ratio)
+        model = classifier_of(_trained(command.run, command), command.method, command.label_ratio)
     return model.to(pick_device(command.device)).eval()
+
+
+def _trained(path: Path, command: commands.ModelCommand) -> Run:
+    """Return a run that has trained the command's method at its label ratio.
+
+    Raises:
+        InputError: it has not; to train may take hours, which nobody asked for.
+    """
+    from ssnas_core.runs.reading import read_cells
+
+    run = _open(path, command)
+    ratio = max(run.config.label_ratio) if command.label_ratio is None else command.label_ratio
+    if not run.is_trained(command.method, ratio):
+        run.part(ratio)  # what could not be trained either has a message of its own
+        cells, _ = read_cells(run.folder, run.prepared.store.channels)
+        own = [f"r = {one['label_ratio']:g}" for one in cells if one["method"] == command.method]
+        others = [f"{one['method']!r} at r = {one['label_ratio']:g}" for one in cells]
+        raise InputError(
+            f"{command.method!r} at r = {ratio:g} is not trained in {path}; trained are: "
+            f"{', '.join(own or others[:6]) or 'none'}. Give one of these as --method and "
+            f"--label-ratio, or train it: ssnas train --run {shlex.quote(str(path))} "
+            f"--method {shlex.quote(command.method)} --label-ratio {ratio:g}"
+        )
+    return run
 
 
 def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
@@ -231,9 +277,10 @@ def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
     if model.threshold is not None:
         above = sum(value > model.threshold for value in probabilities.values())
         lines.insert(above, f"{'-- threshold':<20}{model.threshold:>7.3f}")
-    missing = [name for name in model.spec.modalities if name not in inputs]
+    missing = model.missing_of(inputs)
     if missing:
-        lines.append(f"(without {', '.join(missing)}: its mean stands in, so trust this less)")
+        told = (f"{n}, of which no word is known" if n in inputs else n for n in missing)
+        lines.append(f"(without {', '.join(told)}: its mean stands in, so trust this less)")
     result = {"probabilities": probabilities, "threshold": model.threshold, "missing": missing}
     return result, "\n".join(lines)
 
@@ -254,16 +301,26 @@ def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str
                 f"give --input NAME=VALUE with a name among {', '.join(kinds)}."
             )
         if value is not None:
-            sample[names[0]] = value
+            sample[names[0]] = _text(value) if isinstance(value, str) else value
     for given in command.input:
         name, sign, value = given.partition("=")
         if not sign or name not in kinds:
             raise InputError(
                 f"expected --input NAME=VALUE with a name among {', '.join(kinds)}, got {given!r}."
             )
-        read = {"text": str, "image": Path, "array": lambda file: map_array(Path(file))}
-        sample[name] = read[kinds[name]](value)
+        if kinds[name] == "text":
+            sample[name] = _text(value)
+        else:
+            sample[name] = Path(value) if kinds[name] == "image" else map_array(Path(value))
     return sample
+
+
+def _text(argument: str) -> str:
+    """Return an argument as the text that it is in UTF-8, whatever the locale."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected a text in UTF-8, got {argument[:60]!a}; convert it.") from error
 
 
 def _save(command: commands.SaveCommand) -> tuple[Any, str]:
@@ -277,7 +334,7 @@ def _embed(command: commands.EmbedCommand) -> tuple[Any, str]:
 
     if command.run is None or command.model is not None:
         raise InputError("ssnas embed needs --run alone, whose data set is embedded; give that.")
-    run = _open(command.run, command)
+    run = _trained(command.run, command)
     rows, width = export_embeddings(run, command.method, command.label_ratio, command.out)
     result = {"file": str(command.out), "samples": rows, "width": width}
     return result, f"{command.out}: {rows} embeddings of {width} numbers"
@@ -364,6 +421,7 @@ def _parts_in(module: str) -> Iterator[tuple[str, dict[str, str]]]:
 COMMANDS: dict[str, tuple[type, Callable[[Any], tuple[Any, str]]]] = {
     "demo": (commands.DemoCommand, _run),
     "run": (commands.RunCommand, _run),
+    "check": (commands.CheckCommand, _check),
     "prepare": (commands.PrepareCommand, _prepare),
     "search": (commands.SearchCommand, _search),
     "train": (commands.TrainCommand, _train),

@@ -54,6 +54,11 @@ class PrepareCommand(RecipeCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckCommand(RecipeCommand):
+    """What would be read of a data set, what would be left out, and what preparing it costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeveralCommand(Output):
     """Options of what can train in several processes."""
 
@@ -271,9 +276,9 @@ def type_of(command: type, arguments: list[str]) -> Any:
         key: shown(config, _HIDDEN)
         for key, config in defaults(command, _named(command, arguments)).items()
     }
-    flat = tyro.conf.arg(prefix_name=False)
+    flat: dict[str, Any] = {"table": tyro.conf.OmitArgPrefixes}  # --labels, not --table.labels
     fields = [
-        (key, Annotated[kind, flat] if key == "table" else kind, field(default_factory=kind))
+        (key, flat[key][kind] if key in flat else kind, field(default_factory=kind))
         for key, kind in groups.items()
     ]
     made = dataclasses.make_dataclass(
@@ -293,7 +298,7 @@ def defaults(command: type[RecipeCommand], names: dict[str, str]) -> dict[str, A
     if issubclass(command, RunCommand):
         axes = ("space", "objective", "strategy")
         configs |= {axis: getattr(recipe, axis)(names[axis]) for axis in axes}
-    if not issubclass(command, PrepareCommand):
+    if not issubclass(command, PrepareCommand | CheckCommand):
         configs |= {"pretrain": recipe.pretrain, "finetune": recipe.finetune}
     return {key: config for key, config in configs.items() if dataclasses.is_dataclass(config)}
 

@@ -1,12 +1,13 @@
 """The `ssnas` command; `commands` holds its subcommands, `actions` does what they say.
 
 Progress and notes go to standard error, results to standard output. A user's
-mistake gets exit status 2 and one line.
+mistake gets exit status 2 and one line; a study that lacks cells, exit status 1.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -14,6 +15,8 @@ import os
 import re
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import tyro
@@ -35,6 +38,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # Before torch is loaded: a thread that waits for another one, whose core a busy program has,
     # gives its own core up after so many turns instead of after milliseconds.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if sys.stderr is None:  # closed
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        fail("standard output is closed, so no result can be printed; send it to a file.")
     command = parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(
@@ -45,10 +52,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints where it downloads from
+        # torch.hub prints where it downloads from
+        with _hushed(command.quiet), contextlib.redirect_stdout(sys.stderr):
             if isinstance(command, SeveralCommand):
                 command = launched(command, by_shell=arguments is None)
-            result, text = run_command(command)
+            result, text, status = run_command(command)
             first = is_first()
             leave()
     except InputError as error:
@@ -61,12 +69,42 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(143 if isinstance(stop, _Terminated) else 130)
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    if first:
+        _deliver(json.dumps(result) if command.json else text)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _hushed(quiet: bool) -> Iterator[None]:
+    """Show no warnings in the block, of Python or of any library, if `quiet`."""
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.showwarning = lambda *_, **__: None  # filters are set by libraries too
+            logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            if quiet:
+                logging.disable(logging.NOTSET)
+
+
+def _deliver(text: str | None = None) -> None:
+    """Print on standard output, in letters that it has; flush what was printed before."""
     try:
-        if first:
-            print(json.dumps(result) if command.json else text, flush=True)
-    except BrokenPipeError:  # as in `ssnas show RUN | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        if text is not None:
+            encoding = sys.stdout.encoding or "utf-8"
+            print(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        _undelivered(error)
+
+
+def _undelivered(error: OSError) -> None:
+    """Say that standard output cannot be written; not to a reader that has had enough."""
+    # what is in the buffer is written once more when Python ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # as in `ssnas show RUN | head`
+        fail(f"cannot write to standard output: {error.strerror or error}; send it elsewhere.")
 
 
 class _Terminated(KeyboardInterrupt):  # noqa: N818
@@ -88,14 +126,31 @@ def parse(arguments: list[str]) -> Any:
             types[name] = type_of(types[name], arguments)
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                types, prog="ssnas", description=DESCRIPTION, args=arguments
+                types, prog="ssnas", description=DESCRIPTION, args=_with_texts(arguments, types)
             )
     except InputError as error:  # a part that there is not
         fail(str(error))
+    except OSError as error:
+        _undelivered(error)
+        sys.exit(0)
     except SystemExit as stop:
         if not stop.code:  # --help
+            _deliver()
             raise
         fail(_one_line(said.getvalue()))
+
+
+def _with_texts(arguments: list[str], types: dict[str, Any]) -> list[str]:
+    """Return the arguments with a plot joined to its option: a text may begin with a dash."""
+    if "--plot" not in arguments[:-1]:
+        return arguments
+    place = arguments.index("--plot")
+    fields = dataclasses.fields(types["predict"])
+    options = {f"--{field.name.replace('_', '-')}" for field in fields}
+    text = arguments[place + 1]
+    if text in options:  # the text was forgotten
+        return arguments
+    return [*arguments[:place], f"--plot={text}", *arguments[place + 2 :]]
 
 
 DESCRIPTION = (
@@ -107,7 +162,8 @@ DESCRIPTION = (
 def fail(message: str) -> NoReturn:
     """Print one line on standard error, once for all processes, and exit with status 2."""
     if says_why():
-        print(f"ssnas: {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # standard error may be full too
+            print(f"ssnas: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 

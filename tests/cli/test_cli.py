@@ -186,7 +186,9 @@ def test_stages_are_commands_whose_json_is_one_document(finished, run, tiny_stor
     assert {"folder", "threshold", "dev", "history"} <= trained.keys()
     assert not (mine / "test_reads.jsonl").exists()
     row = document(call("evaluate", *options, *method))
+    known = row.pop("texts")
     assert row in whole["scores"]
+    assert known == {"text": {"texts": 12, "unknown": 0, "words": 1.0}}
     assert (mine / "test_reads.jsonl").read_text().count("\n") == 1
     shown = document(call("show", mine, "--json"))
     assert shown["genotype"] == whole["genotype"]
@@ -269,7 +271,7 @@ def test_show_prints_and_draws_a_genotype(finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "missing subcommand: Expected one of {demo, run, prepare, search, train"),
+        ([], "missing subcommand: Expected one of {demo, run, .*prepare, search, train"),
         (["fly"], "Unrecognized options: fly; Available subcommands: demo, run, .*ssnas --help"),
         (["run"], r"Missing from ssnas run: --data STR --out PATH \(see ssnas run --help\)"),
         (["demo"], r"Missing from ssnas demo: --out PATH"),
@@ -396,7 +398,7 @@ def with_bad_records(movies) -> tuple[dict[str, bytes], dict[str, str]]:
     del files[movies.poster(2)]
     files[movies.json(3)] = b'{"plot": ['
     files[movies.json(4)] = b'{"genres": ["Drama"]}'
-    files[movies.json(5)] = b'{"plot": ["a ship"]}'
+    files[movies.json(5)] = b'{"plot": 5, "genres": ["Drama"]}'
     files[movies.json(40)] = b'{"plot": ["a ship"], "genres": ["Sitcom"]}'
     return files, {
         "m00": "UnidentifiedImageError",
@@ -404,7 +406,7 @@ def with_bad_records(movies) -> tuple[dict[str, bytes], dict[str, str]]:
         "m02": "poster missing",
         "m03": "JSON unreadable or malformed",
         "m04": "no 'plot'",
-        "m05": "no 'genres'",
+        "m05": "'plot' is not text",
         "m40": "unknown genre 'Sitcom'",
         "ghost": "JSON missing",
     }
@@ -682,6 +684,127 @@ def test_reader_that_stops_early_is_no_mistake():
     assert not stop.value.code
 
 
+FULL = Path("/dev/full")  # every write fails: No space left on device
+OUTPUTS = {
+    "text": ("list", "space"),
+    "JSON": ("list", "space", "--json"),
+    "quiet": ("list", "--quiet"),
+    "help": ("--help",),
+    "help of a command": ("predict", "--help"),
+    "help of settings": ("run", "--help"),
+}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_output_that_cannot_be_written_is_told_in_one_line(case, buffered):
+    err = io.StringIO()
+    raw = open(FULL, "wb", buffering=-1 if buffered else 0)  # noqa: SIM115
+    with (
+        io.TextIOWrapper(raw, "utf-8", write_through=not buffered) as full,
+        contextlib.redirect_stdout(full),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.main([*OUTPUTS[case]])
+    told = "ssnas: cannot write to standard output: No space left on device; send it elsewhere.\n"
+    assert (stop.value.code, err.getvalue()) == (2, told)
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_closed_output_is_refused_before_any_work(case, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(cli, "parse", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*OUTPUTS[case]])
+    told = "ssnas: standard output is closed, so no result can be printed; send it to a file.\n"
+    assert (stop.value.code, capsys.readouterr().err) == (2, told)
+
+
+def test_notes_that_cannot_be_written_do_not_keep_the_result(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["list", "space"])
+    assert not stop.value.code and capsys.readouterr().out.startswith("space:\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "shift_jis", "koi8-r", "utf-8"])
+def test_letters_that_the_terminal_lacks_are_escaped(encoding, monkeypatch):
+    text = "Comédie 音楽 Драма 😀 /data/caf\udce9"
+    monkeypatch.setattr(cli, "run_command", lambda _: ([text], text, 0))
+    for more in ((), ("--json",)):
+        raw = io.BytesIO()
+        out = io.TextIOWrapper(raw, encoding)  # strict, as a terminal's
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stop:
+            cli.main(["list", *more])
+        assert not stop.value.code
+        line = raw.getvalue().decode(encoding)
+        if more:
+            assert json.loads(line) == [text]
+        else:
+            assert line == text.encode(encoding, "backslashreplace").decode(encoding) + "\n"
+
+
+def _warned(kind: str) -> None:
+    import logging
+    import warnings
+
+    if kind.startswith("logger"):
+        logging.getLogger(kind.removeprefix("logger ")).warning("beware")
+    elif kind == "a filter of its own":
+        warnings.simplefilter("always")
+        warnings.warn("beware", DeprecationWarning, stacklevel=1)
+    elif kind == "scikit-learn":
+        from sklearn.exceptions import ConvergenceWarning
+
+        warnings.warn("beware", ConvergenceWarning, stacklevel=1)
+    else:
+        warnings.warn("beware", getattr(sys.modules["builtins"], kind), stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["UserWarning", "FutureWarning", "RuntimeWarning", "scikit-learn", "a filter of its own",
+     "logger transformers.models", "logger ssnas_core.datasets", "logger lightning.fabric"],
+)  # fmt: skip
+def test_quiet_commands_show_no_warnings_of_any_library(kind, monkeypatch):
+    import logging
+    import warnings
+
+    def talking(_):
+        _warned(kind)
+        return [], "done", 0
+
+    monkeypatch.setattr(cli, "run_command", talking)
+    handler = logging.StreamHandler()
+    monkeypatch.setattr(logging.getLogger(kind.removeprefix("logger ")), "handlers", [handler])
+    monkeypatch.setattr(handler, "emit", lambda record: print(record.getMessage(), file=sys.stderr))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda told, *_: print(told, file=sys.stderr))
+        assert call("list", "--quiet") == (0, "done\n", "")
+        assert "beware" in call("list").err
+
+
+def test_study_that_lacks_cells_prints_its_table_and_ends_with_status_1(tmp_path, monkeypatch):
+    from ssnas_core.study import runner
+
+    files = tuple(tmp_path / name for name in ("s.csv", "s.md", "s.png"))
+    files[1].write_text("the table")
+    monkeypatch.setattr(runner, "write_study", lambda rows, csv: files)
+    study = ("study", "--data", tmp_path, "--out", tmp_path / "out")
+    for rows, problems, code in (([{}], ["found, r = 0.1: gone"], 1), ([{}], [], 0)):
+        monkeypatch.setattr(runner, "run_study", lambda *_, r=(rows, problems), **__: r)
+        told = call(*study)
+        assert told.code == code and told.out.startswith("the table\n")
+        assert ("not scored: found, r = 0.1: gone" in told.out) == bool(problems)
+        told = call(*study, "--json")
+        assert told.code == code and json.loads(told.out)["problems"] == problems
+    monkeypatch.setattr(runner, "run_study", lambda *_, **__: ([], ["found: gone"]))
+    refused(call(*study), "no cell of the study is scored: found: gone")
+
+
 # --- using a result
 
 
@@ -706,6 +829,58 @@ def test_predict_names_genres_and_a_saved_model_says_the_same(trained, tiny_data
     assert other["probabilities"] != told["probabilities"]
     ratio = document(call("predict", *trained, *asked, "--label-ratio", "0.25"))
     assert ratio["probabilities"] != told["probabilities"]
+
+
+PLOTS = [
+    "- a ship at war", "--a ship at war", "-a ship at war", "-h a ship at war", "-1 ship at war",
+    "--help? a ship at war", "None, a ship at war", "True ship = war",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_a_plot_may_be_any_text(trained, plot):
+    told = call("predict", *trained, "--plot", plot)
+    assert told.code == 0 and told.out == call("predict", *trained, "--input", f"text={plot}").out
+
+
+@pytest.mark.parametrize(
+    "plot", ["None", "", "  ", "--", "-1", "zz qq", "False", "--help?", "警长"]
+)
+def test_a_plot_of_no_known_word_is_refused_or_counts_as_missing(trained, tiny_data, plot):
+    refused(call("predict", *trained, "--plot", plot), "gives nothing that the model knows: no wor")
+    poster = ("--poster", tiny_data / "dataset" / "m03.jpeg")
+    text = call("predict", *trained, *poster, "--plot", plot).out.splitlines()
+    assert text[:-1] == call("predict", *trained, *poster).out.splitlines()[:-1]
+    assert text[-1].startswith("(without text, of which no word is known: its mean stands in, so")
+    told = document(call("predict", *trained, *poster, "--plot", plot, "--json"))
+    assert told["missing"] == ["text"]
+
+
+def test_a_forgotten_plot_is_no_option(trained):
+    refused(call("predict", *trained, "--plot", "--poster", "x.jpg"), "Missing value .*--plot")
+
+
+@pytest.mark.parametrize("command", ["predict", "save", "embed"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--label-ratio", "0.7"), r"'found, pretrained' at r = 0\.7 .* are: r = 0\.25, r = 1\."),
+        (("--label-ratio", "0.5", "--method", "text only"), "'text only' at r = 0.5 .*r = 0.25, r"),
+        (
+            ("--method", "gmu"),
+            "'gmu' at r = 1 is not .* are: 'text only' at r = 0.25, 'image only'",
+        ),
+    ],
+)
+def test_what_is_not_trained_is_refused_with_what_is(trained, tmp_path, command, options, told):
+    more = ("--plot", "ship") if command == "predict" else ("--out", tmp_path / "e.npz")
+    said = call(command, *trained, *options, *more)
+    refused(said, told)
+    assert not list(tmp_path.iterdir())
+    remedy = re.search(
+        r"ssnas train --run (\S+) --method ('[^']*'|\S+) --label-ratio \S+$", said.err
+    )
+    assert remedy is not None and Path(remedy[1]) == trained[1]
 
 
 def test_prediction_without_a_modality_says_so(trained, tiny_data):
