@@ -40,10 +40,16 @@ def labels_in_words(dataset: Dataset) -> str:
 def doubts(dataset: Dataset) -> list[str]:
     """Return a sentence on each thing that looks like a mistake: often none.
 
-    Names of classes that differ in form alone, and classes that nothing in train, or nothing
-    in test, is labelled with.
+    Records without a label, names of classes that differ in form alone, and classes that
+    nothing in train, or nothing in test, is labelled with.
     """
     found = []
+    lacking = int((~dataset.labelled()).sum())
+    if lacking:
+        found.append(
+            f"{lacking} of {len(dataset)} records have no label: they serve backbones, searches "
+            "and pretraining without labels, and are in no score"
+        )
     for names in similar(dataset.classes):
         found.append(
             f"{len(names)} classes differ by case, spaces or hyphens alone: "
@@ -51,10 +57,10 @@ def doubts(dataset: Dataset) -> list[str]:
         )
     counts = class_counts(dataset)
     for split, so in (("train", "nothing can learn it"), ("test", "no score tells of it")):
-        lacking = [name for name, of in counts.items() if not of[split]]
-        if lacking:
-            shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
-            found.append(f"{len(lacking)} classes without a record in {split}: {shown} ({so})")
+        empty = [name for name, of in counts.items() if not of[split]]
+        if empty:
+            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+            found.append(f"{len(empty)} classes without a record in {split}: {shown} ({so})")
     return found
 
 

@@ -33,7 +33,7 @@ def changed_since(data: Any, run: Path, changed: str) -> str:
     """Return the message for data that are not those that a run began with."""
     return (
         f"{data} is no longer the data that {run} began with: {changed or 'its images'}; restore "
-        "it, or give another --out."
+        "it, or begin another run in another folder."
     )
 
 
