@@ -210,29 +210,28 @@ def _tokenizer(source: str | Path, *, offline: bool) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(source)
-    there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else None
-    lacking = there is not None and not any(map(_VOCABULARY.search, there))
-    named = ["tokenizer.json", "vocab.txt", "spiece.model"]
+    folder, name = Path(source), str(source)
+    alone = folder.is_dir() and not any(_VOCABULARY.search(file.name) for file in folder.iterdir())
+    files, knows, tokenizer = ["tokenizer.json", "vocab.txt", "spiece.model"], False, None
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, local_files_only=offline
         )
-        if not _knows_words(tokenizer):
-            named = sorted({*tokenizer.vocab_files_names.values()}) or named
-            raise InputError(
-                f"expected a tokenizer that knows words, got one of {len(tokenizer)} tokens from "
-                f"{str(source)!r} that knows too few of any language"
-                + ("" if lacking else f"; restore its files ({', '.join(named)}).")
-            )
-    except BaseException as error:
-        if not lacking or not isinstance(error, Exception):
+        files = sorted({*tokenizer.vocab_files_names.values()}) or files
+        knows = _knows_words(tokenizer)
+    except Exception:
+        if not alone:
             raise
+    if not knows and alone:
         raise InputError(
-            f"expected the files of a tokenizer in {str(source)!r}, got a model alone, without "
-            f"{' or '.join(named)}; write them there by tokenizer.save_pretrained("
-            f"{str(source)!r})."
-        ) from error
+            f"expected the files of a tokenizer in {name!r}, got a model alone, without "
+            f"{' or '.join(files)}; write them there by tokenizer.save_pretrained({name!r})."
+        )
+    if not knows or tokenizer is None:
+        raise InputError(
+            f"expected a tokenizer that knows words, got one of {len(tokenizer or ())} tokens from "
+            f"{name!r} that knows too few of any language; restore its files ({', '.join(files)})."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
