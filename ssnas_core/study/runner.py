@@ -37,6 +37,10 @@ _LOG = logging.getLogger(__name__)
 _MOST_LOST = 100
 # Of a worker of our own: Ctrl-C reaches it too, but it is the command that ends it.
 _PRELOAD = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+_SILENT = (
+    "import logging, warnings; logging.disable({0})\n"
+    "if {0}: warnings.showwarning = lambda *_, **__: None"
+)
 
 
 def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str]:
@@ -222,13 +226,14 @@ def _on_dask(
         cluster = None
         if scheduler is None:
             preload = dask_config.get("distributed.worker.preload")
+            silent = _SILENT.format(logging.root.manager.disable)  # as this process is
             cluster = LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
                 memory_limit=None,
                 dashboard_address=":0",  # any free port
                 silence_logs=logging.ERROR,
-                preload=[*([preload] if isinstance(preload, str) else preload), _PRELOAD],
+                preload=[*([preload] if isinstance(preload, str) else preload), _PRELOAD, silent],
             )
             stack.enter_context(cluster)
         try:
