@@ -44,6 +44,7 @@ from ssnas_core.datasets.table import TableOptions
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.features.coverage import Known, coverage, unknown_texts
 from ssnas_core.features.extract import Taps, extract_features
+from ssnas_core.features.images import DECODED_VERSION
 from ssnas_core.features.inputs import RawInputs, content_key, prepare_inputs
 from ssnas_core.features.live import LiveInputs
 from ssnas_core.features.store import FeatureStore
@@ -244,6 +245,8 @@ def prepare(
     used = config.of_kinds(dataset.kinds.values())
     content: list[Any] = [_stamp(part) for part in (used.image, used.text)]
     content += [one.fingerprint() for one in backbones.values() if is_own(one)]
+    if "image" in dataset.kinds.values():
+        content.append(DECODED_VERSION)  # what backbones learnt from other pixels is not used
     key = content_key(dataset.fingerprint(), used.plain(), content)
     home = unlabelled = folder / f"prepared-{key}"
     labels = None

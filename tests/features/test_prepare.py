@@ -394,6 +394,18 @@ def test_too_few_views_for_a_pair_are_refused(views):
         PrepareConfig(views=views)
 
 
+def test_images_decoded_by_other_rules_are_another_preparation(
+    tiny_data, prepared, store, config, idle, monkeypatch
+):
+    before = folders(store)
+    assert prepare(tiny_data, store, config).folder == prepared.folder
+    monkeypatch.setitem(prepare.__globals__, "DECODED_VERSION", -1)
+    with pytest.raises(InputError, match="cannot be decoded"):  # it begins anew
+        prepare(tiny_data, store, config)
+    (other,) = {*folders(store)} - {*before}
+    shutil.rmtree(store / other)
+
+
 def test_store_of_a_preparation_opens_by_itself(prepared):
     assert FeatureStore.open(prepared.folder / "features").key == prepared.store.key
 
