@@ -106,7 +106,11 @@ def _prepare(command: commands.PrepareCommand) -> tuple[Any, str]:
         progress=not command.quiet,
     )
     result = prepared.describe()
-    return result, "\n".join(f"{name}: {value}" for name, value in result.items())
+    lines = [f"{name}: {value}" for name, value in result.items() if name != "texts"]
+    for modality, known in result["texts"].items():
+        shares = (f"{one['words']:.0%} in {split}" for split, one in known.items())
+        lines.append(f"words of {modality} known: {', '.join(shares)}")
+    return result, "\n".join(lines)
 
 
 def _check(command: commands.CheckCommand) -> tuple[Any, str]:

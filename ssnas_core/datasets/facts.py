@@ -60,7 +60,8 @@ def doubts(dataset: Dataset) -> list[str]:
         empty = [name for name, of in counts.items() if not of[split]]
         if empty:
             shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-            found.append(f"{len(empty)} classes without a record in {split}: {shown} ({so})")
+            many = "class" if len(empty) == 1 else "classes"
+            found.append(f"{len(empty)} {many} without a record in {split}: {shown} ({so})")
     return found
 
 

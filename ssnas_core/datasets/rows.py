@@ -84,8 +84,14 @@ def table_files(path: Path) -> list[tuple[Path, str]]:
 
 def table_name(path: Path) -> str:
     """Return what to call the table at `path`: its file, or the folder of several or of images."""
+    file = only_file(path)
+    return path.name if file.is_dir() or _METADATA.fullmatch(file.name) else file.stem
+
+
+def only_file(path: Path) -> Path:
+    """Return the only file of the table at `path`, or the folder of several."""
     files = [file for file, _ in table_files(path)]
-    return path.name if len(files) > 1 or _METADATA.fullmatch(files[0].name) else files[0].stem
+    return files[0] if len(files) == 1 else path
 
 
 def split_named(name: str) -> str:

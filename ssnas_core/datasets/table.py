@@ -28,7 +28,7 @@ from ssnas_core.datasets.records import (
     check_bytes,
     label_matrix,
 )
-from ssnas_core.datasets.rows import SPLIT_NAMES, Row, read_rows, table_name
+from ssnas_core.datasets.rows import SPLIT_NAMES, Row, only_file, read_rows, table_name
 from ssnas_core.datasets.splits import stratified_split
 
 MAX_IMAGE_BYTES = 50 * 10**6
@@ -112,6 +112,7 @@ def read_table(
     """
     path, options = Path(path), options or TableOptions()
     titles, rows = read_rows(path)
+    name, path = table_name(path), only_file(path)
     columns = _columns(_Header(path, titles), options)
     whole = [row for row in rows if len(row.cells) == len(titles)]
     where = f"{path}, column {titles[columns.labels]!r}"
@@ -128,14 +129,14 @@ def read_table(
     skips = Skips(str(path), strict)
     records: list[Record] = []
     bar = tqdm(zip(ids, rows, strict=True), "reading table", len(ids), disable=not progress)
-    for name, row in bar:
+    for id, row in bar:
         named = next(labels) if len(row.cells) == len(titles) else ()
         try:
-            if name and count[name] > 1:
-                raise BadRecordError(f"its id occurs {count[name]} times")
-            records.append(_record(columns, options, name, row, named))
+            if id and count[id] > 1:
+                raise BadRecordError(f"its id occurs {count[id]} times")
+            records.append(_record(columns, options, id, row, named))
         except BadRecordError as bad:
-            skips.add(name or row.place, str(bad), f", {row.place}")
+            skips.add(id or row.place, str(bad), f", {row.place}")
 
     classes = tuple(sorted({label for record in records for label in record.labels or ()}))
     if records and not 2 <= len(classes) <= MAX_CLASSES:
@@ -151,7 +152,7 @@ def read_table(
         single = all(len(one.labels) == 1 for one in records if one.labels is not None)
     kinds = dict.fromkeys(columns.images.values(), "image")
     kinds |= dict.fromkeys(columns.texts.values(), "text")
-    return Dataset(table_name(path), kinds, classes, tuple(records), skips.reasons, single)
+    return Dataset(name, kinds, classes, tuple(records), skips.reasons, single)
 
 
 def _split_rest(records: list[Record], classes: Sequence[str], seed: int) -> None:

@@ -65,7 +65,7 @@ def test_everything_that_would_be_read_is_told(films):
     assert found["examples"] == {"m10": "image missing", "m11": "text is missing ('-')"}
     said = " ".join(found["notes"])
     assert "read as separated by ','" in said and "'Drama', 'drama'" in said
-    assert "1 classes without a record in train: Musical (nothing can learn it)" in said
+    assert "1 class without a record in train: Musical (nothing can learn it)" in said
     assert "texts without a known word: 0 of 22 in train, 0 of 8 in dev, 1 of 8 in test" in said
     assert json.loads(json.dumps(found)) == found
 
