@@ -16,7 +16,9 @@ from .datasets.records import Record as Record
 from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
 from .datasets.splits import labelled_part as labelled_part
+from .datasets.table import TableOptions as TableOptions
 from .datasets.table import read_table as read_table
+from .features.check import check_data as check_data
 from .features.config import PrepareConfig as PrepareConfig
 from .features.extract import extract_features as extract_features
 from .features.live import LiveFeatures as LiveFeatures
