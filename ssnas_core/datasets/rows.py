@@ -28,6 +28,12 @@ MAX_TABLE_BYTES = 10**9
 MAX_ROWS = 500_000
 """More rows are refused; they are held in memory too."""
 
+MAX_RATIO = 20
+"""So are a Parquet or Arrow file's texts of more than so many times the size of the file."""
+
+MIN_BYTES = 128 * 10**6
+"""So much may be unpacked whatever the ratio."""
+
 FORMS = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
 """Endings of the files that are tables."""
 
@@ -40,7 +46,7 @@ SPLIT_NAMES = {
 """What splits are called -> "train", "dev", "test" or "unlabelled"."""
 
 _MAX_LINE = 1 << 22  # characters
-_BATCH = 1024  # rows of a Parquet file that are unpacked at once
+_BATCH = 16  # rows of a Parquet or Arrow file that are unpacked at once
 _METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)", re.I)
 
 
@@ -275,8 +281,8 @@ class _Stored:
         except Exception as error:  # pyarrow raises many kinds for a damaged file
             raise ValueError(f"{self} is damaged: {one_line(error)}") from error
         content = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not content:
-            raise ValueError("no image")
+        if not isinstance(content, bytes) or not content:
+            raise ValueError(f"{self} holds no image")
         return content
 
 
@@ -312,7 +318,14 @@ def _parts(path: Path) -> tuple[int, Callable[[int, list[str]], Iterable[Any]], 
     except arrow.ArrowInvalid:  # as `datasets` saves them: a stream
         opened = ipc.open_stream(source)
         batches = list(opened)
-    return len(batches), lambda group, names: [batches[group].select(names)], opened.schema
+    for batch in batches:
+        batch.validate(full=True)  # else what a damaged one points at is read, whatever it is
+
+    def slices(group: int, names: list[str]) -> Iterable[Any]:
+        batch = batches[group].select(names)
+        return (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
+
+    return len(batches), slices, opened.schema
 
 
 def _arrow_rows(path: Path) -> tuple[list[str], list[tuple[str, list[Any]]]]:
@@ -323,17 +336,18 @@ def _arrow_rows(path: Path) -> tuple[list[str], list[tuple[str, list[Any]]]]:
         classes = _class_names(schema)
         plain = [name for name in titles if name not in images]
         rows: list[list[Any]] = []
-        held = 0
+        most = min(MAX_TABLE_BYTES, max(MIN_BYTES, MAX_RATIO * path.stat().st_size))
         for group in range(parts):
             before = len(rows)
             for batch in read(group, plain):
-                held += batch.nbytes
-                if held > MAX_TABLE_BYTES or len(rows) + len(batch) > MAX_ROWS:
+                columns = {name: batch.column(name).to_pylist() for name in plain}
+                most -= sum(_size(cell) for column in columns.values() for cell in column)
+                if most < 0 or len(rows) + len(batch) > MAX_ROWS:
                     raise InputError(
                         f"{path}: expected at most {MAX_ROWS:,} rows and "
-                        f"{MAX_TABLE_BYTES // 10**6} MB beside images, got more; split the table."
+                        f"{MAX_TABLE_BYTES // 10**6} MB beside images, or {MAX_RATIO} times the "
+                        "size of the file, got more; split the table."
                     )
-                columns = {name: batch.column(name).to_pylist() for name in plain}
                 for name, named in classes.items():
                     columns[name] = [_named(cell, named) for cell in columns[name]]
                 first = len(rows) - before
@@ -348,6 +362,14 @@ def _arrow_rows(path: Path) -> tuple[list[str], list[tuple[str, list[Any]]]]:
             f"{path} is not a whole Parquet or Arrow file ({one_line(error)}); write it again."
         ) from error
     return titles, [(f"row {number}", cells) for number, cells in enumerate(rows, 1)]
+
+
+def _size(cell: Any) -> int:
+    """Return how many letters and bytes a cell holds."""
+    if isinstance(cell, str | bytes):
+        return len(cell)
+    parts = cell.values() if isinstance(cell, dict) else cell
+    return sum(map(_size, parts)) if isinstance(parts, Iterable) else 1
 
 
 def _is_image(kind: Any) -> bool:

@@ -223,7 +223,7 @@ def test_much_text_or_many_rows_are_refused(tmp_path, monkeypatch):
         0, "text", arrow.array(["x" * 1000] * 50).dictionary_encode()
     )
     pyarrow.parquet.write_table(made, tmp_path / "a.parquet")
-    for name, most in (("MAX_TABLE_BYTES", 1000), ("MAX_ROWS", 10)):
+    for name, most in (("MAX_TABLE_BYTES", 10_000), ("MAX_ROWS", 10)):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="split the table"):
             patch.setattr(files, name, most)
             open_dataset(tmp_path / "a.parquet")

@@ -15,6 +15,7 @@ import hdf5_inputs
 import image_inputs
 import mirror_inputs
 import npz_inputs
+import rows_inputs
 import saved_inputs
 import table_inputs
 import vector_inputs
@@ -29,7 +30,7 @@ from ssnas_core.datasets.records import Dataset, load_dataset
 from ssnas_core.features.inputs import decode_images
 
 # What readers import at their first use: once here, and not in each child.
-for _module in ("h5py", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto"):
+for _module in ("h5py", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto", "pyarrow.parquet"):
     importlib.import_module(_module)
 Image.init()
 
@@ -107,6 +108,7 @@ REFUSED = {
     *(("hdf5", case) for case in ("links", "soft link to an external one", "external storage")),
     *(("hdf5", "virtual"), ("mirror", "HTML"), ("mirror", "no content"), ("mirror", "endless")),
     *(("npz", case) for case in ("pickle", "overlapping", "encrypted", "directory of a million")),
+    ("rows", "bomb of a dictionary"),
     *(("npz", case) for case in ("zeros of a gigabyte", "many modalities", "a class for each")),
     *(("archive", case) for case in ("sparse of terabytes", "long name of a gigabyte")),
     *(("archive", case) for case in ("member of three gigabytes", "many posters of zeros")),
@@ -127,6 +129,7 @@ _READERS = {
     "image": (image_inputs.CASES, read),
     "mirror": (mirror_inputs.CASES, fetch),
     "npz": (npz_inputs.CASES, read),
+    "rows": (rows_inputs.CASES, read),
     "saved": (saved_inputs.CASES, read_saved),
     "table": (table_inputs.CASES, read),
     "vectors": (vector_inputs.CASES, read_vectors),
