@@ -17,6 +17,7 @@ import torch
 
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import file_size
+from ssnas_core.datasets.cells import plain_text
 from ssnas_core.datasets.records import SPLITS, Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
 
@@ -191,7 +192,7 @@ def _texts(name: str, values: Any) -> list[str] | None:
     for row, text in enumerate(texts):
         if re.search("[\ud800-\udfff]", text):
             raise InputError(f"{name!r}: row {row} is not valid Unicode; mend it.")
-    return [str(text) for text in texts]  # numpy's strings are a class of their own
+    return [plain_text(str(text)) for text in texts]  # numpy's strings are a class of their own
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import cache_folder, read_json, write_json
 from ssnas_core.common.locks import alone_in
+from ssnas_core.datasets.cells import plain_text
 from ssnas_core.datasets.records import SPLITS, BadRecordError, Dataset, Record, Skips, check_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ def _longest_plot(document: Mapping[str, Any]) -> str:
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not all(isinstance(plot, str) for plot in plots):
         raise BadRecordError("'plot' is not text or a list of texts")
-    plot = max((plot.strip() for plot in plots), key=len, default="")
+    plot = max(map(plain_text, plots), key=len, default="")
     if not plot:
         raise BadRecordError("plot is empty")
     if len(plot) > MAX_PLOT:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.cells import plain_text
 from ssnas_core.features.images import decode_image, image_problem
 from ssnas_core.models.spec import ClassifierSpec
 
@@ -65,7 +66,9 @@ def without_unknown(
             raise InputError(
                 f"{modality} must be a str, got {type(wrong).__name__}; give its text."
             )
-        for row, share in zip(having, backbones[modality].known(texts), strict=True):
+        texts = [plain_text(text) for text in texts]
+        for row, text, share in zip(having, texts, backbones[modality].known(texts), strict=True):
+            row[modality] = text
             if not share:
                 del row[modality]
     for number, (row, given) in enumerate(zip(kept, rows, strict=True)):
@@ -106,7 +109,7 @@ def _image(modality: str, value: Any, size: tuple[int, int]) -> np.ndarray:
     except Exception as error:  # PIL answers broken files with many kinds; all mean the same here
         raise InputError(
             f"{modality} is no usable image ({image_problem(error)}); give the "
-            "path of an image file, a PIL image, or uint8 (3, H, W) RGB."
+            "path of an image file (in Python also a PIL image, or uint8 (3, H, W) RGB)."
         ) from error
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from ssnas_core.cli.main import main
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.runs import run as runs
 from ssnas_core.runs.folder import RunFolder
@@ -278,6 +279,27 @@ def test_cells_of_what_the_data_were_before_are_not_taken(tiny_data, tiny_recipe
     movie.write_text(json.dumps({**json.loads(movie.read_text()), "plot": ["something else"]}))
     with pytest.raises(InputError, match=rf"{data} is no longer the data that .* began with"):
         run_study(study, out, store=store, workers=0)
+
+
+def test_few_labelled_rows_among_many_give_what_that_ratio_of_all_gives(
+    tiny_data, tiny_recipe, tiny_store, tmp_path
+):
+    whole = open_dataset(tiny_data)
+    part = labelled_part(whole, 0.25, 0)
+    known = {*part.train.tolist(), *part.dev.tolist(), *whole.indices("test").tolist()}
+    records = tuple(
+        one if row in known else dataclasses.replace(one, labels=None)
+        for row, one in enumerate(whole.records)
+    )
+    few = dataclasses.replace(whole, records=records)
+    rows = []
+    for data, ratio in ((whole, 0.25), (few, 1.0)):
+        study = small(data, tiny_recipe, label_ratio=(ratio,), tuned={})
+        done, problems = run_study(study, tmp_path / f"{ratio}", store=tiny_store, workers=0)
+        assert problems == [] and len(done) == len(SMALL)
+        rows.append([{**row, "label_ratio": None} for row in counted(done)])
+    assert rows[0] == rows[1]
+    assert {row["labelled"] for row in rows[0]} == {12}
 
 
 @pytest.mark.parametrize(
