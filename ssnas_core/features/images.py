@@ -69,8 +69,8 @@ class ImageFacts:
 def describe_image(value: Any) -> ImageFacts:
     """Return what an image says of itself, read from its header where that suffices.
 
-    Numbers of more than 8 bits are read, since their range decides what they mean. A
-    file that is cut short is known only when it is decoded.
+    Numbers of more than 8 bits and alpha are read, since they decide what is seen at all.
+    Of other files only decoding tells that they are cut short.
 
     Args:
         value: as of `decode_image`.
@@ -82,7 +82,8 @@ def describe_image(value: Any) -> ImageFacts:
             height, width = content.shape[1:]
             return ImageFacts(width, height, "RGB", "pixels")
         with _opened(content, facts) as image:
-            if _deep(image):
+            clear = image.mode.upper().endswith("A") or "transparency" in image.info
+            if _deep(image) or clear:
                 with _turn_to_decode(image):
                     _seen(image)
     except Exception as error:  # PIL answers broken files with many kinds; all mean the same here

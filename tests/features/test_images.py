@@ -211,6 +211,8 @@ def no_mark() -> bytes:
 def test_pictures_that_may_mean_two_things_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         decode_image(make(), (16, 16))
+    problem = describe_image(make()).problem
+    assert problem is not None and re.search(message, problem)
 
 
 RED, HIDDEN = (200, 30, 10), (0, 80, 160)  # left half; right half, which alpha hides
@@ -450,6 +452,8 @@ def test_what_nobody_knows_is_no_image(tmp_path, data):
         (lambda: saved(Image.new("RGB", (40, 30)), "JPEG"), (40, 30, "RGB", "JPEG")),
         (lambda: saved(Image.new("L", (5, 7)), "PNG"), (5, 7, "L", "PNG")),
         (lambda: saved(palette(), "GIF"), (8, 8, "P", "GIF")),
+        (lambda: saved(palette(), "GIF", transparency=1), (8, 8, "P", "GIF")),
+        (lambda: saved(rgba(), "WEBP"), (8, 8, "RGBA", "WEBP")),
         (lambda: saved(WIDE, "PNG"), (16, 16, "I;16", "PNG")),
         (lambda: saved(SHARE, "TIFF"), (16, 16, "F", "TIFF")),
         (lambda: saved(Image.new("CMYK", (3, 2)), "TIFF"), (3, 2, "CMYK", "TIFF")),
