@@ -153,7 +153,7 @@ def decode_images(
 def _refuse_bad(bad: Mapping[str, str], total: int, strict: bool) -> None:
     if bad and (strict or len(bad) == total):
         name, reason = next(iter(bad.items()))
-        remedy = "restore the files" if len(bad) == total else "restore them, or pass strict=False"
+        remedy = "restore the files" if len(bad) == total else "restore them, or do without strict"
         raise InputError(
             f"expected {total} images, got {len(bad)} that cannot be decoded "
             f"(first: {name}, {reason}); {remedy}."

@@ -87,7 +87,7 @@ def test_preparation_gives_features_of_every_movie_and_view(prepared, store):
 
 
 def test_backbones_were_trained_and_come_back_as_they_made_the_store(prepared, config):
-    fresh = preparation._fresh_backbones(prepared.dataset, config)
+    fresh = preparation.fresh_backbones(prepared.dataset, config)
     for name, backbone in prepared.backbones().items():
         trained, started = backbone.state_dict(), fresh[name].state_dict()
         moved = {key for key in started if not torch.equal(trained[key], started[key])}

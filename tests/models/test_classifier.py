@@ -450,6 +450,9 @@ def test_facts_are_those_of_the_run_and_no_test_label_was_read_for_them(run, mod
     assert (facts.seed, facts.label_ratio, facts.backbones) == (0, 1.0, "frozen")
     assert facts.test is None and run.folder.lines("test_reads.jsonl") == []
     assert (facts.generated, facts.licence) == (False, "unknown")
+    used = {label for one in run.prepared.dataset.records[:36] for label in one.labels or ()}
+    assert facts.unlearnt == tuple(name for name in model.spec.classes if name not in used)
+    assert len(used) == 5 and len(facts.unlearnt) == 18
 
 
 def test_scores_with_a_modality_missing_are_those_of_predict(run, model, inputs):
