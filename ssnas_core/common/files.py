@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_dir
 
 from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.common.typed import typed
 
 if TYPE_CHECKING:  # JSON is read without waiting for torch
     from torch import Tensor, nn
@@ -417,13 +418,17 @@ def path_text(path: Path | str) -> str:
     return _plain_path(text)
 
 
-def path_of(text: str) -> Path:
-    """Return the path that `path_text` made a text of.
+def path_of(value: Any, where: str) -> Path:
+    """Return the path that `path_text` made a text of; `value` comes from a file.
 
     Raises:
-        InputError: it made no such text.
+        InputError: it made no such text; the message begins with `where`.
     """
-    return Path(os.fsdecode(_plain_path(text).encode()))
+    text = typed(str, value, where)
+    try:
+        return Path(os.fsdecode(_plain_path(text).encode()))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _plain_path(text: str) -> str:

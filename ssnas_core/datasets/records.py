@@ -413,7 +413,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
                 if value is None:
                     inputs[name] = (columns or {})[name][row]
                 elif kinds[name] == "image":
-                    inputs[name] = path_of(value)
+                    inputs[name] = path_of(value, name)
                 elif kinds[name] == "text" and isinstance(value, str):
                     inputs[name] = value
                 else:

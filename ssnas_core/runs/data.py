@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ssnas_core.common.distributed import on_rank_zero
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import path_of, path_text, read_fields, read_name, write_json
-from ssnas_core.common.typed import typed
 from ssnas_core.datasets.open import open_dataset, source_stamp
 from ssnas_core.datasets.records import Dataset, changes, load_dataset, save_dataset
 from ssnas_core.datasets.splits import LabelledPart, labelled_part
@@ -61,7 +60,7 @@ class RunData:
         self.config, self.folder, self.device, self.progress = config, folder, device, progress
         if store is None and (folder / "store.json").exists():
             noted = read_fields(folder / "store.json", "store")["store"]
-            store = path_of(typed(str, noted, f"{folder / 'store.json'}: store"))
+            store = path_of(noted, f"{folder / 'store.json'}: store")
         self.store = Path(store) if store is not None else folder / "store"
         self._prepared: Prepared | None = None
 

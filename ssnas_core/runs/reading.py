@@ -178,7 +178,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         for axis in ("space", "objective", "strategy")
     ]
     texts = [typed(str, part.get("name"), f"{where}: name") for part in parts]
-    path_of(typed(str, config.get("data"), f"{where}: data"))
+    path_of(config.get("data"), f"{where}: data")
     if not all(text.isprintable() and len(text) < 5000 for text in texts):
         raise InputError(f"{where}: expected texts of one line; restore it.")
     for count in ("epochs", "trials", "min_steps"):

@@ -344,7 +344,7 @@ class RunConfig:
         """
         try:
             hints = get_type_hints(cls)
-            data = path_of(typed(str, values.get("data"), "data"))
+            data = path_of(values.get("data"), "data")
             given = {axis: kind.from_plain(values.get(axis), axis) for axis, kind in _AXES.items()}
             for name in hints.keys() - given.keys() - {"data", "recipe"}:
                 given[name] = typed(hints[name], values.get(name), name)

@@ -133,7 +133,15 @@ def test_a_path_comes_back_from_json_in_this_locale_and_in_one_of_ascii(tmp_path
     path = tmp_path / name
     write_json(tmp_path / "note.json", {"path": path_text(path)})
     assert read_json(tmp_path / "note.json") == {"path": str(path)}
-    assert path_of(read_json(tmp_path / "note.json")["path"]) == path
+    assert path_of(read_json(tmp_path / "note.json")["path"], "note") == path
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, ["a"], "two\nlines", "caf\udce9", "\x1b[31m", "a\u2028b"]
+)
+def test_a_path_edited_by_hand_is_refused_by_name(value):
+    with pytest.raises(InputError, match="^note: expected (str|a path of one line.*), got"):
+        path_of(value, "note")
 
 
 def test_paths_are_the_same_text_in_every_locale(tmp_path):
@@ -143,7 +151,7 @@ def test_paths_are_the_same_text_in_every_locale(tmp_path):
         "import sys; from pathlib import Path\n"
         "from ssnas_core.common.files import path_of, path_text\n"
         "found = {path_text(one) for one in Path(sys.argv[1]).iterdir()}\n"
-        "assert all(path_of(one).is_dir() for one in found)\n"
+        "assert all(path_of(one, '').is_dir() for one in found)\n"
         "sys.stdout.buffer.write('\\n'.join(sorted(found)).encode())"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
