@@ -197,7 +197,8 @@ def test_interrupted_decoding_leaves_no_file(dataset, tmp_path, monkeypatch):
 
 def test_one_bad_image_is_an_error_if_strict_and_all_bad_always(dataset, tmp_path):
     spoil(dataset)
-    with pytest.raises(InputError, match=r"expected 11 images, got 5 .*first: 001.*do without strict"):
+    message = r"expected 11 images, got 5 .*first: 001.*do without strict"
+    with pytest.raises(InputError, match=message):
         decode_images(dataset, "image", SIZE, tmp_path / "x.npy", strict=True)
     for record in dataset.records:
         record.inputs["image"].write_bytes(b"no")
