@@ -109,14 +109,15 @@ def _hub(home: Path) -> MultimodalClassifier:
     sizes: dict[str, Any] = {
         "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8
     }  # fmt: skip
-    words = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "a", "ship", "war"))}
+    known = "[PAD] [UNK] a ship war the story friend night love".split()
+    words = {word: n for n, word in enumerate(known)}
     plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()  # type: ignore[misc]
     tokens = transformers.PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]"
     )
     tokens.save_pretrained(home / "bert")
-    bert = transformers.BertConfig(vocab_size=5, max_position_embeddings=16, **sizes)
+    bert = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
     transformers.BertModel(bert).save_pretrained(home / "bert")
     vit = transformers.ViTConfig(image_size=16, patch_size=8, **sizes)
     transformers.ViTModel(vit).save_pretrained(home / "vit")

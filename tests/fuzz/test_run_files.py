@@ -352,7 +352,7 @@ def test_tokens_that_the_model_lacks_are_told(made, tmp_path):
     folder = Path(shutil.copytree(made / "hub", tmp_path / "hub"))
     file = folder / "backbones" / "text" / "tokenizer.json"
     file.write_text(file.read_text().replace('"ship": 3', '"ship": 300'))
-    with pytest.raises(InputError, match="whose tokens are not among the model's 5"):
+    with pytest.raises(InputError, match="whose tokens are not among the model's 10"):
         run_targets.predict(folder)
 
 
