@@ -291,6 +291,8 @@ class TransformerText(_Transformer, TextBackbone):
             raise InputError(f"{source} takes up to {longest} tokens, got length {length}.")
         self.name, self.length = source, length
         self._trims = False
+        if self.model.device.type == "meta":  # its weights' shapes are looked at, no more
+            return
         words = self.vectorize([" ".join(_WORDS)])[0].tolist()
         words = [token for token in words if token not in self.tokenizer.all_special_ids]
         full = torch.tensor([words * length])[:, :length]  # without padding, which has no place
