@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.common.distributed import batch_mean
+from ssnas_core.common.errors import InputError
 
 
 def is_modality(name: str) -> bool:
@@ -42,6 +43,42 @@ def deepest(channels: Mapping[str, int], taps: int | None) -> dict[str, int]:
     groups = by_modality(channels).values()
     chosen = {name for group in groups for name in group[-(taps or len(group)) :]}
     return {name: width for name, width in channels.items() if name in chosen}
+
+
+def swap_modality(features: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Give each row the features of `modality` of the row before it, the first those of the last.
+
+    Args:
+        features: (N, ...) each, by name; N >= 2.
+        modality: the one that is exchanged.
+    """
+    return {
+        name: value.roll(1, 0) if modality_of(name) == modality else value
+        for name, value in features.items()
+    }
+
+
+def only_modality(features: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Replace the features of all modalities but one by their batch means, as `drop_modality`.
+
+    Args:
+        features: (N, ...) float each, by name.
+        modality: the one that is left.
+
+    Raises:
+        InputError: a modality that would be replaced has numbers of tokens, and no mean.
+    """
+    result = {}
+    for name, value in features.items():
+        if modality_of(name) != modality:
+            if not value.is_floating_point():
+                raise InputError(
+                    f"a masked modality is replaced by its batch mean, which {name} of "
+                    f"{value.dtype} has not; keep the backbones frozen, or use another task."
+                )
+            value = batch_mean(value).expand_as(value)
+        result[name] = value
+    return result
 
 
 def drop_modality(

@@ -110,9 +110,10 @@ class Parts:
         return typed(self.find(values["name"], from_file=True), fields, where)
 
     def described(self) -> Iterator[tuple[str, str, str]]:
-        """Yield name, source and first line of the docstring of each part."""
+        """Yield name, source and a line about each part: of its docstring; an object's repr."""
         for name in self.names():
             where = self.table.get(name) or self.brought[name].value
             part = self.find(name)
-            made = part if isinstance(part, type) or inspect.isfunction(part) else type(part)
-            yield name, where, (inspect.getdoc(made) or "").partition("\n")[0]
+            made = isinstance(part, type) or inspect.isfunction(part)
+            text = (inspect.getdoc(part) or "") if made else repr(part)
+            yield name, where, text.partition("\n")[0]

@@ -6,6 +6,9 @@ OBJECTIVES = Parts(
     "objective",
     {
         "contrastive": "ssnas_core.objectives.contrastive:Contrastive",
+        "swapped": "ssnas_core.objectives.contrastive:SWAPPED",
+        "comm": "ssnas_core.objectives.contrastive:COMM",
+        "clip": "ssnas_core.objectives.contrastive:CLIP",
         "supervised": "ssnas_core.objectives.supervised:SupervisedConfig",
         "hybrid": "ssnas_core.objectives.hybrid:HybridConfig",
     },

@@ -1,29 +1,72 @@
-"""The contrastive objective of SimCLR (arXiv:2002.05709), and signs that an embedding collapses."""
+"""Contrastive objectives on joint views of all modalities, and signs that an embedding collapses.
+
+SimCLR (arXiv:2002.05709) asks that the two views of a sample find each other. One modality can
+do that alone, so there are tasks that ask for more, or for something else:
+
+- "swapped": the negatives are also views in which one modality is another sample's. A network
+  that ignores a modality takes them for the positive, and its loss stays above log 2. It is
+  ours; we know of no paper that searches by it.
+- "comm": two views find each other, and each of them what the network makes of one modality
+  alone, for every modality (CoMM, arXiv:2409.07402).
+- "clip": what the network makes of one modality alone finds what it makes of another
+  (arXiv:2103.00020). What a single modality tells is no help in that: it is to compare with.
+
+Deviations: CLIP learns its temperature, and has an encoder for each modality; here the
+temperature is fixed, and one network reads the modalities in turn. In both, a masked modality
+is the batch mean of its features, as in modality dropout. All terms of "comm" are NT-Xent, and
+the modalities that stand alone are of a third view.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssnas_core.common.distributed import all_gather, at_least_float32
+from ssnas_core.common.distributed import all_gather, at_least_float32, share
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.modalities import modality_of
-from ssnas_core.objectives.base import Features, Source, two_views
+from ssnas_core.common.modalities import by_modality, only_modality, swap_modality
+from ssnas_core.common.typed import LATER, check_fields
+from ssnas_core.objectives.base import Features, Source, drawn, two_views
+
+Task = Literal["simclr", "swapped", "comm", "clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrastive:
     """SimCLR on joint views of all modalities: needs no labels and holds none.
 
+    Or another task on them, as the module tells. Of N samples of M modalities, a task sends
+    these rows through the network, and its loss of equal embeddings is (nats):
+
+    ========= ================================ ===================================
+    task      rows                             loss of equal rows
+    ========= ================================ ===================================
+    simclr    2 N                              log(2 N - 1)
+    swapped   2 N + 2 S N; S = 1 if M = 2,     log((2 + S) N - 1)
+              else M
+    comm      2 N + M N                        (1 + M) log(2 N - 1)
+    clip      M N                              log N
+    ========= ================================ ===================================
+
+    Where there is one modality, as for a backbone, "swapped" and "comm" are "simclr", and
+    "clip" matches two views of it.
+
     Args:
         temperature: tau of NT-Xent. The paper's value is unknown; 0.2 is our choice.
         hidden: width of the projection head's hidden layer.
         out: D, width of the projections.
+        task: what finds what: "simclr", "swapped", "comm" or "clip", see above.
+
+    Raises:
+        InputError: another task, or temperature <= 0.
 
     Examples:
         >>> objective = Contrastive(temperature=0.2)
@@ -35,6 +78,10 @@ class Contrastive:
     temperature: float = 0.2
     hidden: int = 256
     out: int = 128
+    task: Task = field(default="simclr", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "temperature")
 
     def head(self, width: int) -> nn.Module:
         """Return the projection head g, an MLP with one hidden layer (SimCLR sec. 2.1)."""
@@ -45,14 +92,55 @@ class Contrastive:
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Return NT-Xent of two augmented views per sample, in one forward pass of 2N rows."""
-        both = two_views(source, indices, generator)
-        return self.loss_of_projections(all_gather(model(both), len(indices), 2))
+        """Return the mean loss of the task, in one forward pass of all its rows."""
+        rows, groups = self.rows(source, indices, generator)
+        return self.loss_of_projections(all_gather(model(rows), len(indices), groups), groups)
 
-    def loss_of_projections(self, projections: Tensor) -> Tensor:
-        """Return NT-Xent of rows (2N, D) whose first half are the first views, float32 or finer."""
-        first, second = at_least_float32(projections).chunk(2)
-        return nt_xent(first, second, temperature=self.temperature)
+    def rows(
+        self, source: Source, indices: Tensor, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], int]:
+        """Return the inputs (G n, ...) that the task has of N samples, and G.
+
+        They are group after group; but for "clip" the first two groups are two views of the
+        samples. Of several processes each gets the rows of its n samples, and for "swapped"
+        draws all N, as what is swapped in may be another's.
+        """
+        if self.task == "simclr":
+            return two_views(source, indices, generator), 2
+        own = share(len(indices))
+        if self.task == "swapped":
+            views = source.augmented(indices, generator, 2)
+            names = list(by_modality(views[0]))
+            # of two modalities, to exchange one is to exchange the other
+            exchanged = {1: [], 2: names[:1]}.get(len(names), names)
+            mixed = [swap_modality(view, name) for name in exchanged for view in views]
+            groups = [{n: value[own] for n, value in group.items()} for group in (*views, *mixed)]
+        else:
+            count = 3 if self.task == "comm" else 2
+            views = list(drawn(source, indices, generator, count, own))
+            names, groups = list(by_modality(views[0])), views[:2]
+            if len(names) > 1 and self.task == "comm":
+                groups += [only_modality(views[2], name) for name in names]
+            elif len(names) > 1:
+                groups = [only_modality(views[i % 2], name) for i, name in enumerate(names)]
+        joined = {n: torch.cat([group[n] for group in groups]) for n in groups[0]}
+        return joined, len(groups)
+
+    def loss_of_projections(self, projections: Tensor, groups: int = 2) -> Tensor:
+        """Return the task's loss of the projections (G N, D) of `rows`, float32 or finer."""
+        first, second, *more = at_least_float32(projections).chunk(groups)
+        tau = self.temperature
+        contrast = partial(nt_xent, temperature=tau)
+        if self.task == "clip":
+            pairs = itertools.combinations((first, second, *more), 2)
+            return torch.stack([_info_nce(one, other, tau) for one, other in pairs]).mean()
+        if self.task == "comm":
+            alone = [(contrast(one, first) + contrast(one, second)) / 2 for one in more]
+            return torch.stack([contrast(first, second), *alone]).sum()
+        if more:  # what was swapped into first views and into second ones, in turn
+            mixed = torch.cat(more[::2]), torch.cat(more[1::2])
+            return _nt_xent_among(first, second, mixed, tau)
+        return contrast(first, second)
 
     @torch.no_grad()
     def report(
@@ -79,14 +167,14 @@ class Contrastive:
             "effective_rank": effective_rank(z1),
             "match": match_rate(z1, z2),
         }
-        modalities = dict.fromkeys(modality_of(name) for name in second)
+        modalities = by_modality(second)
         for modality in modalities if len(modalities) > 1 else ():
-            swapped = {
-                name: value.roll(1, 0) if modality_of(name) == modality else value
-                for name, value in second.items()
-            }
-            figures[f"match_without_{modality}"] = match_rate(z1, model(swapped).float())
+            swapped = model(swap_modality(second, modality)).float()
+            figures[f"match_without_{modality}"] = match_rate(z1, swapped)
         return {name: float(value) for name, value in figures.items()}
+
+
+SWAPPED, COMM, CLIP = (Contrastive(task=task) for task in ("swapped", "comm", "clip"))
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
@@ -120,6 +208,35 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
         similarity.fill_diagonal_(-torch.inf)
         partner = torch.arange(len(rows), device=rows.device).roll(len(first))
         return F.cross_entropy(similarity, partner).to(first.dtype)
+
+
+def _nt_xent_among(
+    first: Tensor, second: Tensor, mixed: tuple[Tensor, Tensor], temperature: float
+) -> Tensor:
+    """Return NT-Xent with further negatives (K, D), made of first views and of second views.
+
+    A row of `first` (N, D) is told from those of second views, as its positive is one, and
+    the other way round. Of equal rows it is log(2N - 1 + K).
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        one, two, of_first, of_second = (F.normalize(part) for part in (first, second, *mixed))
+        rows = torch.cat((one, two))
+        similarity = (rows @ rows.T).fill_diagonal_(-torch.inf)  # (2N, 2N)
+        further = torch.cat((one @ of_second.T, two @ of_first.T))  # (2N, K)
+        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
+        return F.cross_entropy(torch.cat((similarity, further), 1) / temperature, partner)
+
+
+def _info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Return the mean loss of finding each row's partner in the other batch, both ways.
+
+    It is CLIP's (arXiv:2103.00020, figure 3): row i of `first` and of `second`, (N, D) each,
+    are partners, the N - 1 others of the other batch its negatives. Of equal rows it is log N.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        similarity = F.normalize(first) @ F.normalize(second).T / temperature  # (N, N)
+        own = torch.arange(len(first), device=first.device)
+        return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssnas_core.common.distributed import all_gather
 from ssnas_core.common.errors import InputError
-from ssnas_core.objectives.base import Source, two_views
+from ssnas_core.objectives.base import Source
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 
@@ -32,10 +32,10 @@ class _TwoHeads(nn.Module):
 class Hybrid:
     """Labels where there are any, contrast everywhere: one weighted sum, one forward pass.
 
-    weight * cross-entropy + (1 - weight) * NT-Xent, on two augmented views of
-    every sample; the cross-entropy is the mean over both views of those
-    samples of the batch that are in `labelled`, and 0 in a batch without any.
-    Labels of other samples are never read.
+    weight * cross-entropy + (1 - weight) * contrast, on two augmented views of
+    every sample, and on what else the contrast's task reads; the cross-entropy is
+    the mean over both views of those samples of the batch that are in `labelled`,
+    and 0 in a batch without any. Labels of other samples are never read.
 
     Its head returns projections and logits. To predict with the trained model,
     take `nn.Sequential(model[0], model[1].classifier)`.
@@ -48,8 +48,8 @@ class Hybrid:
             samples alone decide.
 
     Raises:
-        InputError: a weight outside [0, 1], `labelled` that are no sample
-            numbers of `supervised.labels`, or `supervised.augment=False`.
+        InputError: a weight outside [0, 1], the task "clip", `labelled` that are no
+            sample numbers of `supervised.labels`, or `supervised.augment=False`.
 
     Examples:
         >>> supervised = Supervised(labels=labels, classes=3)
@@ -65,7 +65,7 @@ class Hybrid:
     weight: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        _check(self.weight, self.contrastive)
         if not self.supervised.augment:
             raise InputError(
                 "a hybrid loss reads the labels on augmented views, got augment=False; "
@@ -87,21 +87,20 @@ class Hybrid:
     def loss(
         self, model: nn.Module, source: Source, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Return the weighted sum on two views per sample, in one forward pass of 2N rows."""
-        both = model(two_views(source, indices, generator))
-        projections, logits = (all_gather(part, len(indices), 2) for part in both)
+        """Return the weighted sum on two views per sample, in one forward pass."""
+        rows, groups = self.contrastive.rows(source, indices, generator)
+        projections, logits = (all_gather(part, len(indices), groups) for part in model(rows))
         if self.weight == 0:
-            return self.contrastive.loss_of_projections(projections)
-        known = torch.isin(indices, self.labelled.to(indices.device))
-        rows = known.nonzero().flatten()
-        if len(rows):
-            twice = torch.cat((rows, rows + len(indices))).to(logits.device)  # of both views
-            supervised = self.supervised.loss_of_logits(logits[twice], indices[rows].repeat(2))
+            return self.contrastive.loss_of_projections(projections, groups)
+        known = torch.isin(indices, self.labelled.to(indices.device)).nonzero().flatten()
+        if len(known):
+            twice = torch.cat((known, known + len(indices))).to(logits.device)  # of both views
+            supervised = self.supervised.loss_of_logits(logits[twice], indices[known].repeat(2))
         else:
             supervised = 0.0 * logits.sum()
         if self.weight == 1:
             return supervised
-        contrastive = self.contrastive.loss_of_projections(projections)
+        contrastive = self.contrastive.loss_of_projections(projections, groups)
         return self.weight * supervised + (1 - self.weight) * contrastive
 
     def report(
@@ -120,7 +119,7 @@ class HybridConfig:
         contrastive: the loss on all samples.
 
     Raises:
-        InputError: a weight outside [0, 1].
+        InputError: a weight outside [0, 1], or the task "clip".
     """
 
     uses_labels: ClassVar[bool] = True
@@ -130,7 +129,7 @@ class HybridConfig:
     contrastive: Contrastive = Contrastive()
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        _check(self.weight, self.contrastive)
 
     def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Hybrid:
         """Return the objective over the labels of a data set, as `ObjectiveConfig.open`."""
@@ -142,7 +141,12 @@ class HybridConfig:
         )
 
 
-def _check_weight(weight: float) -> None:
-    """Raise `InputError` unless the weight of the labels is in [0, 1]."""
+def _check(weight: float, contrastive: Contrastive) -> None:
+    """Refuse a weight of the labels outside [0, 1], and a contrast without views of all."""
     if not 0 <= weight <= 1:
         raise InputError(f"the weight of the labels must be in [0, 1], got {weight}.")
+    if contrastive.task == "clip":
+        raise InputError(
+            "a hybrid loss reads the labels on views of all modalities, and the task 'clip' has "
+            "none; use 'simclr', 'swapped' or 'comm'."
+        )

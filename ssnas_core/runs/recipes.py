@@ -83,6 +83,8 @@ class Recipe:
 
     def _part(self, kind: Parts, name: str) -> Any:
         made = kind.find(name)
+        if isinstance(made, Contrastive):  # a task by its name, in the sizes of the recipe
+            return replace(self.contrastive, task=made.task)
         if not isinstance(made, type):
             return made  # an object that a module holds
         parts = (*self.parts, self.contrastive)
@@ -212,8 +214,9 @@ class RunConfig:
             the stored features have a seed of their own in the recipe.
         label_ratio: the ratios r of labels, in train and dev.
         space: what may be chosen: "fusion", "layers", or a configuration.
-        objective: what makes a choice good: "contrastive", "supervised", "hybrid", or a
-            configuration, or an objective that needs no labels.
+        objective: what makes a choice good: "contrastive" or a task of it that asks for all
+            modalities ("swapped", "comm", "clip"), "supervised", "hybrid", or a configuration,
+            or an objective that needs no labels.
         strategy: how it is found: "bilevel", "random", "evolution", "tpe", "surrogate", or a
             configuration.
         views: those stored, or views made anew for each step of the search and of

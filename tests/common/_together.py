@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def objective(name: str) -> Any:
     simclr = Contrastive(hidden=8, out=4)
     return {
         "contrastive": simclr,
+        **{task: replace(simclr, task=task) for task in ("swapped", "comm", "clip")},
         "supervised": Supervised(labels=several),
         "clean": Supervised(labels=one, classes=CLASSES, augment=False),
         # 3 of the first 7 samples are labelled: 2 of the first process's share, 1 of the second's

@@ -105,12 +105,17 @@ def without_figures(history: Any) -> list[dict[str, Any]]:
 STEPS = [
     *itertools.product(NETS, ("contrastive", "supervised", "hybrid"), (7, 8)),
     *(("conv", "clean", rows) for rows in (7, 8)),
+    *itertools.product(("fusion",), ("swapped", "comm", "clip"), (7, 8)),
 ]
 
 
 @pytest.mark.parametrize(
     ("net", "kind", "rows"),
-    few(STEPS, ("fusion", "hybrid", 7), ("conv", "contrastive", 7)),
+    few(
+        STEPS,
+        *(("fusion", kind, 7) for kind in ("hybrid", "swapped", "comm", "clip")),
+        ("conv", "contrastive", 7),
+    ),
 )
 def test_two_processes_give_loss_gradients_and_statistics_of_the_joined_batch(
     pair, net, kind, rows

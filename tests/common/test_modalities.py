@@ -7,7 +7,14 @@ from collections import Counter
 import pytest
 import torch
 
-from ssnas_core.common.modalities import deepest, drop_modality, modality_of
+from ssnas_core.common.errors import InputError
+from ssnas_core.common.modalities import (
+    deepest,
+    drop_modality,
+    modality_of,
+    only_modality,
+    swap_modality,
+)
 
 NAMES = ("image_0", "image_1", "text_0", "sound_0")
 ROWS = 6000
@@ -94,3 +101,25 @@ def test_only_features_that_are_read_count(features):
     dropped = drop_modality(features, ("image_0", "text_0"), 1.0)
     assert dropped.keys() == {"image_0", "text_0"}
     assert all(len(gone) == 1 for gone in lost(features, dropped))
+
+
+def test_swapped_modality_is_whole_that_of_the_row_before(features):
+    swapped = swap_modality(features, "image")
+    for name, value in features.items():
+        for row in range(len(value)):
+            wanted = value[row - 1] if name.startswith("image") else value[row]
+            assert torch.equal(swapped[name][row], wanted)
+
+
+def test_only_one_modality_is_left_and_the_others_are_their_means(features):
+    left = only_modality(features, "image")
+    for name, value in features.items():
+        mean = torch.stack([value.mean(0)] * len(value))
+        torch.testing.assert_close(left[name], value if name.startswith("image") else mean)
+
+
+def test_numbers_of_tokens_have_no_mean(features):
+    features["text_0"] = torch.zeros(len(features["text_0"]), 3, dtype=torch.int64)
+    with pytest.raises(InputError, match=r"mean, which text_0 of torch.int64 has not; keep the"):
+        only_modality(features, "image")
+    assert only_modality(features, "text")["text_0"] is features["text_0"]

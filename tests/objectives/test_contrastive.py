@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import (
     Contrastive,
     alignment,
@@ -19,6 +22,7 @@ from ssnas_core.objectives.contrastive import (
     uniformity,
 )
 from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.runs.recipes import Recipe, RunConfig
 
 N, D = 5, 3
 
@@ -249,3 +253,199 @@ def test_nt_xent_has_the_dtype_of_its_inputs_and_sums_half_precisions_in_float32
         single = Contrastive(temperature=tau).loss_of_projections(torch.cat((first, second)))
         assert single.dtype == torch.promote_types(dtype, torch.float32)
         assert float(single) == pytest.approx(float(exact), rel=1e-5)
+
+
+# --- tasks that ask for all modalities
+
+TASKS = ("simclr", "swapped", "comm", "clip")
+INDICES = torch.tensor([5, 2, 9, 40, 7])
+
+
+class Rows(nn.Module):
+    """An encoder that keeps what it is given, and reads some features."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.read = Reader(*names)
+        self.given: dict[str, Tensor] = {}
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        self.given = features
+        return self.read(features)
+
+
+def of(source, seed: int = 4, count: int = 2) -> list[dict[str, Tensor]]:
+    return source.augmented(INDICES, torch.Generator().manual_seed(seed), count)
+
+
+def loss_of(task: Any, model: nn.Module, source) -> float:
+    objective = Contrastive(task=task, temperature=0.3)
+    with torch.no_grad():
+        return float(objective.loss(model, source, INDICES, torch.Generator().manual_seed(4)))
+
+
+def ell(anchor: Tensor, positive: Tensor, negatives: list[Tensor], tau: float = 0.3) -> float:
+    """-log of the positive's share, written out."""
+
+    def kernel(other: Tensor) -> float:
+        return math.exp(float(F.cosine_similarity(anchor, other, dim=0)) / tau)
+
+    return -math.log(kernel(positive) / (kernel(positive) + sum(map(kernel, negatives))))
+
+
+def mix(image_of: dict[str, Tensor], text_of: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: (image_of if n.startswith("image") else text_of)[n] for n in image_of}
+
+
+def row(features: dict[str, Tensor], place: int) -> dict[str, Tensor]:
+    return {name: value[place : place + 1] for name, value in features.items()}
+
+
+def test_swapped_task_tells_each_anchor_from_its_own_view_with_one_modality_exchanged(source):
+    read = Reader("image_0", "text_0")
+    views, total = of(source), 0.0
+    for view in (0, 1):
+        mine, theirs = views[view], views[1 - view]
+        for i in range(5):
+            anchor, positive = (read(row(each, i))[0] for each in (mine, theirs))
+            others = [read(row(each, j))[0] for j in range(5) if j != i for each in views]
+            swapped = [  # the image of the sample before it, among views like the positive
+                read(mix(row(theirs, (j - 1) % 5), row(theirs, j)))[0] for j in range(5)
+            ]
+            total += ell(anchor, positive, [*others, *swapped]) / 10
+    assert loss_of("swapped", read, source) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("ignored", ["image", "text"])
+def test_network_that_ignores_a_modality_pays_log_2_in_the_swapped_task(memory_source, ignored):
+    names = ("image_0", "text_0")
+    features = {name: 9 * torch.eye(10)[:, None] for name in names}  # samples far apart
+    source = memory_source(features, noise=0.01)
+    indices, generator = torch.arange(10), torch.Generator().manual_seed(0)
+    objective = Contrastive(task="swapped", temperature=0.02)
+    blind = Reader(*(name for name in names if not name.startswith(ignored)))
+    for model, low, high in ((blind, math.log(2) - 1e-3, 0.75), (Reader(*names), 0.0, 1e-3)):
+        assert low <= float(objective.loss(model, source, indices, generator)) <= high
+    plain = Contrastive(temperature=0.02)  # which is content with one modality
+    assert float(plain.loss(blind, source, indices, generator)) < 1e-3
+
+
+def test_swapped_task_of_three_modalities_exchanges_each(memory_source):
+    names = ("image_0", "text_0", "audio_0")
+    source = memory_source({n: torch.arange(64.0)[:, None, None] for n in names}, noise=0)
+    model = Rows(*names)
+    loss_of("swapped", model, source)
+    groups = [
+        tuple(str(int(v[0])) for v in (model.given[n].chunk(8)[g].flatten(1) for n in names))
+        for g in range(8)
+    ]
+    first, before = str(int(INDICES[0])), str(int(INDICES[-1]))
+    own = (first, first, first)
+    exchanged = [tuple(before if n == m else first for n in range(3)) for m in range(3)]
+    assert groups == [own, own, *(each for one in exchanged for each in (one, one))]
+
+
+def test_comm_task_adds_each_modality_alone_against_both_views(source, algorithm_1):
+    read, generator = Reader("image_1", "text_0"), torch.Generator().manual_seed(4)
+    first, second, third = source.augmented(INDICES, generator, 3)
+    total = algorithm_1(read(first), read(second), 0.3)
+    for modality in ("image", "text"):
+        masked = {
+            name: value if name.startswith(modality) else value * 0 + sum(row / 5 for row in value)
+            for name, value in third.items()
+        }
+        total += algorithm_1(read(masked), read(first), 0.3) / 2
+        total += algorithm_1(read(masked), read(second), 0.3) / 2
+    assert loss_of("comm", read, source) == pytest.approx(total, rel=1e-5)
+
+
+def test_clip_task_finds_one_modality_by_the_other_and_nothing_by_its_own_kind(source):
+    read, (first, second) = Reader("image_0", "text_0"), of(source)
+    means = [{n: v * 0 + v.mean(0) for n, v in view.items()} for view in (first, second)]
+    images, texts = read(mix(first, means[0])), read(mix(means[1], second))
+    total = 0.0
+    for mine, theirs in ((images, texts), (texts, images)):
+        for i in range(5):
+            others = [theirs[j] for j in range(5) if j != i]
+            total += ell(mine[i], theirs[i], others) / 10
+    assert loss_of("clip", read, source) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("simclr", math.log(2 * 5 - 1)),
+        ("swapped", math.log(3 * 5 - 1)),
+        ("comm", 3 * math.log(2 * 5 - 1)),
+        ("clip", math.log(5)),
+    ],
+)
+def test_loss_of_equal_rows_is_the_one_that_the_docstring_has(task, wanted, source):
+    assert loss_of(task, Constant(), source) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_of_one_modality_is_to_match_its_views(task, source):
+    del source.features["text_0"]
+    model = Reader("image_0")
+    found = loss_of(task, model, source)
+    if task == "clip":
+        first, second = map(model, of(source))
+        others = [[j for j in range(5) if j != i] for i in range(5)]
+        pairs = ((first, second), (second, first))
+        wanted = sum(
+            ell(a[i], b[i], [b[j] for j in others[i]]) / 10 for a, b in pairs for i in range(5)
+        )
+        assert found == pytest.approx(wanted, rel=1e-5)
+    elif task == "comm":  # its third view is drawn in vain
+        assert math.isfinite(found) and found < math.log(9)
+    else:
+        assert found == loss_of("simclr", model, source)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_passes_gradcheck_in_double_precision_and_keeps_it(task):
+    groups = {"simclr": 2, "swapped": 4, "comm": 4, "clip": 3}[task]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(groups * 4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    objective = Contrastive(task=task, temperature=0.3)
+    assert objective.loss_of_projections(rows, groups).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda z: objective.loss_of_projections(z, groups), (rows,))
+    half = objective.loss_of_projections(rows.to(torch.bfloat16), groups)
+    exact = objective.loss_of_projections(rows.to(torch.bfloat16).double(), groups)
+    assert half.dtype == torch.float32
+    assert float(half.detach()) == pytest.approx(float(exact.detach()), rel=1e-5)
+
+
+def test_report_is_of_joint_views_whatever_the_task(source):
+    model = Reader("image_0", "text_0")
+    figures = [report(model, source, Contrastive(task=task)) for task in TASKS]
+    assert figures == figures[:1] * 4 and "match_without_text" in figures[0]
+
+
+def test_token_numbers_cannot_be_masked_but_can_be_exchanged(source):
+    source.features["text_0"] = torch.arange(64 * 8).view(64, 2, 4)
+    source.augmented = lambda rows, generator, count=2: [source.clean(rows)] * count
+    model = Reader("image_0")
+    for task in ("comm", "clip"):
+        with pytest.raises(InputError, match="batch mean, which text_0 of torch.int64 has not"):
+            loss_of(task, model, source)
+    assert math.isfinite(loss_of("swapped", model, source))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"task": "both"}, "task must be one of"), ({"temperature": 0.0}, "temperature must be > 0")],
+)
+def test_contrast_that_cannot_be_is_refused(options, message):
+    with pytest.raises(InputError, match=f"Contrastive.{message}"):
+        Contrastive(**options)
+
+
+def test_tasks_have_names_and_the_sizes_of_the_recipe():
+    recipe = Recipe(contrastive=Contrastive(temperature=0.5, hidden=7))
+    for name in TASKS[1:]:
+        objective = RunConfig(data=Path("movies"), objective=name, recipe=recipe).objective
+        assert objective == Contrastive(temperature=0.5, hidden=7, task=name)
+        assert OBJECTIVES.from_plain(OBJECTIVES.plain(objective), "file") == objective
+    assert OBJECTIVES.plain(Contrastive()).keys() == {"name", "temperature", "hidden", "out"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -116,6 +117,21 @@ def test_hybrid_never_reads_the_labels_of_other_samples(source, supervised, weig
     assert torch.equal(*losses) and bool(losses[0].isfinite())
 
 
+@pytest.mark.parametrize("task", ["swapped", "comm"])
+def test_hybrid_reads_labels_on_the_views_and_contrasts_by_its_task(source, supervised, task):
+    heads = dataclasses.replace(HEADS, task=task)
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        objective = Hybrid(supervised=supervised, labelled=KNOWN, contrastive=heads, weight=weight)
+        losses[weight] = float(loss_of(objective, two_heads(objective), source).detach())
+    assert losses[0.0] == float(loss_of(heads, two_heads(heads), source).detach())
+    assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * losses[0.0], rel=1e-5)
+    if task == "swapped":  # its views are drawn as without a task
+        plain = Hybrid(supervised=supervised, labelled=KNOWN, contrastive=HEADS, weight=1.0)
+        wanted = float(loss_of(plain, two_heads(plain), source).detach())
+        assert losses[1.0] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_hybrid_of_weight_1_learns_from_labelled_samples_alone(source, supervised):
     objective = Hybrid(supervised=supervised, labelled=KNOWN, contrastive=HEADS, weight=1)
     model, inputs = two_heads(objective), []
@@ -158,6 +174,7 @@ def test_hybrid_reports_on_its_projections_as_the_contrastive_loss_does(source, 
         ({"labelled": torch.tensor([-1])}, r"sample numbers in 0\.\.63"),
         ({"labelled": torch.ones(64, dtype=torch.bool)}, r"got torch.bool \(64,\); pass the rows"),
         ({"labelled": torch.zeros(2, 2, dtype=torch.int64)}, r"\(2, 2\)"),
+        ({"contrastive": Contrastive(task="clip")}, "'clip' has none; use 'simclr', 'swapped'"),
         ({"supervised": Supervised(labels=MULTI, augment=False)}, "augment=False; use Supervised"),
     ],
 )
@@ -177,6 +194,8 @@ def test_configuration_opens_it_over_the_labels(source, supervised):
     assert torch.equal(*losses)
 
 
-def test_configuration_of_a_weight_outside_its_range_is_refused():
+def test_configuration_that_cannot_be_is_refused():
+    with pytest.raises(InputError, match="the task 'clip' has none"):
+        HybridConfig(contrastive=Contrastive(task="clip"))
     with pytest.raises(InputError, match=r"weight of the labels must be in \[0, 1\], got 1.5"):
         HybridConfig(weight=1.5)
