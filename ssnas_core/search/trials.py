@@ -117,9 +117,7 @@ class Trials:
             InputError: the checkpoint holds another architecture there, or a loss that
                 is not finite.
         """
-        return self._add(
-            genotype, lambda: {"dev_loss": self._train(genotype, space or self.space)}, extra
-        )
+        return self._add(genotype, lambda: self._train(genotype, space or self.space), extra)
 
     def evaluate_once(self, genotype: Genotype, **extra: Any) -> float:
         """As `evaluate`; one tried before is not trained again, and its entry `repeats` that."""
@@ -157,8 +155,8 @@ class Trials:
             on_rank_zero(self._save)
         return self.history[-1]["dev_loss"]
 
-    def _train(self, genotype: Genotype, space: Space) -> float:
-        """Train a network of `genotype`; return its loss on dev."""
+    def _train(self, genotype: Genotype, space: Space) -> dict[str, float]:
+        """Train a network of `genotype`; return its `dev_loss`, and the report on dev."""
         trial, context = len(self.history), self.context
         with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
@@ -182,7 +180,10 @@ class Trials:
         loss = finite(judged, self.config.epochs, model)
         for key, weight in self._sharing(encoder):
             shared[key] = weight.detach().to("cpu", copy=True)
-        return on_rank_zero(lambda: loss)  # from it the next architecture follows, in all processes
+        with seeded(context.seed, 3) as generator:
+            report = self.objective.report(model, self.source, context.dev[:256], generator)
+        # from the loss the next architecture follows, in all processes
+        return on_rank_zero(lambda: {"dev_loss": loss, **report})
 
     def _sharing(self, encoder: nn.Module) -> list[tuple[str, Tensor]]:
         """Return a network's own tensors that are shared, with their keys."""

@@ -77,6 +77,21 @@ def test_history_tells_each_trial_and_what_the_strategy_adds(made):
     ]
 
 
+def test_trial_reports_on_dev_what_the_objective_has_to_say(space, source):
+    trials, genotype = trials_of(space, source), space.sample(torch.Generator().manual_seed(0))
+    loss = trials.evaluate(genotype)
+    (entry,) = trials.history
+    assert entry["dev_loss"] == loss
+    assert {"match", "match_without_image", "match_without_text", "effective_rank"} < entry.keys()
+    assert 0 <= entry["match_without_text"] <= 1
+    seen = []
+    source.augmented = lambda rows, *more, seen=seen, old=source.augmented: (
+        seen.append(rows), old(rows, *more),
+    )[1]  # fmt: skip
+    assert trials_of(space, source).evaluate(genotype) == loss
+    assert torch.equal(seen[-1], DEV)
+
+
 def test_best_is_the_first_of_the_lowest_among_those_named(made):
     trials = made()
     for digits in ("310", "120", "410", "120"):
