@@ -36,9 +36,10 @@ class ModelFacts:
         labelled: labelled samples that were used, by split.
         unlearnt: classes that no labelled sample of train has.
         parameters: of what was trained with labels.
-        score: name of the score in `dev_score` and `dev_score_without`.
+        score: name of the score in `dev_score` and the two below it.
         dev_score: on the labelled dev part, with nothing missing.
         dev_score_without: the same with one modality taken away, by modality.
+        dev_score_shuffled: the same with one modality of other samples, by modality.
         dev: all scores on the labelled dev part.
         test: all scores on the test part; None where it was not read.
         licence: of the weights, as the hub names licences.
@@ -61,6 +62,7 @@ class ModelFacts:
     score: str
     dev_score: float
     dev_score_without: Mapping[str, float] = field(default_factory=dict)
+    dev_score_shuffled: Mapping[str, float] = field(default_factory=dict)
     dev: Mapping[str, float]
     test: Mapping[str, float] | None = None
     licence: str = "unknown"

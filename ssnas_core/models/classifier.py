@@ -436,6 +436,7 @@ def _facts(
         score=run.scoring.primary,
         dev_score=scores.pop(""),
         dev_score_without=scores,
+        dev_score_shuffled=trained["shuffled"],
         dev=dev,
         test=test and {n: float(test[n]) for n in dev if test.get(n) is not None},
         licence="mit" if generated and untaught else "unknown",

@@ -14,6 +14,7 @@ from ssnas_core.common.files import read_fields, read_name
 from ssnas_core.common.typed import typed
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
+    NO_SCORES,
     attempt,
     check_config,
     features_of,
@@ -84,7 +85,7 @@ def compare_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
         for cell in run.cells:
             same = (run.key, *(cell[name] for name in ("method", "label_ratio", "on", "seed")))
             first = counted.setdefault(same, run.path)
-            known = {name: value for name, value in cell.items() if name != "history"}
+            known = {name: value for name, value in cell.items() if name not in NO_SCORES}
             known["score"] = cell.get(primary)
             known["labelled"] = cell["labelled"]["train"] + cell["labelled"]["dev"]
             repeats = first if first != run.path else None

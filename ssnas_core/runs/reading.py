@@ -44,6 +44,9 @@ class _CellFacts:
             )
 
 
+NO_SCORES = ("dev", "shuffled", "history")
+"""What `read_cells` has of a cell beside its facts and its scores."""
+
 FACTS = tuple(one.name for one in fields(_CellFacts))
 """Names of what a cell's files hold beside its scores."""
 
@@ -54,6 +57,7 @@ class _TrainedCell(_CellFacts):
 
     threshold: float | None = None
     dev: Mapping[str, float | None]
+    shuffled: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...]
 
 
@@ -81,6 +85,8 @@ def slug(method: str) -> str:
 def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
     """The train.json of a cell: its facts, `threshold`, the scores `dev`, and `history`.
 
+    And `shuffled`: by modality, what is left of the main score on dev once that is shuffled.
+
     Args:
         file: the file.
         primary: a score that must be among them.
@@ -91,6 +97,7 @@ def read_trained(file: Path, primary: str | None = None) -> dict[str, Any]:
     where = f"{file} is not of a trained cell"
     cell = plain(_read(_TrainedCell, read_json(file), where))
     _check_scores(cell["dev"], f"{where}: dev", primary)
+    _check_scores(cell["shuffled"], f"{where}: shuffled", None)
     if losses(cell["history"]) != cell["history"]:
         raise InputError(f"{where}: its history has an epoch without a loss; delete it.")
     return cell
@@ -192,7 +199,8 @@ def read_cells(
 
     Returns:
         Of each its facts, `on` ("test" where that was read, else "dev"), its
-        scores there, and `history`; and what is wrong with those that cannot be read.
+        scores there, and what train.json has of `NO_SCORES`; and what is wrong with
+        those that cannot be read.
     """
     cells: list[dict[str, Any]] = []
     broken = []
@@ -207,8 +215,8 @@ def read_cells(
         except InputError as error:
             broken.append(str(error))
             continue
-        facts = {name: trained[name] for name in FACTS}
-        cells.append({**facts, "on": on, **scores, "history": trained["history"]})
+        facts, rest = ({name: trained[name] for name in names} for names in (FACTS, NO_SCORES))
+        cells.append({**facts, "on": on, **scores, **rest})
     primary = primary_score(cells)
     lacking = [cell for cell in cells if cell.get(primary) is None]
     broken += [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.reading import (
+    NO_SCORES,
     attempt,
     check_config,
     features_of,
@@ -23,7 +24,7 @@ from ssnas_core.runs.reading import (
 )
 from ssnas_core.show.curves import draw_genotype, plot_history, plot_losses, plot_scores
 from ssnas_core.show.style import save
-from ssnas_core.show.tables import scores_text
+from ssnas_core.show.tables import align, primary_score, scores_text
 from ssnas_core.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def show_run(
     Returns:
         `run`, `stage`; `genotype` (readable, or None); `scores`, an entry per
         trained cell with `on`: "test" where that was read, else "dev" (the labelled
-        dev part, on which the threshold was chosen); `labelled` by label ratio;
+        dev part, on which the threshold was chosen); `shuffled`, an entry per trained
+        cell with its main score there, `dev`, and what is left of it once a modality is
+        shuffled among the samples; `labelled` by label ratio;
         `seconds` per stage, `peak_anonymous_mb`; `figures`, the written files by
         name: those of "genotype", "search", "losses" and "scores" that there is
         something to draw for; `notes`, what could not be shown; and `text`.
@@ -77,7 +80,7 @@ def show_run(
     losses = _losses(history, pretraining, cells)
     if losses:
         figures["losses"] = plot_losses(losses, [cell["method"] for cell in cells], unit="nats")
-    scores = [{name: v for name, v in cell.items() if name != "history"} for cell in cells]
+    scores = [{name: v for name, v in cell.items() if name not in NO_SCORES} for cell in cells]
     if scores:
         figures["scores"] = plot_scores(scores)
     result = {
@@ -85,6 +88,7 @@ def show_run(
         "stage": stage_of(run, config, history, cells),
         "genotype": None if genotype is None else str(genotype),
         "scores": scores,
+        "shuffled": _shuffled(cells, primary_score(cells)),
         "labelled": {f"{cell['label_ratio']:g}": cell["labelled"] for cell in cells},
         **run.cost(),
         "figures": _written(figures, Path(out) if out is not None else run / "figures", formats),
@@ -151,6 +155,8 @@ def _losses(
 
 def _text(result: Mapping[str, Any], config: Mapping[str, Any], genotype: Genotype | None) -> str:
     settings = [f"{name} {config[name]['name']}" for name in ("space", "objective", "strategy")]
+    task = str(config["objective"].get("task", ""))
+    settings += [f"task {task}"] if task.isidentifier() else []
     settings += [f"{name} {config[name]}" for name in ("backbones", "seed") if name in config]
     lines = [f"{result['run']}: {result['stage']}", f"data {config.get('data')}"]
     lines.append(", ".join(settings))
@@ -159,6 +165,9 @@ def _text(result: Mapping[str, Any], config: Mapping[str, Any], genotype: Genoty
         lines += ["", scores_text(result["scores"])]
         if any(row["on"] == "dev" for row in result["scores"]):
             lines.append("dev: the labelled dev part, on which the threshold was chosen")
+    if result["shuffled"]:
+        lines += ["", "on the labelled dev part, and there with a modality of other samples:"]
+        lines += _shuffled_lines(result["shuffled"])
     lines.append("")
     for ratio, counts in result["labelled"].items():
         lines.append(f"labelled at r = {ratio}: {counts['train']} train, {counts['dev']} dev")
@@ -169,6 +178,28 @@ def _text(result: Mapping[str, Any], config: Mapping[str, Any], genotype: Genoty
     lines += [f"drawn: {' '.join(paths)}" for paths in result["figures"].values()]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines).rstrip()
+
+
+def _shuffled(cells: Iterable[Mapping[str, Any]], primary: str) -> list[dict[str, Any]]:
+    """Return the main score of each cell on dev, and what is left of it by modality."""
+    names = ("method", "label_ratio", "shuffled")
+    return [
+        {**{name: cell[name] for name in names}, "dev": cell["dev"][primary]}
+        for cell in cells
+        if cell["shuffled"] and cell["dev"].get(primary) is not None
+    ]
+
+
+def _shuffled_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of what `_shuffled` returns."""
+    modalities = list(rows[0]["shuffled"])
+    body = [
+        [row["method"], f"{row['label_ratio']:g}"]
+        + [f"{score:.3f}" for score in (row["dev"], *map(row["shuffled"].get, modalities))]
+        for row in rows
+        if row["shuffled"].keys() == rows[0]["shuffled"].keys()
+    ]
+    return align([["method", "r", "dev", *(f"other {name}" for name in modalities)], *body])
 
 
 def _nodes(genotype: Genotype) -> list[str]:

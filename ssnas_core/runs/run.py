@@ -45,6 +45,7 @@ from ssnas_core.training.checkpoints import restore
 from ssnas_core.training.logs import csv_log, tensorboard_log
 from ssnas_core.training.loop import fit, predict
 from ssnas_core.training.metrics import Scoring
+from ssnas_core.training.shuffling import shuffled_scores
 
 
 class Run:
@@ -206,7 +207,8 @@ class Run:
 
         Returns:
             The folder of the cell: model.safetensors, and train.json with the
-            threshold chosen on the labelled dev part.
+            threshold chosen on the labelled dev part, the scores there, and what is
+            left of the main one once a modality is shuffled (`shuffled`).
         """
         method = self._method(method)
         cell = cell_folder(self.folder.path, str(method), ratio)
@@ -236,9 +238,9 @@ class Run:
             history = fit(model, source, objective, rows, self.recipe.finetune, **fitting)
 
             def keep() -> None:
-                dev = torch.from_numpy(part.dev)
+                dev, truth = torch.from_numpy(part.dev), labels[part.dev]
                 probs = scoring.probabilities(predict(model, source, dev))
-                threshold = scoring.threshold(probs, labels[part.dev])
+                threshold = scoring.threshold(probs, truth)
                 save_tensors(cell / "model.safetensors", model.state_dict())
                 write_json(
                     cell / "train.json",
@@ -250,7 +252,8 @@ class Run:
                         "parameters": sum(p.numel() for p in model.parameters()),
                         "labelled": {"train": len(part.train), "dev": len(part.dev)},
                         "threshold": threshold,
-                        "dev": scoring.scores(probs, labels[part.dev], threshold),
+                        "dev": scoring.scores(probs, truth, threshold),
+                        "shuffled": shuffled_scores(model, source, dev, truth, scoring, threshold),
                         "history": history,
                     },
                 )

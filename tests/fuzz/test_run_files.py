@@ -153,7 +153,7 @@ def test_genotype_has_no_odd_names(place, name):
 CELL = {
     "method": "found", "label_ratio": 0.5, "seed": 0, "genotype": None, "parameters": 9,
     "labelled": {"train": 4, "dev": 2}, "threshold": 0.5, "dev": {"weighted_f1": 0.5},
-    "history": [{"epoch": 0, "loss": 1.5}],
+    "shuffled": {"image": 0.25}, "history": [{"epoch": 0, "loss": 1.5}],
 }  # fmt: skip
 
 
@@ -165,6 +165,7 @@ CELL = {
         {"labelled": {"train": 4}}, {"labelled": {"train": "4", "dev": 2}}, {"labelled": None},
         {"dev": {"weighted_f1": "good"}}, {"dev": {"weighted_f1": 1e300}}, {"dev": {"a": 1}},
         {"dev": {"weighted_f1": 1, "$x$": 1}}, {"dev": []}, {"threshold": "0.5"},
+        {"shuffled": 3}, {"shuffled": {"image": "0.5"}}, {"shuffled": {"$x$": 0.5}},
         {"history": [{"epoch": 0}]}, {"history": [{"epoch": 0, "loss": "1"}]}, {"history": 3},
     ],
 )  # fmt: skip
@@ -178,7 +179,7 @@ def test_cell_with_something_that_cannot_be_shown_is_told(tmp_path, change):
     assert str(caught.value).isprintable()
     for name in CELL:
         write_json(file, {key: value for key, value in CELL.items() if key != name})
-        if name != "threshold":  # single labels have none
+        if name not in ("threshold", "shuffled"):  # single labels have none; older files
             with pytest.raises(InputError, match=r"train\.json is not of a trained cell"):
                 read_trained(file)
 

@@ -19,7 +19,7 @@ from ssnas_core.common.files import write_json
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.runs.compare import compare_runs, comparison_table, plot_comparison
 from ssnas_core.runs.folder import FORMAT, RunFolder
-from ssnas_core.runs.reading import logit_labels, search_history
+from ssnas_core.runs.reading import cell_folder, logit_labels, search_history
 from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.report import show_genotype, show_run
 from ssnas_core.runs.run import Run
@@ -88,6 +88,15 @@ def test_text_says_what_was_found_scored_labelled_and_spent(finished, shown):
         start = f"{row['method']} {row['label_ratio']:g} test {row['weighted_f1']:.3f}".split()
         assert any(line[: len(start)] == start for line in words)
     assert "labelled at r = 0.25: 9 train, 3 dev" in lines
+    head = next(n for n, line in enumerate(words) if line[-2:] == ["other", "text"])
+    assert words[head] == "method r dev other image other text".split()
+    for row, line in zip(told["shuffled"], words[head + 1 :], strict=False):
+        trained = cell_folder(finished.folder.path, row["method"], row["label_ratio"])
+        facts = json.loads((trained / "train.json").read_text())
+        numbers = facts["dev"]["weighted_f1"], *facts["shuffled"].values()
+        start = f"{row['method']} {row['label_ratio']:g}".split()
+        assert line == [*start, *(f"{number:.3f}" for number in numbers)]
+    assert len(told["shuffled"]) == len(told["scores"])
     assert any(line.startswith("seconds: prepare ") for line in lines)
     assert any(line.startswith("peak anonymous memory: ") for line in lines)
     assert lines[-1] == f"drawn: {out / 'scores.svg'}"

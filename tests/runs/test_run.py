@@ -39,6 +39,7 @@ from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.training.loop import TrainConfig, predict
 from ssnas_core.training.metrics import choose_threshold
 from ssnas_core.training.metrics import multi_label_scores as scored
+from ssnas_core.training.shuffling import shuffled_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -640,6 +641,49 @@ def test_every_objective_goes_with_every_strategy(start, axes, monkeypatch):
     name = axes["objective"].capitalize()
     assert seen == {**dict.fromkeys(seen, set()), name: used}
     assert 0 <= run.evaluate("found, pretrained", 0.25)["weighted_f1"] <= 1
+
+
+@pytest.mark.parametrize("task", ["swapped", "comm", "clip"])
+@pytest.mark.parametrize("strategy", ["bilevel", "random"])
+def test_task_is_of_the_search_and_of_pretraining_as_each_is_told(
+    start, tiny_recipe, monkeypatch, task, strategy
+):
+    seen, loss = [], Contrastive.loss
+    monkeypatch.setattr(
+        Contrastive, "loss", lambda self, *args: (seen.append(self.task), loss(self, *args))[1]
+    )
+    contrast = dataclasses.replace(tiny_recipe.contrastive, task=task)
+    recipe = dataclasses.replace(tiny_recipe, contrastive=contrast)
+    run = start(objective=task, strategy=strategy)
+    assert run.config.objective == contrast
+    assert RunConfig.from_plain(json.loads(json.dumps(run.config.plain()))) == run.config
+    run.search()
+    assert set(seen) == {task}
+    last = run.folder.lines("history.jsonl")[-1]
+    assert {"match", "match_without_image", "match_without_text"} < last.keys()
+    run.pretrain()
+    assert seen[-1] == "simclr"  # the recipe's
+    seen.clear()
+    both = start("both", objective="contrastive", strategy=strategy, recipe=recipe)
+    both.pretrain()
+    assert set(seen) == {task}
+    assert RunConfig.from_plain(json.loads(json.dumps(both.config.plain()))) == both.config
+
+
+def test_trained_cell_says_what_is_left_once_a_modality_is_shuffled(finished):
+    cell = finished.folder / "cells"
+    told = {m: read_json(cell / f"{m}_r1" / "train.json") for m in ("text-only", "late-concat")}
+    for facts in told.values():
+        assert facts["shuffled"].keys() == {"image", "text"}
+    alone = told["text-only"]
+    assert alone["shuffled"]["image"] == alone["dev"]["weighted_f1"]
+    part, scoring = finished.part(1.0), finished.scoring
+    model = finished.trained("late concat", cell / "late-concat_r1")
+    labels = finished.prepared.dataset.labels()[part.dev]
+    rows, source = torch.from_numpy(part.dev), finished.data.source()
+    threshold = told["late-concat"]["threshold"]
+    again = shuffled_scores(model, source, rows, labels, scoring, threshold)
+    assert again == told["late-concat"]["shuffled"]
 
 
 def test_hybrid_search_is_weighted_as_its_configuration_says(start, tiny_recipe):
