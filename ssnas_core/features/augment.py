@@ -16,17 +16,20 @@ Deviations from SimCLR, all for speed on a CPU:
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.common.typed import LATER, check_fields, plain
 
 LUMA = (0.299, 0.587, 0.114)
 _IQ = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -36,6 +39,8 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
+_ENDS = frozenset(".!?\u2026\u3002\uff01\uff1f")
+_QUOTES = "\"'\u201d\u2019\u00bb)]\u300d"
 _LONG = 8  # letters between two spaces: more, in the mean, are several words of such a script
 
 
@@ -82,12 +87,30 @@ class ImageAugment:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAugment:
-    """Word dropout: each word goes with this probability, at least one stays."""
+    """Word dropout, and views that share no words, so that these cannot match them.
+
+    With `parts` K > 1 the views of a block (the first K, the next K, ...) divide a text among
+    them, by chance and evenly; equal words go together. Two of V stored views are of one
+    block with probability (K - 1) / (V - 1), where K divides V; others share words as if each
+    had lost all but 1 / K of them.
+
+    Args:
+        drop: probability with which each word of a view goes; at least one stays.
+        parts: K >= 1; 1 divides nothing.
+        unit: what is divided; a text of fewer than K sentences is divided by words.
+    """
 
     drop: float = 0.3
+    parts: int = field(default=1, metadata=LATER)
+    unit: Literal["words", "sentences"] = field(default="words", metadata=LATER)
 
     def __post_init__(self) -> None:
         _check_range(self, ("drop",), 0, 1)
+        check_fields(self, parts=1)
+
+    def first_of(self, view: int) -> int:
+        """Return the number of the first view of the block that a view is in, from 0."""
+        return view - view % self.parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +134,15 @@ class JointAugment:
 
 
 DEFAULT_AUGMENT = JointAugment()
+
+
+def in_key(part: object) -> str:
+    """Return what stands for a part of a `JointAugment` in the keys of what it made.
+
+    It is the part's repr, without the fields that came later where they have their defaults.
+    """
+    values = ", ".join(f"{name}={value!r}" for name, value in plain(part).items())
+    return f"{type(part).__name__}({values})"
 
 
 def image_draws(count: int, generator: Generator) -> Tensor:
@@ -206,27 +238,61 @@ def apply_image(images: Tensor, config: ImageAugment, draws: Tensor) -> Tensor:
     return images
 
 
-def apply_text(texts: Sequence[str], config: TextAugment, draws: Tensor) -> list[str]:
+def apply_text(
+    texts: Sequence[str], config: TextAugment, draws: Tensor, view: int = 0
+) -> list[str]:
     """Drop words from each text by its own seed in `draws` (N,) int64 (see `seed_draws`).
 
     It is EDA's random deletion (arXiv:1901.11196). A text of at least one word keeps at
     least one; a text without words is returned as it is. White space separates words; where
     it does not, as in Chinese, Japanese and Thai, each letter is dropped for itself.
+
+    Args:
+        texts: N of them.
+        config: how.
+        draws: (N,), the same for all views of a block (`TextAugment.first_of`).
+        view: number of the view; it decides which part of a divided text is in it.
     """
-    if config.drop == 0:
+    if config.drop == 0 and config.parts == 1:
         return list(texts)
     result = []
     for text, seed in zip(texts, draws.tolist(), strict=True):
         uniform = random.Random(seed).random
-        words, space = text.split(), " "
-        letters = sum(map(len, words))
-        if letters > _LONG * len(words) and 2 * len(_UNSPACED.findall(text)) > letters:
-            words, space = list(text), ""
+        words, space = _words(text)
+        if config.parts > 1 and words:
+            words = _part_of(words, config, seed, view % config.parts)
         rest = [word for word in words if uniform() >= config.drop]
         if words and not rest:
             rest = [words[int(uniform() * len(words))]]
         result.append(space.join(rest) if words else text)
     return result
+
+
+def _words(text: str) -> tuple[list[str], str]:
+    """Return the words of a text, or its letters where no spaces separate words, and the space."""
+    words = text.split()
+    letters = sum(map(len, words))
+    if letters > _LONG * len(words) and 2 * len(_UNSPACED.findall(text)) > letters:
+        return list(text), ""
+    return words, " "
+
+
+def _part_of(words: list[str], config: TextAugment, seed: int, part: int) -> list[str]:
+    """Return the words of a text that are in one of its parts, in their order."""
+    units = [_alike(word) for word in words]
+    if config.unit == "sentences":
+        ends = itertools.accumulate(word.rstrip(_QUOTES)[-1:] in _ENDS for word in words)
+        sentences = [0, *ends][:-1]
+        units = sentences if len(set(sentences)) >= config.parts else units
+    dealt = list(dict.fromkeys(units))
+    random.Random(seed + 1).shuffle(dealt)
+    mine = set(dealt[part :: config.parts] or dealt[part % len(dealt) :][:1])
+    return [word for word, unit in zip(words, units, strict=True) if unit in mine]
+
+
+def _alike(word: str) -> str:
+    """Return a word without its case and the signs around it; signs alone as they are."""
+    return re.sub(r"^\W+|\W+$", "", word.casefold()) or word
 
 
 def apply_array(values: Tensor, config: ArrayAugment, draws: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
+    in_key,
     seed_draws,
 )
 from ssnas_core.features.inputs import RawInputs, check_kinds, content_key, draws_generator
@@ -60,7 +61,7 @@ def store_key(
         "data": inputs.fingerprint,
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
         "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
-        "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
+        "augment": {kind: in_key(getattr(augment, kind)) for kind in inputs.kinds.values()},
     }
     return content_key(content, views, length, seed)
 
@@ -153,11 +154,12 @@ class _Extractor:
                 raw = self.inputs.columns[modality][rows]
             for view in range(1 + self.views):
                 seen: Any = raw
-                draws = self.draws[modality][view - 1][rows] if view else None
+                first = self.augment.text.first_of(view - 1) if kind == "text" else view - 1
+                draws = self.draws[modality][first][rows] if view else None
                 if draws is not None and kind == "image":
                     seen = apply_image(raw, self.augment.image, draws)
                 elif draws is not None and kind == "text":
-                    seen = apply_text(raw, self.augment.text, draws)
+                    seen = apply_text(raw, self.augment.text, draws, view - 1)
                 if isinstance(backbone, TextBackbone | ArrayBackbone):
                     seen = backbone.vectorize(seen).to(weight.device)
                 if draws is not None and kind == "array":

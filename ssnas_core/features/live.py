@@ -21,6 +21,7 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
+    in_key,
     seed_draws,
 )
 from ssnas_core.features.extract import Taps, evaluating
@@ -76,7 +77,7 @@ class LiveInputs:
             if kind == "text":
                 assert isinstance(backbone, TextBackbone)
                 content = [place, inputs.fingerprint, backbone.fingerprint(), views]
-                key = content_key(*content, repr(augment.text), seed)
+                key = content_key(*content, in_key(augment.text), seed)
                 path = Path(folder) / f"{modality}-{key}.npy"
                 if not path.exists():
                     column, generator = inputs.columns[modality], draws_generator(seed, place)
@@ -91,6 +92,7 @@ class LiveInputs:
         generator: Generator,
         progress: bool,
     ) -> None:
+        how = self.augment.text
         example = backbone.vectorize(texts[:1]).numpy()
         shape = (len(texts), 1 + (self.views or 0), *example.shape[1:])
         with atomic_path(path) as temporary:
@@ -98,9 +100,11 @@ class LiveInputs:
             reserve(temporary)
             label, total = "vectorising" if progress else None, shape[0] * shape[1]
             with progress_bar(label, total, "text", unit_scale=True) as bar:
+                draws = [seed_draws(len(texts), generator) for _ in range(shape[1])]
                 for view in range(shape[1]):
-                    draws = seed_draws(len(texts), generator)
-                    seen = apply_text(texts, self.augment.text, draws) if view else texts
+                    seen = texts
+                    if view:
+                        seen = apply_text(texts, how, draws[1 + how.first_of(view - 1)], view - 1)
                     for first in range(0, len(texts), 4096):
                         part = slice(first, first + 4096)
                         rows[part, view] = backbone.vectorize(seen[part]).numpy()
@@ -145,12 +149,16 @@ class LiveInputs:
         total, indices, chosen = len(indices), indices[part], chosen[part]
         clean = self.clean(indices)
 
-        def draw(kind: str) -> Tensor:
-            return (image_draws if kind == "image" else seed_draws)(total, generator)[part]
+        kept: dict[tuple[str, int], Tensor] = {}
+
+        def draw(name: str, kind: str, turn: int) -> Tensor:
+            draws = (image_draws if kind == "image" else seed_draws)(total, generator)[part]
+            first = self.augment.text.first_of(turn) if kind == "text" else turn
+            return kept.setdefault((name, first), draws)
 
         return [
             {
-                name: self._view(name, kind, clean[name], indices, chosen[:, turn], draw)
+                name: self._view(name, kind, clean[name], indices, chosen[:, turn], turn, draw)
                 for name, kind in self.inputs.kinds.items()
             }
             for turn in range(count)
@@ -163,17 +171,19 @@ class LiveInputs:
         clean: Tensor,
         indices: Tensor,
         views: Tensor,
-        draw: Callable[[str], Tensor],
+        turn: int,
+        draw: Callable[[str, str, int], Tensor],
     ) -> Tensor:
         if kind == "text" and self.views is not None:
             return self.texts[modality][indices, views]
         if kind == "text":
             column = [self.inputs.columns[modality][row] for row in indices.tolist()]
-            texts = apply_text(column, self.augment.text, draw(kind))
+            draws = draw(modality, kind, turn)
+            texts = apply_text(column, self.augment.text, draws, turn)
             return self._vectorizers[modality].vectorize(texts)
         if kind == "image":
-            return apply_image(clean, self.augment.image, draw(kind))
-        return apply_array(clean, self.augment.array, draw(kind))
+            return apply_image(clean, self.augment.image, draw(modality, kind, turn))
+        return apply_array(clean, self.augment.array, draw(modality, kind, turn))
 
 
 class LiveFeatures(OnDevice):

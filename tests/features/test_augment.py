@@ -20,6 +20,7 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
+    in_key,
     seed_draws,
 )
 
@@ -269,6 +270,88 @@ def test_texts_without_spaces_lose_letters_and_others_words(language):
 
 
 # --- arrays
+
+
+PLOT = (
+    "A robot wakes. The robot, alone, sails to a cold moon! Who built it? Nobody left a name. "
+    'On the moon it finds a "Robot" of stone.'
+)
+
+
+def divided(text: str, parts: int, views: int, seed: int = 5, **more) -> list[list[str]]:
+    """The words of each of some views of a text."""
+    config = TextAugment(parts=parts, drop=0, **more)
+    draws = [seed_draws(1, generator(seed + config.first_of(view))) for view in range(views)]
+    return [apply_text([text], config, draws[v], v)[0].split() for v in range(views)]
+
+
+def known(words: list[str]) -> set[str]:
+    return {word.strip('.,!?"').lower() for word in words}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_views_of_a_block_share_no_word_and_have_all_of_them(parts):
+    words, views = PLOT.split(), divided(PLOT, parts, parts)
+    assert sorted(word for view in views for word in view) == sorted(words)
+    sizes = [len(known(view)) for view in views]
+    assert sum(sizes) == len(known(words)) and max(sizes) - min(sizes) <= 1
+    for view in views:
+        rest = iter(words)
+        assert all(word in rest for word in view)  # in their order
+
+
+def test_every_block_divides_a_text_in_its_own_way():
+    first, second, third, fourth = divided(PLOT, 2, 4)
+    assert not known(first) & known(second) and not known(third) & known(fourth)
+    assert known(first) & known(third) and known(first) & known(fourth)
+    assert divided(PLOT, 2, 4) == [first, second, third, fourth] != divided(PLOT, 2, 4, seed=9)
+
+
+def test_sentences_stay_whole_and_few_sentences_are_divided_by_words():
+    sentences = ["A robot wakes.", "The robot, alone, sails to a cold moon!", "Who built it?",
+                 "Nobody left a name.", 'On the moon it finds a "Robot" of stone.']  # fmt: skip
+    views = [" ".join(view) for view in divided(PLOT, 2, 2, unit="sentences")]
+    for sentence in sentences:
+        assert sorted(sentence in view for view in views) == [False, True]
+    assert sorted(sum(one in view for one in sentences) for view in views) == [2, 3]
+    for text in (
+        "One sentence has no halves but words.",
+        "警长骑着马进了沙漠里的酒馆然后和骑手说话",
+    ):
+        assert divided(text, 2, 2, unit="sentences") == divided(text, 2, 2)
+    letters = [
+        "".join(view) for view in divided("警长骑着马。进了沙漠里！", 2, 2, unit="sentences")
+    ]
+    assert sorted(letters) == sorted(["警长骑着马。", "进了沙漠里！"])
+
+
+@pytest.mark.parametrize("text", ["", "  ", "word", "word Word", "?!"])
+def test_text_of_too_few_words_to_divide_keeps_one_of_them(text):
+    config = TextAugment(parts=3, drop=0)
+    for view in range(3):
+        (kept,) = apply_text([text], config, torch.tensor([7]), view)
+        assert kept == text or text.split() and kept in text.split()
+        assert bool(kept.split()) == bool(text.split())
+
+
+def test_words_of_a_part_are_dropped_as_others_are():
+    text = " ".join(f"w{n}" for n in range(2000))
+    config = TextAugment(parts=2, drop=0.3)
+    first, second = (apply_text([text], config, torch.tensor([3]), v)[0].split() for v in (0, 1))
+    assert 600 < len(first) < 800 and 600 < len(second) < 800 and not {*first} & {*second}
+
+
+def test_key_of_what_no_later_option_changed_is_the_one_it_was():
+    assert in_key(TextAugment()) == "TextAugment(drop=0.3)"
+    assert in_key(ImageAugment()) == repr(ImageAugment())
+    assert in_key(TextAugment(parts=2)) == "TextAugment(drop=0.3, parts=2)"
+    assert "unit='sentences'" in in_key(TextAugment(parts=2, unit="sentences"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("parts", 0), ("unit", "letters")])
+def test_impossible_divisions_are_refused(field, value):
+    with pytest.raises(InputError, match=f"TextAugment.{field} must be"):
+        TextAugment(**{field: value})
 
 
 def test_array_loses_whole_channels_at_the_configured_rate():

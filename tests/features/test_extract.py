@@ -22,6 +22,7 @@ from ssnas_core.backbones.text import MaxoutMLP
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.features import extract
+from ssnas_core.features import live as features_live
 from ssnas_core.features.augment import (
     ImageAugment,
     JointAugment,
@@ -315,6 +316,27 @@ def test_views_of_a_sample_differ_and_are_those_of_the_seed(store, backbones, tm
     assert (image_8[:, 1:] != image[:, 1:]).any((2, 3)).all()
 
 
+@pytest.mark.parametrize("module", [extract, features_live])
+def test_stored_text_views_of_a_block_share_no_word(backbones, tmp_path, monkeypatch, module):
+    seen: list[list[str]] = []
+    monkeypatch.setattr(
+        module, "apply_text", lambda *args: (seen.append(apply_text(*args)), seen[-1])[1]
+    )
+    how, inputs = JointAugment(text=TextAugment(parts=2, drop=0)), made_inputs(30)
+    own = {"views": 4, "seed": 7, "augment": how}
+    if module is features_live:
+        LiveInputs(inputs, backbones, tmp_path, **own)
+    else:
+        extract_features(inputs, backbones, tmp_path / "store", length=4, **own)
+    differ = 0
+    for text, *views in zip(inputs.columns["text"], *seen[-4:], strict=True):
+        first, second, third, fourth = ({*view.split()} for view in views)
+        assert first | second == third | fourth == {*text.split()}
+        assert not first & second and not third & fourth
+        differ += first not in (third, fourth)
+    assert differ > 20
+
+
 def test_augmented_gather_equals_a_loop_over_samples(store):
     rows = torch.tensor([3, 17, 3, 39, 0])
     views = store.augmented(rows, torch.Generator().manual_seed(5), count=2)
@@ -468,12 +490,14 @@ def test_key_names_everything_that_decides_the_features(backbones):
     other_net = {**backbones, "image": SmallConvNet(SIZE, (4, 6))}
     other_data = RawInputs(inputs.columns, inputs.kinds, "other")
     weaker = JointAugment(text=TextAugment(drop=0.1))
+    halves = JointAugment(text=TextAugment(parts=2))
+    sentences = JointAugment(text=TextAugment(parts=2, unit="sentences"))
     keys = [
         store_key(inputs, backbones, **options),
         store_key(inputs, backbones, **{**options, "views": 3}),
         store_key(inputs, backbones, **{**options, "length": 9}),
         store_key(inputs, backbones, **{**options, "seed": 1}),
-        store_key(inputs, backbones, **options, augment=weaker),
+        *(store_key(inputs, backbones, **options, augment=a) for a in (weaker, halves, sentences)),
         store_key(inputs, other_net, **options),
         store_key(other_data, backbones, **options),
         store_key(made_inputs(6), backbones, **options),

@@ -9,6 +9,8 @@ from torch import nn
 
 from ssnas_core.backbones.image import SmallConvNet
 from ssnas_core.backbones.text import MaxoutMLP
+from ssnas_core.features import live as features_live
+from ssnas_core.features.augment import JointAugment, TextAugment, apply_text
 from ssnas_core.features.extract import Taps, extract_features
 from ssnas_core.features.inputs import RawInputs
 from ssnas_core.features.live import LiveFeatures, LiveInputs
@@ -89,6 +91,22 @@ def test_text_views_without_stored_ones_are_vectorised_when_drawn(inputs, taps, 
     (view,) = live.augmented(ROWS, torch.Generator().manual_seed(0), count=1)
     assert view["text"].dtype == live.texts["text"].dtype and view["text"].shape == (3, 5)
     assert (view["text"] != live.clean(ROWS)["text"]).any(1).any()
+
+
+def test_fresh_text_views_of_a_step_share_no_word_where_texts_are_divided(
+    inputs, taps, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        features_live, "apply_text", lambda *args: (seen.append(apply_text(*args)), seen[-1])[1]
+    )
+    how = JointAugment(text=TextAugment(parts=2, drop=0))
+    live = LiveInputs(inputs, dict(taps.backbones.items()), tmp_path, views=None, augment=how)
+    live.augmented(ROWS, torch.Generator().manual_seed(0), count=4)
+    for row, *views in zip(ROWS.tolist(), *seen, strict=True):
+        first, second, third, fourth = ({*view.split()} for view in views)
+        assert first | second == third | fourth == {*inputs.columns["text"][row].split()}
+        assert not first & second and not third & fourth and first not in (third, fourth)
 
 
 def test_backbones_run_without_gradients_and_in_eval_mode_and_are_left_as_they_were(taps, live):
