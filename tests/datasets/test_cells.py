@@ -139,6 +139,7 @@ def test_white_space_and_invisible_letters_do_not_split_a_class(spelling):
 def test_accents_and_hyphens_have_one_form_each():
     for form in ("NFC", "NFD"):
         assert name_of(unicodedata.normalize(form, "Comédie")) == "Com\u00e9die"
+    assert name_of("H₂O") == "H₂O" != name_of("H2O")  # other letters stay others
     assert {name_of(f"Sci{hyphen}Fi") for hyphen in "-\u2010\u2011"} == {"Sci-Fi"}
 
 

@@ -335,3 +335,12 @@ def test_each_of_several_bad_records_of_one_name_counts(tmp_path):
     data = read(write(tmp_path, rows=[*rows, ["z", *ROWS[0][1:]]]))
     assert list(data.skipped) == ["a", "a, line 7", "a, line 8"]
     assert len(data.records) + len(data.skipped) == 7
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled", "unsupervised"])
+def test_rows_of_the_split_unlabelled_join_train_without_their_labels(tmp_path, name):
+    data = read(write(tmp_path, rows=changed(1, split=name)), strict=True)
+    assert [(one.split, one.labels) for one in data.records[:2]] == [
+        *[("train", ("War", "Drama")), ("train", None)],
+    ]
+    assert data.labelled().tolist() == [True, False, True, True]
