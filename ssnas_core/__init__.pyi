@@ -83,5 +83,6 @@ from .training.loop import TrainConfig as TrainConfig
 from .training.loop import fit as fit
 from .training.loop import predict as predict
 from .training.metrics import Scoring as Scoring
+from .training.shuffling import shuffled_scores as shuffled_scores
 
 __version__: str
