@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -66,6 +67,7 @@ def _readable(hint: Any, value: Any) -> tuple[Any, str | None]:
     return rest[0] | None, f"{name}|None"
 
 
+@lru_cache
 def _helps(made: type) -> dict[str, str]:
     """Return the line on each field: under "Args:" of the docstring, else the comment behind it."""
     texts: dict[str, str] = {}
