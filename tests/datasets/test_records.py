@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,26 @@ def test_a_device_is_no_image_to_read_for_ever(tmp_path):
     record = Record("a", {"image": Path("/dev/zero"), "text": "plot"}, ("War",), "train")
     with pytest.raises(InputError, match="cannot read image /dev/zero .no ordinary file.; restore"):
         Dataset("toy", KINDS, CLASSES, (record,)).fingerprint()
+
+
+LABELLED = {
+    "a label": {"a": {"labels": ("War",)}},
+    "another one": {"b": {"labels": ("War",)}},
+    "none any more": {"c": {"labels": None}},
+    "an id": {"a": {"id": "e"}},
+}
+
+
+@pytest.mark.parametrize("change", LABELLED)
+def test_label_fingerprint_changes_with_labels_and_whose_they_are(tmp_path, change):
+    before = make(tmp_path)
+    assert before.label_fingerprint() == make(tmp_path).label_fingerprint()
+    assert make(tmp_path, **LABELLED[change]).label_fingerprint() != before.label_fingerprint()
+
+
+def test_label_fingerprint_changes_with_classes_and_not_with_texts(tmp_path):
+    data = make(tmp_path)
+    other = make(tmp_path, a={"inputs": {"image": tmp_path / "b.jpeg", "text": "another"}})
+    assert other.label_fingerprint() == data.label_fingerprint()
+    for change in ({"classes": (*CLASSES, "Western")}, {"classes": CLASSES[::-1]}):
+        assert dataclasses.replace(data, **change).label_fingerprint() != data.label_fingerprint()

@@ -270,14 +270,24 @@ def test_folder_of_another_study_is_refused(tiny_data, tiny_recipe, tiny_store, 
     assert len(rows) == 1
 
 
-def test_cells_of_what_the_data_were_before_are_not_taken(tiny_data, tiny_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plot": ["something else"]}, "other texts in 1 of 60 records"),
+        ({"genres": ["Short", "Film-Noir"]}, r"other labels in 1 of 60 records \(m00: .*Short"),
+    ],
+)
+def test_cells_of_what_the_data_were_before_are_not_taken(
+    change, message, tiny_data, tiny_recipe, tmp_path
+):
     data, out, store = (tmp_path / name for name in ("data", "out", "store"))
     shutil.copytree(tiny_data, data)
     study = small(data, tiny_recipe, methods=("late concat",), label_ratio=(1.0,))
     run_study(study, out, store=store, workers=0)
     movie = min(data.rglob("dataset/*.json"))
-    movie.write_text(json.dumps({**json.loads(movie.read_text()), "plot": ["something else"]}))
-    with pytest.raises(InputError, match=rf"{data} is no longer the data that .* began with"):
+    movie.write_text(json.dumps({**json.loads(movie.read_text()), **change}))
+    told = rf"{data} is no longer the data that .* began with: {message}"
+    with pytest.raises(InputError, match=told):
         run_study(study, out, store=store, workers=0)
 
 
