@@ -3,6 +3,9 @@
 The maths is in functions; the modules only hold weights. `Zero` has no code:
 it adds nothing to a relaxed sum and is never derived. An operator from outside is
 written as these are: `FusionConfig.operators` names it, `FusionSpace` takes it as it is.
+
+By default they are the paper's formulas. BM-NAS's released code has a norm and dropout
+inside as well, which `norm`, `length` and `dropout` add.
 """
 
 from __future__ import annotations
@@ -48,6 +51,17 @@ def glu(gated: Tensor) -> Tensor:
     return F.glu(gated, dim=-1)
 
 
+class _BatchNorm(nn.Module):
+    """Batch norm over samples and positions: (N, L, C) -> (N, L, C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.each = nn.BatchNorm1d(channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.each(hidden.flatten(0, 1)).view_as(hidden)
+
+
 class Sum(nn.Module):
     """x + y."""
 
@@ -59,32 +73,64 @@ class Sum(nn.Module):
 
 
 class Attention(nn.Module):
-    """`attention` as a module: x is the query, y is key and value."""
+    """`attention` as a module: x is the query, y is key and value.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        length: L, where a LayerNorm over positions and channels follows; None: none.
+        dropout: of what is read, before the norm.
+    """
+
+    def __init__(self, channels: int, *, length: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.Identity() if length is None else nn.LayerNorm([length, channels])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return attention(x, y)
+        return self.norm(self.dropout(attention(x, y)))
 
 
 class LinearGLU(nn.Module):
-    """(W1 [x; y] + b1) * sigmoid(W2 [x; y] + b2), W1 and W2 stacked in one product."""
+    """(W1 [x; y] + b1) * sigmoid(W2 [x; y] + b2), W1 and W2 stacked in one product.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        norm: batch norm of the product, before the gate.
+        dropout: of the result.
+    """
+
+    def __init__(self, channels: int, *, norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * channels, 2 * channels)
+        self.norm = _BatchNorm(2 * channels) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return glu(self.linear(torch.cat((x, y), -1)))
+        return self.finish(self.linear(torch.cat((x, y), -1)))
+
+    def finish(self, product: Tensor) -> Tensor:
+        """Return the result of W [x; y] + b: (N, L, 2C) -> (N, L, C)."""
+        return self.dropout(glu(self.norm(product)))
 
 
 class ConcatFC(nn.Module):
-    """ReLU(W [x; y] + b)."""
+    """ReLU(W [x; y] + b).
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        norm: batch norm of the product, before the ReLU.
+        dropout: of the result.
+    """
+
+    def __init__(self, channels: int, *, norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * channels, channels)
+        self.norm = _BatchNorm(channels) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.linear(torch.cat((x, y), -1)).relu()
+        return self.finish(self.linear(torch.cat((x, y), -1)))
+
+    def finish(self, product: Tensor) -> Tensor:
+        """Return the result of W [x; y] + b: (N, L, C) -> (N, L, C)."""
+        return self.dropout(self.norm(product).relu())

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,15 @@ from ssnas_core.common.modalities import drop_modality
 from ssnas_core.spaces import OPERATORS
 from ssnas_core.spaces.fusion.choices import Cell, Pair, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import ReluDropout, mix
-from ssnas_core.spaces.operators import (
-    PRIMITIVES,
-    ConcatFC,
-    Factory,
-    LinearGLU,
-    attention,
-    glu,
-)
+from ssnas_core.spaces.operators import PRIMITIVES, Factory
 
 Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
 softmax: Relax = partial(torch.softmax, dim=-1)
+
+
+Released = Literal["operator_norm", "operator_dropout", "residual", "cell_norm", "output_norm"]
+RELEASED: tuple[Released, ...] = get_args(Released)
+"""What BM-NAS's released networks hold and its formulas do not, see `FusionConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,9 @@ class Sizes:
     length: int = 4  # L, positions of the pooled features
     cells: int = 2  # each takes two of the features and earlier cells
     steps: int = 1  # operations inside one cell, at most 6
-    dropout: float = 0.1  # of the stems and the steps
+    dropout: float = 0.1  # of the stems, and of the operators where `released` says so
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    released: tuple[Released, ...] = ()  # of BM-NAS's released networks, beside the formulas
 
 
 class Stem(nn.Module):
@@ -143,6 +143,7 @@ class FusionSupernet(nn.Module):
         self.relax: Relax = softmax
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
+        self.embedding = Embedding(config)
         sizes: dict[str, tuple[int, ...]] = {}
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels),)
@@ -171,11 +172,29 @@ class FusionSupernet(nn.Module):
             pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
             primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
             outputs.append(cell(x, y, pairs, primitives))
-        return torch.stack(outputs, 1).flatten(1)
+        return self.embedding(outputs)
+
+
+class Embedding(nn.Module):
+    """All cells' outputs as one vector; `output_norm` takes ReLU(LayerNorm) of them together."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        shape = [config.cells, config.length, config.channels]
+        self.norm = nn.LayerNorm(shape) if "output_norm" in config.released else None
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return (N, cells * L * C) of each cell's (N, L, C)."""
+        joined = torch.stack(list(outputs), 1)  # (N, cells, L, C)
+        return (joined if self.norm is None else self.norm(joined).relu()).flatten(1)
 
 
 class CellOutput(nn.Module):
-    """LayerNorm(steps + inputs); several steps are first projected from S*C to C channels."""
+    """LayerNorm(steps + inputs); several steps are first projected from S*C to C channels.
+
+    The norm is over the channels of each position, or over positions as well (`cell_norm`).
+    With `residual` the first input alone is added.
+    """
 
     def __init__(self, config: Sizes) -> None:
         super().__init__()
@@ -184,12 +203,14 @@ class CellOutput(nn.Module):
             if config.steps > 1
             else nn.Identity()
         )
-        self.norm = nn.LayerNorm(config.channels)
+        sizes = [config.length, config.channels]
+        self.norm = nn.LayerNorm(sizes if "cell_norm" in config.released else sizes[1:])
+        self._passing = slice(1 if "residual" in config.released else None)
 
     def forward(self, steps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """Return (N, L, C) of the steps' results and the cell's inputs, (N, L, C) each."""
         total = self.project(steps[0] if len(steps) == 1 else torch.cat(list(steps), -1))
-        for one in inputs:
+        for one in inputs[self._passing]:
             total = total + one
         return self.norm(total)
 
@@ -199,8 +220,9 @@ class _RelaxedStep(nn.Module):
 
     def __init__(self, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
-        self.LinearGLU = LinearGLU(config.channels)
-        self.ConcatFC = ConcatFC(config.channels)
+        self.LinearGLU = primitive("LinearGLU", config)
+        self.ConcatFC = primitive("ConcatFC", config)
+        self.Attention = primitive("Attention", config)
         self._further = tuple(operators)
         for name, factory in operators.items():
             self.add_module(name, _made(name, factory, config.channels))
@@ -221,11 +243,25 @@ class _RelaxedStep(nn.Module):
             torch.cat([linear.bias for linear in linears]),
         )
         gates, dense = hidden.split((2 * width, width), -1)
-        results = [x + y, attention(query, value), glu(gates), dense.relu()]
+        results = [x + y, self.Attention(query, value)]
+        results += [self.LinearGLU.finish(gates), self.ConcatFC.finish(dense)]
         results += [
             _applied(self.get_submodule(name), name, query, value) for name in self._further
         ]
         return mix(weights[None, 1:], results, length)[0]
+
+
+def primitive(name: str, config: Sizes) -> Any:
+    """Return a fresh primitive, with the norm and dropout that `config.released` names."""
+    normed = "operator_norm" in config.released
+    dropout = config.dropout if "operator_dropout" in config.released else 0.0
+    factory = OPERATORS.find(name)
+    if name == "Sum":
+        return factory(config.channels)
+    if name == "Attention":
+        length = config.length if normed else None
+        return factory(config.channels, length=length, dropout=dropout)
+    return factory(config.channels, norm=normed, dropout=dropout)
 
 
 def _made(name: str, factory: Factory, channels: int) -> nn.Module:
@@ -294,6 +330,7 @@ class FusionNetwork(nn.Module):
         self.width = config.cells * config.length * config.channels
         self.stems = FusionStems({name: channels[name] for name in self.features}, config)
         self.cells = nn.ModuleList(_DerivedCell(steps, config, operators) for _, steps in cells)
+        self.embedding = Embedding(config)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
@@ -303,15 +340,19 @@ class FusionNetwork(nn.Module):
         for index, cell in enumerate(self.cells):
             first, second = self._pairs[index]
             states[index] = cell(states[first], states[second])
-        return torch.stack([states[index] for index in range(len(self.cells))], 1).flatten(1)
+        return self.embedding([states[index] for index in range(len(self.cells))])
 
 
 class _DerivedStep(nn.Module):
     def __init__(self, step: Step, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.name, (self.first, self.second) = step
-        factory = operators.get(self.name) or OPERATORS.find(self.name)
-        self.operator = _made(self.name, factory, config.channels)
+        factory = operators.get(self.name)
+        self.operator = (
+            primitive(self.name, config)
+            if factory is None
+            else _made(self.name, factory, config.channels)
+        )
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         return _applied(self.operator, self.name, states[self.first], states[self.second])

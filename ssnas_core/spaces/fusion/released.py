@@ -11,8 +11,8 @@ They differ from the paper, and from the relaxation of `networks`:
 
 Not mimicked: all but the relaxation (architecture parameters outside of the state dict, the
 schedule, the genotype of the epoch with the best dev score instead of the last one's, the
-best test epoch), and layers: stems, operators, the LayerNorm over channels and the derived
-network are those of this package, so that only the relaxation differs.
+best test epoch), and layers: stems, operators, norms and the derived network are those of this
+package, so that only the relaxation differs. `FusionConfig.released` has the code's own.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ from torch.nn import functional as F
 from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.fusion.choices import Cell, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import mix
-from ssnas_core.spaces.fusion.networks import CellOutput, FusionStems, Sizes
-from ssnas_core.spaces.operators import PRIMITIVES, ConcatFC, LinearGLU, attention, glu
+from ssnas_core.spaces.fusion.networks import (
+    CellOutput,
+    Embedding,
+    FusionStems,
+    Sizes,
+    primitive,
+)
+from ssnas_core.spaces.operators import PRIMITIVES
 
 OPERATORS = PRIMITIVES[1:]
 """The released code's operators, in the order of a gamma vector."""
@@ -46,6 +52,7 @@ class ReleasedSupernet(nn.Module):
         self.config = config
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_Cell(config) for _ in range(config.cells))
+        self.embedding = Embedding(config)
         sizes: dict[str, tuple[int, ...]] = {}
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels), 2)
@@ -66,7 +73,7 @@ class ReleasedSupernet(nn.Module):
             betas = [_identity(self.logits[f"beta_{index}_{s}"]) for s in range(self.config.steps)]
             gammas = [self.logits[f"gamma_{index}_{s}"] for s in range(self.config.steps)]
             outputs.append(cell(z, betas, gammas))
-        return torch.stack(outputs, 1).flatten(1)
+        return self.embedding(outputs)
 
 
 class _Cell(nn.Module):
@@ -74,7 +81,7 @@ class _Cell(nn.Module):
 
     def __init__(self, config: Sizes) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(_Step(config.channels) for _ in range(config.steps))
+        self.steps = nn.ModuleList(_Step(config) for _ in range(config.steps))
         self.output = CellOutput(config)
 
     def forward(self, z: Tensor, betas: Sequence[Tensor], gammas: Sequence[Tensor]) -> Tensor:
@@ -90,10 +97,11 @@ class _Cell(nn.Module):
 class _Step(nn.Module):
     """The four operators of (z, z), weighted by gamma."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: Sizes) -> None:
         super().__init__()
-        self.LinearGLU = LinearGLU(channels)
-        self.ConcatFC = ConcatFC(channels)
+        self.LinearGLU = primitive("LinearGLU", config)
+        self.ConcatFC = primitive("ConcatFC", config)
+        self.Attention = primitive("Attention", config)
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
         linears = (self.LinearGLU.linear, self.ConcatFC.linear)
@@ -101,7 +109,8 @@ class _Step(nn.Module):
         first, second = torch.cat([linear.weight for linear in linears]).chunk(2, 1)
         hidden = F.linear(z, first + second, torch.cat([linear.bias for linear in linears]))
         gates, dense = hidden.split((2 * z.shape[-1], z.shape[-1]), -1)
-        results = [2 * z, attention(z, z), glu(gates), dense.relu()]
+        results = [2 * z, self.Attention(z, z)]
+        results += [self.LinearGLU.finish(gates), self.ConcatFC.finish(dense)]
         return mix(gamma.softmax(0)[None], results, z.shape[1])[0]
 
 

@@ -23,6 +23,8 @@ network. Deviations from the paper and its code:
 - A cell returns LayerNorm(steps + x + y): a pair has no first member, so both
   inputs pass by the operation, where the paper adds one of them.
 - LayerNorm is over channels, at each position.
+- The networks hold the paper's formulas alone, where the code has further norms and
+  dropout; `FusionConfig.released` adds them, and takes the last two deviations back.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from ssnas_core.spaces.fusion.choices import (
     step_options,
 )
 from ssnas_core.spaces.fusion.networks import (
+    RELEASED,
     FusionNetwork,
     FusionSupernet,
     Sizes,
@@ -84,6 +87,17 @@ class FusionConfig(Sizes):
     "package.module:Name" of the class, whose module is imported already (a name in a
     file imports nothing), or the name of an entry point. In a genotype the operator
     stands as the short name of the class.
+
+    `released` names what BM-NAS's released networks hold beside the paper's formulas; with
+    all of `RELEASED` a genotype's network computes what theirs does:
+
+    - operator_norm: batch norm in ConcatFC and LinearGLU, before what bends; LayerNorm over
+      (L, C) after attention;
+    - operator_dropout: `dropout` of what these three give (attention: before its norm);
+    - residual: a cell adds x alone to its steps, the first of its two inputs in the order of
+      earlier cells and then features; of at most two cells, whose order decides no x;
+    - cell_norm: a cell's LayerNorm is over (L, C), not over the channels of each position;
+    - output_norm: ReLU(LayerNorm) of all cells' outputs together, over (cells, L, C).
     """
 
     relaxation: Literal["pairs", "released"] = "pairs"  # released: as in BM-NAS's code
@@ -94,8 +108,20 @@ class FusionConfig(Sizes):
         check_fields(self, channels=1, length=1, cells=1, steps=1, taps=1)
         if self.steps > MAX_STEPS:  # all orders of a cell's steps are gone through
             raise InputError(f"FusionConfig.steps must be <= {MAX_STEPS}, got {self.steps}.")
+        self._check_released()
         check_dropouts(self)
         _further_operators(self.operators)
+
+    def _check_released(self) -> None:
+        if not set(self.released) <= set(RELEASED) or len(set(self.released)) < len(self.released):
+            raise InputError(
+                f"FusionConfig.released must be some of {RELEASED}, each once, got {self.released}."
+            )
+        if "residual" in self.released and self.cells > 2:  # which of two cells is x?
+            raise InputError(
+                f"FusionConfig.released: residual knows at most two cells, got {self.cells}; "
+                "leave it out."
+            )
 
     def open(self, channels: Mapping[str, int]) -> FusionSpace:
         """Return the space over features of so many `channels`, by name."""
@@ -535,7 +561,7 @@ def _inherited(name: str, form: Form, state: Mapping[str, Tensor]) -> Tensor:
             operator, _ = form.cells[new][1][place]
             old = ("cells", form.order[new], "steps", form.steps[new][place], operator, *rest)
             weight = state[".".join(map(str, old))]
-            if rest[-1] == "weight" and (new, place) in form.turned:
+            if rest == ["linear", "weight"] and (new, place) in form.turned:
                 return weight.roll(weight.shape[1] // 2, 1)  # W [x; y] now meets [y; x]
             return weight
         case ["cells", cell, *rest]:
@@ -545,4 +571,6 @@ def _inherited(name: str, form: Form, state: Mapping[str, Tensor]) -> Tensor:
                 blocks = weight.chunk(len(order), 1)
                 return torch.cat([blocks[old] for old in order], 1)
             return weight
+        case ["embedding", *_]:
+            return state[name][form.order]
     return state[name]
