@@ -4,7 +4,7 @@ Written from what the paper and the code are known to hold, in their layout (N, 
 classifier behind it. Nothing here is taken from this package but the genotype: it is what
 `FusionConfig(released=RELEASED)` must compute with the same weights (`copy_weights`).
 
-One step a cell; what the code does with several is not available to us.
+One step a cell: several are joined otherwise in the code than here (see book/decisions.md).
 """
 
 from __future__ import annotations

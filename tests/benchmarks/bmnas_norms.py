@@ -3,11 +3,11 @@
     python tests/benchmarks/bmnas_norms.py --out runs/bmnas-norms
 
 Searches the generated sample (recipe classroom, with its settings tuned for the objective) with
-the formulas alone, with each norm or dropout of `FusionConfig.released` alone, and with all. With
-labels there is a search for each seed and label ratio, without labels one for each seed. What is
-found is fine-tuned on each ratio without pretraining. Its weighted F1 is that of the *whole* dev
-part, at the threshold chosen on the labelled one, as it is and with every text given to another
-movie. Test is not read.
+the formulas alone, with each of `FusionConfig.released` alone, with all, and with BM-NAS's released
+relaxation. With labels there is a search for each seed and label ratio, without labels one for
+each seed. What is found is fine-tuned on each ratio without pretraining. Its weighted F1 is that
+of the *whole* dev part, at the threshold chosen on the labelled one, as it is and with every text
+given to another movie. Test is not read.
 
 Writes one JSON per cell into --out, and book/tables/NAME.md. It resumes where it was interrupted.
 """
@@ -42,13 +42,16 @@ from ssnas_core.study.significance import permutation_test
 from ssnas_core.training.loop import predict
 from ssnas_core.training.metrics import mean_interval
 
-NORMS = tuple(name for name in RELEASED if name != "residual")
-LAYERS = {
-    "formulas": (),
-    **{name: (name,) for name in NORMS},
-    "all but residual": NORMS,
-    "all": RELEASED,
+_RELAXATION = {"space.relaxation": "released"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "formulas": {},
+    **{name: {"space.released": (name,)} for name in RELEASED},
+    "all but residual": {"space.released": tuple(one for one in RELEASED if one != "residual")},
+    "all": {"space.released": RELEASED},
+    "formulas; released relaxation": _RELAXATION,
+    "all; released relaxation": {"space.released": RELEASED, **_RELAXATION},
 }
+"""Settings that differ from the recipe's, by name; the others are compared with the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class Options:
     store: Path | None = None
     recipe: str = "classroom"
     objectives: tuple[Literal["supervised", "contrastive"], ...] = ("supervised", "contrastive")
-    layers: tuple[str, ...] = tuple(LAYERS)
+    variants: tuple[str, ...] = tuple(VARIANTS)
     label_ratio: tuple[float, ...] = (0.05, 0.1)
     seeds: int = 8
     workers: int = 1
@@ -115,7 +118,7 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
 
 
 def table(options: Options, cells: dict[tuple[str, str, float], list[dict[str, Any]]]) -> str:
-    """The Markdown of all cells: (objective, layers, ratio) -> what each seed found."""
+    """The Markdown of all cells: (objective, variant, ratio) -> what each seed found."""
     name = "the generated sample" if options.data is None else options.data.name.split(".")[0]
     lines = [
         f"Recipe {options.recipe}, {name}, {options.seeds} seeds: in how many the found network "
@@ -126,13 +129,13 @@ def table(options: Options, cells: dict[tuple[str, str, float], list[dict[str, A
     for objective in options.objectives:
         lines += [
             *("", f"The search is {objective}:", ""),
-            "| layers | r | reads text | dev | texts exchanged | difference | p |",
+            "| variant | r | reads text | dev | texts exchanged | difference | p |",
             "|---" * 7 + "|",
         ]
-        for layers in options.layers:
+        for variant in options.variants:
             for ratio in options.label_ratio:
-                found = cells[objective, layers, ratio]
-                first = cells[objective, options.layers[0], ratio]
+                found = cells[objective, variant, ratio]
+                first = cells[objective, options.variants[0], ratio]
                 reads = sum("text_" in cell["genotype"] for cell in found)
                 clean, text = (
                     [cell["scores"][kind] for cell in found] for kind in ("clean", "text")
@@ -141,11 +144,11 @@ def table(options: Options, cells: dict[tuple[str, str, float], list[dict[str, A
                 gains = [a - b for a, b in zip(clean, base, strict=True)]
                 compared = (
                     f"{interval(gains, True)} | {permutation_test(clean, base):.2f}"
-                    if layers != options.layers[0]
+                    if variant != options.variants[0]
                     else " | "
                 )
                 lines.append(
-                    f"| {layers} | {ratio:g} | {reads} of {len(found)} | {interval(clean)} | "
+                    f"| {variant} | {ratio:g} | {reads} of {len(found)} | {interval(clean)} | "
                     f"{interval(text)} | {compared} |"
                 )
     return "\n".join(lines) + "\n"
@@ -157,15 +160,15 @@ def main(options: Options) -> None:
     store = options.store or options.out / "store"
     prepared = prepare(data, store, recipe.prepare, progress=True)
     methods = {
-        f"{objective}, {layers}": StudyMethod(
+        f"{objective}: {variant}": StudyMethod(
             cell=Method("found"),
             objective=objective,
             tuned=True,
-            changes={"space.released": LAYERS[layers]},
-            name=f"{objective}, {layers}",
+            changes=VARIANTS[variant],
+            name=f"{objective}: {variant}",
         )
         for objective in options.objectives
-        for layers in options.layers
+        for variant in options.variants
     }
     study = StudyConfig(
         data=data,
@@ -183,9 +186,9 @@ def main(options: Options) -> None:
     cells: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for job in jobs:  # those of the first seeds come first
         for cell in job.cells:
-            objective, layers = cell.name.split(", ")
+            objective, variant = cell.name.split(": ")
             told = read_json(job.folder / f"dev-{cell.ratio:g}.json")
-            cells.setdefault((objective, layers, cell.ratio), []).append(told)
+            cells.setdefault((objective, variant, cell.ratio), []).append(told)
     text = table(options, cells)
     write_text(Path(__file__).parents[2] / "book" / "tables" / f"{options.name}.md", text)
     print(text)
