@@ -14,6 +14,7 @@ BACKBONES = Parts(
         "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
         "characters": "ssnas_core.backbones.text:CharacterMLP",
         "word2vec": "ssnas_core.backbones.text:Word2VecMLP",
+        "segments": "ssnas_core.backbones.segments:Segments",
         "transformers-text": "ssnas_core.backbones.transformers:TransformerText",
         "identity": "ssnas_core.backbones.arrays:IdentityArray",
         "maxout-array": "ssnas_core.backbones.arrays:MaxoutArray",

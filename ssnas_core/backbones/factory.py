@@ -58,7 +58,8 @@ def text_backbone(part: str | nn.Module) -> TextBackbone:
 
     Args:
         part: maxout, characters (for languages without spaces between words), word2vec:FILE,
-            transformers:NAME_OR_FOLDER, or one's own, see `ssnas_core.backbones.own`.
+            transformers:NAME_OR_FOLDER, segments:BACKBONE (any of these on each of four pieces
+            of a text, as positions), or one's own, see `ssnas_core.backbones.own`.
 
     Raises:
         InputError: an unknown name, or a file or transformer that is not at hand.
@@ -85,7 +86,7 @@ def open_backbone(kind: str, part: str | nn.Module, **asked: Any) -> Any:
     Args:
         kind: "image", "text" or "array".
         part: a name or a module.
-        asked: `weights`, `size`, `shape`.
+        asked: `weights`, `size`, `shape`, `positions`.
 
     Raises:
         InputError: as the functions above.

@@ -298,7 +298,8 @@ def prepare(
 
 def _stamp(part: Any) -> list[list[Any]]:
     """Return name, size and time of the files that a backbone's name leads to."""
-    kind, _, name = part.partition(":") if isinstance(part, str) else ("", "", "")
+    name = part.removeprefix("segments:") if isinstance(part, str) else ""
+    kind, _, name = name.partition(":")
     path = Path((name.partition("@")[2] if kind == "timm" else name) or "no file")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
@@ -313,6 +314,8 @@ def fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbo
         asked: dict[str, Any] = {"weights": "DEFAULT" if config.pretrained else None}
         if kind == "image":
             asked["size"] = config.image_size
+        elif kind == "text":
+            asked["positions"] = config.length
         elif kind == "array":
             asked["shape"] = shape = dataset.records[0].inputs[modality].shape
             part = "identity" if part == "maxout" and len(shape) > 1 else part
