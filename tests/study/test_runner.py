@@ -25,7 +25,7 @@ from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.runs import run as runs
 from ssnas_core.runs.folder import RunFolder
-from ssnas_core.runs.methods import all_methods
+from ssnas_core.runs.methods import Method, all_methods
 from ssnas_core.runs.recipes import RECIPES, Tuned
 from ssnas_core.study import runner
 from ssnas_core.study.jobs import LABEL_RATIOS, StudyConfig, jobs_of
@@ -33,6 +33,7 @@ from ssnas_core.study.methods import (
     METHOD_SETS,
     PAIRS,
     STUDY_METHODS,
+    StudyMethod,
     methods_in,
     study_method,
 )
@@ -137,6 +138,21 @@ def test_every_setting_that_differs_has_a_folder_of_its_own():
     found = jobs(methods=names, label_ratio=(0.1,))
     configs = [json.dumps(job.config.plain(), sort_keys=True) for job in found]
     assert len(set(configs)) == len(configs) == len({job.folder for job in found})
+
+
+def test_methods_that_differ_in_the_task_of_pretraining_are_different_runs():
+    cell, task = Method("found", pretrained=True), {"recipe.contrastive.task": "swapped"}
+    methods = (
+        StudyMethod(name="plain", cell=cell),
+        StudyMethod(name="both", cell=cell, objective="swapped", changes=task),
+        StudyMethod(name="search", cell=cell, objective="swapped"),
+        StudyMethod(name="pretraining", cell=cell, changes=task),
+    )
+    found = jobs(methods=methods, label_ratio=(0.1,), seeds=1)
+    assert len({job.folder for job in found}) == len(found) == 4
+    tasks = [(j.config.objective.task, j.config.recipe.contrastive.task) for j in found]
+    wanted = ["simclr simclr", "swapped swapped", "swapped simclr", "simclr swapped"]
+    assert [" ".join(pair) for pair in tasks] == wanted
 
 
 def test_search_has_the_settings_that_were_tuned_for_its_objective():
