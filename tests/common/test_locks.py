@@ -334,7 +334,9 @@ def test_refused_run_leaves_one_that_has_only_begun_as_it_is(finished, holding, 
 # --- full and read-only disks
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.thorough)]
+)
 def test_run_that_cannot_write_says_so_each_time_and_goes_on_to_the_same_bytes(
     finished, tiny_store, tmp_path, tree, monkeypatch, number
 ):
@@ -467,7 +469,7 @@ def test_what_cannot_be_read_elsewhere_is_not_taken_for_a_write(tmp_path):
 
 
 STAGES = [
-    pytest.param(stage, marks=() if stage in ("search", "train") else pytest.mark.thorough)
+    pytest.param(stage, marks=() if stage == "search" else pytest.mark.thorough)
     for stage in ("prepare", "search", "pretrain", "train", "evaluate")
 ]
 

@@ -192,6 +192,7 @@ def store(made, tmp_path):
     return Path(shutil.copytree(made / "store", tmp_path / "store"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -287,6 +288,7 @@ def test_module_is_compared_before_memory_is_taken():
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -310,6 +312,7 @@ def test_saved_model_asks_for_no_more_than_its_weights(made, tmp_path, file, cha
         run_targets.predict(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("part", "name", "value"),
     [
@@ -329,6 +332,7 @@ def test_optimizer_that_would_fail_at_its_next_step_is_refused(made, tmp_path, p
         run_targets.go_on(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -349,6 +353,7 @@ def test_vocabulary_that_does_not_fit_is_told(made, tmp_path, name, change):
         run_targets.predict(folder)
 
 
+@pytest.mark.thorough
 def test_tokens_that_the_model_lacks_are_told(made, tmp_path):
     folder = Path(shutil.copytree(made / "hub", tmp_path / "hub"))
     file = folder / "backbones" / "text" / "tokenizer.json"
@@ -396,6 +401,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", COMMANDS)
 def test_command_over_broken_files_ends_with_one_line(case, made, tmp_path, capsys):
     kind, names, arguments = COMMANDS[case]
@@ -409,6 +415,7 @@ def test_command_over_broken_files_ends_with_one_line(case, made, tmp_path, caps
     assert any(Path(name).name in said.err for name in names), said.err
 
 
+@pytest.mark.thorough
 def test_run_with_a_broken_cell_and_log_is_shown_with_notes(made, tmp_path, capsys):
     broken = ["cells/found_r1/train.json", "timings.jsonl", "pretrain.json", "prepared.json"]
     folder = spoiled(made, "run", broken, tmp_path)

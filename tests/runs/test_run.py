@@ -375,8 +375,11 @@ def interrupt():
 @pytest.mark.parametrize(
     "stage",
     [
-        *("prepare", "search", "train"),
-        *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("pretrain", "evaluate")),
+        "search",
+        *(
+            pytest.param(stage, marks=pytest.mark.thorough)
+            for stage in ("prepare", "pretrain", "train", "evaluate")
+        ),
     ],
 )
 def test_run_interrupted_in_any_stage_resumes_to_the_same_bytes(
