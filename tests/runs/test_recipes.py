@@ -51,6 +51,8 @@ OTHER = {
     "softmax": "gumbel",
     "argmax": "perturbation",
     "never": "eigenvalue",
+    "simclr": "comm",
+    "words": "sentences",
 }
 
 
@@ -194,7 +196,7 @@ NAN = float("nan")
         ({"label_ratio": (NAN,)}, r"in \(0, 1\], got nan"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"objective": "supervised"}, "every label ratio needs a search .* got 2 ratios"),
-        ({"objective": "Contrastive"}, "unknown objective 'Contrastive'; expected contrastive, su"),
+        ({"objective": "Contrastive"}, "unknown objective 'Contrastive'; expected contrastive, sw"),
         ({"strategy": "bi-level"}, "unknown strategy 'bi-level'; expected bilevel, .*, surrogate"),
         ({"strategy": "json:dumps"}, "strategy: expected a name or a part with a method search"),
         ({"space": FusionConfig}, r"expected an object, got the class FusionConfig"),
