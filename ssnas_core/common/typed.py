@@ -10,22 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ssnas_core.common.errors import InputError
 
-LATER = {"later": True}
-"""Metadata of a field that came later: `plain` leaves it out where it has its default.
-
-So what was written, or named by a hash, before there was the field stays the same.
-"""
-
 
 def plain(value: Any) -> Any:
     """`value` as JSON values: dataclasses as objects, tuples as lists; `typed` reads it back."""
     if dataclasses.is_dataclass(value):
-        pairs = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {
-            field.name: plain(held)
-            for field, held in pairs
-            if not ("later" in field.metadata and held == field.default)
-        }
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -221,10 +221,10 @@ def _images(name: str, array: np.ndarray) -> np.ndarray:
 def _known(plain: np.ndarray) -> np.ndarray:
     """Return which samples have a label, (N,) bool."""
     if plain.ndim == 2 and plain.dtype.kind == "f":
-        return ~np.isnan(plain).all(axis=1)
+        return np.asarray(~np.isnan(plain).all(axis=1))
     missing = "" if plain.dtype.kind == "U" else -1
     known = np.ones(len(plain), dtype=bool)
-    return np.not_equal(plain, missing) if plain.ndim == 1 else known
+    return np.asarray(plain != missing) if plain.ndim == 1 else known
 
 
 def _labels(

@@ -21,7 +21,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.common.typed import LATER, check_fields, plain
+from ssnas_core.common.typed import check_fields
 
 LUMA = (0.299, 0.587, 0.114)
 _IQ = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -101,8 +101,8 @@ class TextAugment:
     """
 
     drop: float = 0.3
-    parts: int = field(default=1, metadata=LATER)
-    unit: Literal["words", "sentences"] = field(default="words", metadata=LATER)
+    parts: int = 1
+    unit: Literal["words", "sentences"] = "words"
 
     def __post_init__(self) -> None:
         _check_range(self, ("drop",), 0, 1)
@@ -134,15 +134,6 @@ class JointAugment:
 
 
 DEFAULT_AUGMENT = JointAugment()
-
-
-def in_key(part: object) -> str:
-    """Return what stands for a part of a `JointAugment` in the keys of what it made.
-
-    It is the part's repr, without the fields that came later where they have their defaults.
-    """
-    values = ", ".join(f"{name}={value!r}" for name, value in plain(part).items())
-    return f"{type(part).__name__}({values})"
 
 
 def image_draws(count: int, generator: Generator) -> Tensor:

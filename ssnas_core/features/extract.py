@@ -34,7 +34,6 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
-    in_key,
     seed_draws,
 )
 from ssnas_core.features.inputs import RawInputs, check_kinds, content_key, draws_generator
@@ -61,7 +60,7 @@ def store_key(
         "data": inputs.fingerprint,
         "shapes": {name: list(np.shape(column)) for name, column in inputs.columns.items()},
         "backbones": {name: backbones[name].fingerprint() for name in inputs.kinds},
-        "augment": {kind: in_key(getattr(augment, kind)) for kind in inputs.kinds.values()},
+        "augment": {kind: repr(getattr(augment, kind)) for kind in inputs.kinds.values()},
     }
     return content_key(content, views, length, seed)
 

@@ -21,7 +21,6 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
-    in_key,
     seed_draws,
 )
 from ssnas_core.features.extract import Taps, evaluating
@@ -77,7 +76,7 @@ class LiveInputs:
             if kind == "text":
                 assert isinstance(backbone, TextBackbone)
                 content = [place, inputs.fingerprint, backbone.fingerprint(), views]
-                key = content_key(*content, in_key(augment.text), seed)
+                key = content_key(*content, repr(augment.text), seed)
                 path = Path(folder) / f"{modality}-{key}.npy"
                 if not path.exists():
                     column, generator = inputs.columns[modality], draws_generator(seed, place)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from ssnas_core.common.distributed import all_gather, at_least_float32, share
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import by_modality, only_modality, swap_modality
-from ssnas_core.common.typed import LATER, check_fields
+from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Features, Source, drawn, two_views
 
 Task = Literal["simclr", "swapped", "comm", "clip"]
@@ -78,7 +78,7 @@ class Contrastive:
     temperature: float = 0.2
     hidden: int = 256
     out: int = 128
-    task: Task = field(default="simclr", metadata=LATER)
+    task: Task = "simclr"
 
     def __post_init__(self) -> None:
         check_fields(self, "temperature")

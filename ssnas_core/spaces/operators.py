@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, *, length: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.norm = nn.Identity() if length is None else nn.LayerNorm([length, channels])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class LinearGLU(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2 * channels, 2 * channels)
         self.norm = _BatchNorm(2 * channels) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.finish(self.linear(torch.cat((x, y), -1)))
@@ -126,7 +126,7 @@ class ConcatFC(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2 * channels, channels)
         self.norm = _BatchNorm(channels) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.finish(self.linear(torch.cat((x, y), -1)))

@@ -20,7 +20,6 @@ from ssnas_core.features.augment import (
     apply_image,
     apply_text,
     image_draws,
-    in_key,
     seed_draws,
 )
 
@@ -339,13 +338,6 @@ def test_words_of_a_part_are_dropped_as_others_are():
     config = TextAugment(parts=2, drop=0.3)
     first, second = (apply_text([text], config, torch.tensor([3]), v)[0].split() for v in (0, 1))
     assert 600 < len(first) < 800 and 600 < len(second) < 800 and not {*first} & {*second}
-
-
-def test_key_of_what_no_later_option_changed_is_the_one_it_was():
-    assert in_key(TextAugment()) == "TextAugment(drop=0.3)"
-    assert in_key(ImageAugment()) == repr(ImageAugment())
-    assert in_key(TextAugment(parts=2)) == "TextAugment(drop=0.3, parts=2)"
-    assert "unit='sentences'" in in_key(TextAugment(parts=2, unit="sentences"))
 
 
 @pytest.mark.parametrize(("field", "value"), [("parts", 0), ("unit", "letters")])

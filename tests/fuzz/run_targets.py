@@ -201,7 +201,9 @@ def predict(path: Path) -> str:
     model = MultimodalClassifier.from_pretrained(path)
     picture = np.zeros((3, 30, 20), np.uint8)
     model.card()
-    return str(model.predict([{"text": "a ship at war", "image": picture}, {"text": ""}]))[:80]
+    return str(model.predict([{"text": "a ship at war", "image": picture}, {"text": "a ship"}]))[
+        :80
+    ]
 
 
 def open_store(path: Path) -> str:

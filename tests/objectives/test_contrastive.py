@@ -448,4 +448,3 @@ def test_tasks_have_names_and_the_sizes_of_the_recipe():
         objective = RunConfig(data=Path("movies"), objective=name, recipe=recipe).objective
         assert objective == Contrastive(temperature=0.5, hidden=7, task=name)
         assert OBJECTIVES.from_plain(OBJECTIVES.plain(objective), "file") == objective
-    assert OBJECTIVES.plain(Contrastive()).keys() == {"name", "temperature", "hidden", "out"}

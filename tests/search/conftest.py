@@ -86,8 +86,8 @@ def table() -> type[Table]:
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of a `Table` without networks: the same losses, sooner."""
 
-    def loss(self: Any, genotype: Genotype, space: Any) -> float:
-        return float(self.objective.of(number_of(str(genotype))))
+    def loss(self: Any, genotype: Genotype, space: Any) -> dict[str, float]:
+        return {"dev_loss": float(self.objective.of(number_of(str(genotype))))}
 
     monkeypatch.setattr(Trials, "_train", loss)
 
