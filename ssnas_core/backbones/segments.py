@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ssnas_core.backbones.base import TextBackbone
 from ssnas_core.common.errors import InputError
-
-_LETTERS = 20  # a word of more, in the mean, is a sentence of a script without spaces
+from ssnas_core.common.words import words_of
 
 
 class Segments(TextBackbone):
@@ -86,9 +85,7 @@ class Segments(TextBackbone):
 
 def cut(text: str, count: int) -> list[str]:
     """Return `count` pieces of a text, of nearly equal numbers of words or letters."""
-    words, sign = text.split(), " "
-    if len(text) > _LETTERS * max(len(words), 1):
-        words, sign = list(text), ""
+    words, sign = words_of(text)
     ends = [-(-len(words) * k // count) for k in range(count + 1)]
     if len(words) < count:
         ends = [min(k, len(words)) for k in range(count + 1)]

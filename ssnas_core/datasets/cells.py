@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ssnas_core.common.errors import InputError
@@ -50,11 +51,16 @@ def plain_text(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip().strip("\ufeff")
 
 
+@lru_cache
+def _folded(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word.casefold() for word in words)
+
+
 def is_missing(cell: Any, missing: Sequence[str] = MISSING) -> bool:
     """Whether a cell says that there is no value: None, NaN, blank, or one of `missing`."""
     if isinstance(cell, str):
         text = name_of(cell).casefold()
-        return not text or text in {word.casefold() for word in missing}
+        return not text or text in _folded(tuple(missing))
     return cell is None or cell != cell
 
 

@@ -30,18 +30,14 @@ from torch.nn import functional
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.typed import check_fields
+from ssnas_core.common.words import words_of
 
 LUMA = (0.299, 0.587, 0.114)
 _IQ = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 _DRAWS = 11  # uniform numbers per image
 # Scripts that may have no spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
 _ENDS = frozenset(".!?\u2026\u3002\uff01\uff1f")
 _QUOTES = "\"'\u201d\u2019\u00bb)]\u300d"
-_LONG = 8  # letters between two spaces: more, in the mean, are several words of such a script
 
 
 def _check_range(owner: object, names: Sequence[str], low: float, high: float) -> None:
@@ -249,7 +245,7 @@ def apply_text(
     result = []
     for text, seed in zip(texts, draws.tolist(), strict=True):
         uniform = random.Random(seed).random
-        words, space = _words(text)
+        words, space = words_of(text)
         if config.parts > 1 and words:
             words = _part_of(words, config, seed, view % config.parts)
         rest = [word for word in words if uniform() >= config.drop]
@@ -257,15 +253,6 @@ def apply_text(
             rest = [words[int(uniform() * len(words))]]
         result.append(space.join(rest) if words else text)
     return result
-
-
-def _words(text: str) -> tuple[list[str], str]:
-    """Return the words of a text, or its letters where no spaces separate words, and the space."""
-    words = text.split()
-    letters = sum(map(len, words))
-    if letters > _LONG * len(words) and 2 * len(_UNSPACED.findall(text)) > letters:
-        return list(text), ""
-    return words, " "
 
 
 def _part_of(words: list[str], config: TextAugment, seed: int, part: int) -> list[str]:
