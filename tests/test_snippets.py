@@ -46,4 +46,4 @@ def test_api_page(tmp_path, monkeypatch):
     names: dict[str, Any] = {}
     run(ROOT / "book" / "api.md", names)
     assert len(names["prepared"].dataset) == len(names["extracted"]) == 60
-    assert names["space"].width == 8 and names["labels"].shape == (60,)
+    assert names["encoder"].width == 8 and names["labels"].shape == (60,)

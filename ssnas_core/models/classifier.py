@@ -32,6 +32,7 @@ from ssnas_core.models.spec import ClassifierSpec
 from ssnas_core.runs.methods import Method
 from ssnas_core.runs.reading import FACTS, read_tested, read_trained
 from ssnas_core.runs.run import Run
+from ssnas_core.spaces.base import width_of
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 256
@@ -70,8 +71,8 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
                 "give those that the features were made by."
             )
         self.backbones = nn.ModuleDict(read)
-        self.network, width = spec.build()
-        self.head = nn.Linear(width, len(spec.classes))
+        self.network = spec.build()
+        self.head = nn.Linear(width_of(self.network), len(spec.classes))
         self.missing = nn.Module()  # feature -> (P, C): what stands for one that is not given
         for name, width in expected.items():
             self.missing.register_buffer(name, torch.zeros(spec.positions[name], width))

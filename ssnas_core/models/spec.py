@@ -94,17 +94,15 @@ class ClassifierSpec:
             reads = {alone} & self.kinds.keys() or self.kinds.keys()
         return tuple(name for name in self.kinds if name in reads)
 
-    def build(self) -> tuple[nn.Module, int]:
-        """Return the network with fresh weights, and D, the numbers in its embedding.
+    def build(self) -> nn.Module:
+        """Return the network with fresh weights.
 
         Raises:
             InputError: the genotype is not of the space.
         """
         if self.genotype is not None:
-            space = self.space.open(self.channels)
-            return space.build(self.genotype), space.width
-        network: Any = baseline_of(str(self.baseline), self.channels, self.positions, self.space)
-        return network, network.width
+            return self.space.open(self.channels, self.positions).build(self.genotype)
+        return baseline_of(str(self.baseline), self.channels, self.positions, self.space)
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as JSON values, the space with its name."""

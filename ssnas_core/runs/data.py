@@ -178,7 +178,8 @@ class RunData:
         config = self.config.space
         if dropout is not None and hasattr(config, "trained_with"):
             config = config.trained_with(dropout)
-        return config.open(self.prepared.store.channels)
+        store = self.prepared.store
+        return config.open(store.channels, store.positions)
 
     def part(self, ratio: float) -> LabelledPart:
         """Return the samples whose labels may be used at `ratio`.

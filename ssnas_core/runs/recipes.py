@@ -47,7 +47,7 @@ class Recipe:
         prepare: backbones, views and stored features.
         parts: configurations of spaces, objectives and strategies that differ from their
             defaults; what a name means under this recipe.
-        contrastive: the loss of pretraining, and of a contrastive search.
+        contrastive: the loss of a contrastive search, and of pretraining.
         pretrain, finetune: schedules.
         finetune_dropout: of fine-tuning on few labels. A space has its dropout in the search.
         pretrain_dropout: of pretraining; the search's by default.
@@ -216,7 +216,7 @@ class RunConfig:
         space: what may be chosen: "fusion", "layers", or a configuration.
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
             modalities ("swapped", "comm", "clip"), "supervised", "hybrid", or a configuration,
-            or an objective that needs no labels.
+            or an objective that needs no labels. A contrastive one pretrains too.
         strategy: how it is found: "bilevel", "random", "evolution", "tpe", "surrogate", or a
             configuration.
         views: those stored, or views made anew for each step of the search and of
@@ -301,6 +301,12 @@ class RunConfig:
     def name_of(self, axis: Literal["space", "objective", "strategy"]) -> str:
         """Return the name of the part of an axis, as "fusion" or "package.module:Name"."""
         return _AXES[axis].name_of(getattr(self, axis))
+
+    @property
+    def pretraining(self) -> Contrastive:
+        """The loss of pretraining: the search's where that is contrastive, else the recipe's."""
+        own = isinstance(self.objective, Contrastive)
+        return self.objective if own else self.recipe.contrastive
 
     @property
     def _reads_labels(self) -> bool:

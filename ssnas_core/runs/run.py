@@ -39,7 +39,7 @@ from ssnas_core.runs.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.search.context import SearchContext
 from ssnas_core.show.curves import draw_genotype
 from ssnas_core.show.style import save as save_figure
-from ssnas_core.spaces.base import features_of, labels_of, validate
+from ssnas_core.spaces.base import features_of, labels_of, validate, width_of
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import restore
 from ssnas_core.training.logs import csv_log, tensorboard_log
@@ -182,16 +182,18 @@ class Run:
 
     def _pretrain(self, network: str, genotype: Genotype | None, name: str, file: Path) -> None:
         with self.folder.stage("pretrain", of=network), seeded(self.config.seed, 10):
-            embedder, width = self._network(network, genotype, self.recipe.pretrain_dropout)
+            embedder = self._network(network, genotype, self.recipe.pretrain_dropout)
             if self.config.inherit and network == "found":
                 supernet = load_tensors(self.folder / "checkpoint" / "supernet.safetensors")
                 space = self.data.space(self.recipe.pretrain_dropout)
                 embedder = space.inherit(genotype, supernet)
             encoder = self.data.encoder(embedder)
-            model = nn.Sequential(encoder, self.recipe.contrastive.head(width)).to(self.device)
+            objective = self.config.pretraining
+            head = objective.head(width_of(embedder))
+            model = nn.Sequential(encoder, head).to(self.device)
             trained_along = self.config.backbones == "trained"
             source = self.data.source() if trained_along else self.data.views()
-            rows, objective = self.prepared.indices("train"), self.recipe.contrastive
+            rows = self.prepared.indices("train")
             fitting = self._fitting(f"pretrain{name}", f"pretrain {network}")
             history = fit(model, source, objective, rows, self.recipe.pretrain, **fitting)
 
@@ -343,18 +345,16 @@ class Run:
         return Method.parse(method, self.prepared.dataset.kinds)
 
     def _network(self, network: str, genotype: Genotype | None, dropout: float | None) -> Any:
-        """Return a method's network with fresh weights (torch's global seed), and its width."""
+        """Return a method's network with fresh weights (torch's global seed)."""
         if genotype is not None:
-            space = self.data.space(dropout)
-            return space.build(genotype), space.width
+            return self.data.space(dropout).build(genotype)
         store, sizes = self.prepared.store, self.config.sizes
         sizes = sizes if dropout is None else sizes.trained_with(dropout)
-        built = baseline_of(network, store.channels, store.positions, sizes)
-        return built, built.width
+        return baseline_of(network, store.channels, store.positions, sizes)
 
     def _model(self, method: Method, genotype: Genotype | None, head: Objective) -> nn.Sequential:
-        network, width = self._network(method.network, genotype, self.recipe.finetune_dropout)
-        return nn.Sequential(self.data.encoder(network), head.head(width))
+        network = self._network(method.network, genotype, self.recipe.finetune_dropout)
+        return nn.Sequential(self.data.encoder(network), head.head(width_of(network)))
 
     def _checkpoint(self, stage: str) -> Path:
         return self.folder / "checkpoint" / f"{stage}.pt"

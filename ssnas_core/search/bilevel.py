@@ -53,7 +53,7 @@ from ssnas_core.search.stable import (
     smooth_maximum,
     unrolled_gradient,
 )
-from ssnas_core.spaces.base import GradientSpace
+from ssnas_core.spaces.base import GradientSpace, width_of
 from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
 from ssnas_core.training.loop import (
@@ -305,7 +305,7 @@ class Levels:
         self.space, self.source, self.config, self.seed = space, source, config, context.seed
         with seeded(context.seed, 0):
             self.supernet: Any = space.supernet().to(context.device)
-            head = objective.head(space.width).to(context.device)
+            head = objective.head(width_of(self.supernet)).to(context.device)
         self.model = nn.Sequential(self.supernet, head)
         self.named: dict[str, Tensor] = dict(self.supernet.logits.items())  # each (..., O)
         logits = list(self.named.values())

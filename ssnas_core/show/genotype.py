@@ -15,7 +15,7 @@ import numpy as np
 
 from ssnas_core.common.modalities import by_modality
 from ssnas_core.show.style import COLOURS, FONT, INK, PALE, PAPER, new_figure, text_width
-from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.spaces.genotype import OUTPUT, Genotype, Node
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,10 +95,11 @@ class Layout:
             inputs = dict.fromkeys(self.owner.get(i, i) for node in nodes for i in node.inputs)
             graph.add_edges_from((source, cell) for source in inputs if source != cell)
         ends = [cell for cell in self.cells if not graph.out_degree(cell)]
-        if genotype.space == "fusion":  # all its cells are concatenated, not only the ends
-            ends = list(self.cells)
+        if genotype.space == "fusion":  # what it names, else all cells, not only the ends
+            last = genotype.nodes[-1]
+            ends = list(last.inputs if last.name == OUTPUT else self.cells)
         joins = genotype.space == "fusion" or len(ends) > 1
-        graph.add_edges_from((cell, "head") for cell in ends)
+        graph.add_edges_from((end, "head") for end in ends)
 
         self.blocks: dict[str, Block] = {}
         self.columns: list[list[Block]] = []
@@ -157,11 +158,12 @@ class Layout:
 def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
     """Return operations by cell: a node itself, or `cell_0` for `cell_0_step_0` and so on.
 
-    A node `cell_0` that joins these steps is that cell, not one more operation.
+    A node `cell_0` that joins these steps is that cell, not one more operation, and a node
+    `output` is the head.
     """
     cells: dict[str, list[Node]] = {}
     for node in genotype.nodes:
-        if node.name not in cells:
+        if node.name not in (*cells, OUTPUT):
             cells.setdefault(re.sub(r"_step_\d+$", "", node.name), []).append(node)
     return cells
 
@@ -211,16 +213,20 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
             if above is not None:
                 ends = layout.blocks[above].y - BOX / 2, block.y + BOX / 2
                 axes.plot([block.x, block.x], ends, color=PALE, linewidth=1.1)
+    head = layout.blocks["head"]
     for cell in layout.cells:
         _paint_cell(axes, layout, cell, colours)
-    head = layout.blocks["head"]
+    for source, target in layout.routes:
+        if target == "head":
+            end = head.x - head.width / 2, head.y
+            _edge(axes, layout, source, target, end, colours.get(source, INK))
     _box(axes, head.x, head.y, head.width, BOX, facecolor=INK, edgecolor=INK)
     _write(axes, head.x, head.y, head.texts[0], PAPER)
     return figure
 
 
 def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str]) -> None:
-    block, head = layout.blocks[cell], layout.blocks["head"]
+    block = layout.blocks[cell]
     width, name_height = block.width, block.y + BOX / 2 + 0.07
     if block.framed:
         width, name_height = block.width - 2 * FRAME, block.y + block.height / 2 - 0.11
@@ -249,8 +255,6 @@ def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str
                 letter = (left + 0.06, port)
             if spread_ports:
                 _write(axes, *letter, "xyzuvw"[number % 6], "#777777", FONT - 2.5)
-    if (cell, "head") in layout.routes:
-        _edge(axes, layout, cell, "head", (head.x - head.width / 2, head.y), INK)
 
 
 def _edge(

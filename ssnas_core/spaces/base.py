@@ -1,9 +1,9 @@
 """Search spaces: the protocols that strategies ask for, and how to write a space of one's own.
 
-A space says which architectures there are (genotypes) and builds their networks. Random
-search and a run need `width`, `build` and `sample` alone; a space with the methods of a
-further protocol can be searched by further strategies. A run opens it by its
-configuration, a frozen dataclass with `open`:
+A space says which architectures there are (genotypes) and builds their networks, each of which
+has a `width`, the numbers in its embedding. Random search and a run need `build` and `sample`
+alone; a space with the methods of a further protocol can be searched by further strategies.
+A run opens it by its configuration, a frozen dataclass with `open`:
 
     class OneFeature:  # which feature alone embeds the samples best?
         def __init__(self, channels, width):
@@ -19,7 +19,7 @@ configuration, a frozen dataclass with `open`:
     class Mean(nn.Linear):
         def __init__(self, name, channels, width):
             super().__init__(channels[name], width)
-            self.name = name
+            self.name, self.width = name, width
 
         def forward(self, features):  # name -> (N, P, C)
             return super().forward(features[self.name].mean(1))  # (N, width)
@@ -28,7 +28,7 @@ configuration, a frozen dataclass with `open`:
     class OneFeatureConfig:
         width: int = 16
 
-        def open(self, channels):  # feature name -> C
+        def open(self, channels, positions):  # feature name -> C, and -> P
             return OneFeature(channels, self.width)
 
 `RunConfig(space=OneFeatureConfig(), ...)` searches it. Where the module is importable, files
@@ -59,13 +59,8 @@ from ssnas_core.spaces.genotype import Genotype
 class Space(Protocol):
     """The least of a space: random search and a run need no more."""
 
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        ...
-
     def build(self, genotype: Genotype) -> nn.Module:
-        """Return the network of `genotype` with fresh weights."""
+        """Return the network of `genotype` with fresh weights, and a `width`."""
         ...
 
     def sample(self, generator: torch.Generator) -> Genotype:
@@ -77,7 +72,7 @@ class GradientSpace(Space, Protocol):
     """A space that can be relaxed."""
 
     def supernet(self) -> nn.Module:
-        """Return all choices at once, with a `logits` mapping of named parameters."""
+        """Return all choices at once, with a `width` and a `logits` mapping of named parameters."""
         ...
 
     def derive(self, logits: Any) -> Genotype:
@@ -130,6 +125,21 @@ class GrowingSpace(Space, Protocol):
     def validate(self, genotype: Genotype) -> None:
         """Raise `InputError` for a genotype that is not of the space, or not full grown."""
         ...
+
+
+def width_of(network: nn.Module) -> int:
+    """Return the numbers in a network's embedding.
+
+    Raises:
+        InputError: it does not say.
+    """
+    width = getattr(network, "width", None)
+    if not isinstance(width, int):
+        raise InputError(
+            f"expected a network with a width, the numbers in its embedding, got "
+            f"{type(network).__name__} of width {width!r:.80}; set self.width where it is made."
+        )
+    return width
 
 
 def check_dropouts(config: Any) -> None:

@@ -20,6 +20,9 @@ from ssnas_core.common.typed import brief, plain, typed
 FORMAT = 1
 """Version of the JSON form; raised whenever an old reader would misread a new file."""
 
+OUTPUT = "output"
+"""Name of a node that says what reaches the classifier, where that is a choice."""
+
 MAX_PARTS = 300
 _ABOUT = ("format", "reads")  # of the document, not of the genotype
 _NAME = re.compile(r"\w[\w ._+:-]{0,99}")  # no path, no mark of a formula, no control character

@@ -58,8 +58,10 @@ class LayersConfig:
         check_fields(self, layers=1, channels=1)
         check_dropouts(self)
 
-    def open(self, channels: Mapping[str, int]) -> LayerSpace:
-        """Return the space over features of so many `channels`, by name."""
+    def open(
+        self, channels: Mapping[str, int], positions: Mapping[str, int] | None = None
+    ) -> LayerSpace:
+        """Return the space over features of so many `channels`, by name, at any positions."""
         return LayerSpace(channels, self)
 
 
@@ -90,11 +92,6 @@ class LayerSpace:
                 "the layer space needs features of at least two modalities, none of them named "
                 f"layer or activation, got {str(list(self.features))[:200]}; use the fusion space."
             )
-
-    @property
-    def width(self) -> int:
-        """Numbers in the embedding that a network of this space returns, C."""
-        return self.config.channels
 
     @property
     def levels(self) -> int:

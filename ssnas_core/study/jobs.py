@@ -135,8 +135,6 @@ def _run_of(
     A search by trials with labels trains each with as many steps as on all samples: on few of
     them it would tell hardly trained networks apart.
     """
-    if not method.cell.searched:  # the search is not made: one run for all
-        method = StudyMethod(cell=method.cell, backbones=method.backbones)
     tuned = study.tuned_for(method)
     config = RunConfig(
         data=study.data,
@@ -166,7 +164,7 @@ def _folder_name(config: RunConfig) -> str:
     """Return a name that says what a run searches, and that no other setting of the axes has."""
     plain, axes = config.plain(), ("space", "objective", "strategy")
     ratio = [f"r{config.label_ratio[0]:g}"] if config.uses_labels else []
-    task = config.recipe.contrastive.task  # of pretraining
+    task = config.pretraining.task
     tasks = [] if task == "simclr" else [task]
     key = content_key([plain[axis] for axis in axes], config.recipe.pretrain_dropout, *tasks)[:8]
     names = [plain[axis]["name"] for axis in axes]

@@ -97,7 +97,7 @@ def measure(
     goal: Any = Contrastive()
     if objective == "supervised":
         goal = Supervised(labels=torch.randint(0, 2, (samples, CLASSES)))
-    head = goal.head(space.width).to(args.device)
+    head = goal.head(net.width).to(args.device)
     logits = list(net.logits.values())
     held = {id(value) for value in logits}
     weights = [p for p in [*net.parameters(), *head.parameters()] if id(p) not in held]

@@ -50,7 +50,8 @@ def dev_score(prepared: Prepared, space: FusionSpace, genotype: Genotype, seed: 
     labels = torch.from_numpy(prepared.dataset.labels())
     objective = Supervised(labels=labels)
     with seeded(seed):
-        model = nn.Sequential(space.build(genotype), objective.head(space.width))
+        network = space.build(genotype)
+        model = nn.Sequential(network, objective.head(network.width))
     fit(model, prepared.store, objective, prepared.indices("train"), TRAIN, seed=seed)
     dev = prepared.indices("dev")
     probabilities = predict(model, prepared.store, dev).sigmoid().numpy()

@@ -146,7 +146,8 @@ def work(job: tuple[Options, str, int]) -> None:
     found = bilevel(space, source, simclr, context, recipe.strategy("bilevel")).genotype
     searched = time.perf_counter()
     with seeded(seed, 10):
-        model = nn.Sequential(space.build(found), simclr.head(space.width))
+        embedder = space.build(found)
+        model = nn.Sequential(embedder, simclr.head(embedder.width))
     fit(model, source, simclr, train, recipe.pretrain, seed=seed)
     seconds = {"search": searched - start, "pretrain": time.perf_counter() - searched}
     stored = source if kind != LIVE else open_store(options, prepared, max(options.views))
@@ -158,7 +159,7 @@ def work(job: tuple[Options, str, int]) -> None:
     for ratio in options.label_ratio:
         part = labelled_part(prepared.dataset, ratio, seed)
         with seeded(seed, 20):
-            network = nn.Sequential(tuned.build(found), objective.head(space.width))
+            network = nn.Sequential(tuned.build(found), objective.head(embedder.width))
         network[0].load_state_dict(model[0].state_dict())
         fit(network, stored, objective, torch.from_numpy(part.train), recipe.finetune, seed=seed)
         probs = predict(network, stored, torch.from_numpy(part.dev)).sigmoid().numpy()

@@ -121,7 +121,8 @@ def network(name: str, dropout: float = 0.0) -> tuple[nn.Module, int, Drawn]:
     """An encoder, its width, and a source of its inputs."""
     with seeded(3):
         if name == "fusion":
-            return space(dropout).supernet(), space().width, features()
+            net = space(dropout).supernet()
+            return net, net.width, features()
         images = torch.randn(SAMPLES, 3, 5, 5, generator=torch.Generator().manual_seed(0))
         return Conv(), 6, Drawn({"image": images * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1) + 2})
 

@@ -76,7 +76,7 @@ def test_an_operator(axes):
     assert "Product" in [node.operator for node in genotype.nodes]
     network = space.inherit(genotype, supernet.state_dict())
     features = axes["source"].clean(torch.arange(3))
-    assert network(features).shape == (3, space.width)
+    assert network(features).shape == (3, network.width)
     assert searched(space, axes).genotype.space == "fusion"
 
 
@@ -88,6 +88,7 @@ class Gate(nn.Module):
 
     def __init__(self, channels, width):
         super().__init__()
+        self.width = width
         self.stems = nn.ModuleDict({name: nn.Linear(c, width) for name, c in channels.items()})
         self.logits = nn.ParameterDict({"choice": nn.Parameter(torch.zeros(len(channels)))})
 
@@ -99,13 +100,11 @@ class Gate(nn.Module):
 class OneFeature:
     """The smallest space: one feature, alone."""
 
-    width = 8
-
     def __init__(self, channels):
         self.channels = channels
 
     def supernet(self):
-        return Gate(self.channels, self.width)
+        return Gate(self.channels, 8)
 
     def derive(self, logits):
         return self.named(list(self.channels)[int(logits["choice"].argmax())])
@@ -116,7 +115,7 @@ class OneFeature:
 
     def build(self, genotype):
         (name,) = genotype.features
-        return Gate({name: self.channels[name]}, self.width)
+        return Gate({name: self.channels[name]}, 8)
 
     def named(self, feature):
         return Genotype("one feature", (Node("cell_0", "Identity", (feature,)),))
@@ -156,7 +155,8 @@ def test_an_objective(axes, tiny_recipe):
     result = searched(space, axes, objective=Decorrelation())
     space.validate(result.genotype)
     with seeded(0):
-        model = nn.Sequential(space.build(result.genotype), Decorrelation().head(space.width))
+        network = space.build(result.genotype)
+        model = nn.Sequential(network, Decorrelation().head(network.width))
     history = fit(
         model, axes["source"], Decorrelation(), axes["train"], tiny_recipe.pretrain, seed=0
     )
@@ -170,7 +170,8 @@ def greedy(space, source, objective, *, train, dev, config, seed):
     """Train each architecture of a small space for one epoch; the lowest loss wins."""
     trials = []
     for genotype in space.genotypes():
-        model = nn.Sequential(space.build(genotype), objective.head(space.width))
+        network = space.build(genotype)
+        model = nn.Sequential(network, objective.head(network.width))
         loss = fit(model, source, objective, train, config, seed=seed)[-1]["loss"]
         trials.append({"genotype": genotype, "loss": loss})
     best = min(trials, key=lambda trial: trial["loss"])

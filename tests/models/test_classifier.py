@@ -97,9 +97,10 @@ def cell_model(run: Run, method: str) -> nn.Sequential:
     """A cell's network and head from its own files, for features or for live inputs."""
     weights = load_tensors(run.train(method, 1.0) / "model.safetensors")
     network: nn.Module = run.space.build(BOTH)
+    width = network.width
     if run.config.backbones == "trained":
         network = nn.Sequential(run.prepared.taps(), network)
-    model = nn.Sequential(network, nn.Linear(run.space.width, 23))
+    model = nn.Sequential(network, nn.Linear(width, 23))
     model.load_state_dict(weights)
     return model.eval()
 
@@ -490,16 +491,16 @@ def test_embed_gives_what_the_head_sees(run, model, inputs):
     found = model.embed(inputs)
     with torch.no_grad():
         wanted = cell_model(run, "found")[0](run.prepared.store.clean(ROWS))
-    assert found.shape == (60, run.space.width) and found.dtype == torch.float32
+    assert found.shape == (60, run.space.supernet().width) and found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, atol=2e-2, rtol=0)
     assert torch.equal(model.embed(inputs[0]), model.embed(inputs[:1]))
-    assert model.embed([]).shape == (0, run.space.width)
+    assert model.embed([]).shape == (0, run.space.supernet().width)
 
 
 def test_exported_embeddings_are_the_models_in_both_formats(run, model, inputs, tmp_path):
     whole, listed = tmp_path / "all.npz", tmp_path / "all.csv"
     for path in (whole, listed):
-        assert export_embeddings(run, "found", 1.0, path) == (60, run.space.width)
+        assert export_embeddings(run, "found", 1.0, path) == (60, run.space.supernet().width)
     dataset = run.prepared.dataset
     with np.load(whole, allow_pickle=False) as told:
         arrays = dict(told)
@@ -511,7 +512,7 @@ def test_exported_embeddings_are_the_models_in_both_formats(run, model, inputs, 
     np.testing.assert_array_equal(arrays["labels"], dataset.labels())
     with open(listed, newline="") as file:
         head, *rows = csv.reader(file)
-    assert head == ["id", "split", "labels", *(f"d{d}" for d in range(run.space.width))]
+    assert head == ["id", "split", "labels", *(f"d{d}" for d in range(run.space.supernet().width))]
     assert [row[:3] for row in rows] == [
         [record.id, record.split, "|".join(record.labels)] for record in dataset.records
     ]

@@ -46,6 +46,7 @@ def test_run_configuration_survives_a_json_round_trip(recipe, variant, tmp_path)
 
 
 OTHER = {
+    "chosen": "cells",
     "step": "epoch",
     "pairs": "released",
     "softmax": "gumbel",
@@ -71,7 +72,9 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
             elif isinstance(old, tuple):
                 changed = [old[::-1]] if old != old[::-1] else []
             elif old is None:
-                changed = [{"image_size": (48, 32), "taps": 1}.get(field.name, 0.2)]
+                changed = [
+                    {"image_size": (48, 32), "taps": 1, "budget": 10**6}.get(field.name, 0.2)
+                ]
             elif field.name == "length":
                 changed = [25] if isinstance(value, PrepareConfig) else []  # one for both
             elif isinstance(old, dict):
@@ -80,7 +83,8 @@ def test_no_setting_is_lost_on_the_way(tmp_path):
                 changed = [old * 2 or type(old)(0.5) or 1] if not 0 < old < 1 else [old / 2]
             yield from (dataclasses.replace(value, **{field.name: new}) for new in changed)
 
-    base = RunConfig(data=tmp_path, objective="hybrid", label_ratio=(0.1,))
+    space = dataclasses.replace(RECIPES["two-core"].space("fusion"), output="chosen")
+    base = RunConfig(data=tmp_path, objective="hybrid", label_ratio=(0.1,), space=space)
     parts = {
         axis: list(variants(getattr(base, axis))) for axis in ("space", "objective", "strategy")
     }

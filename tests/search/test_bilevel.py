@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_first_order_search_is_the_plain_loop_bit_for_bit(space, source, objecti
     """What results before there was a second order depend on: every draw in its place."""
     with seeded(5, 0):
         net = space.supernet()
-        model = nn.Sequential(net, objective.head(space.width))
+        model = nn.Sequential(net, objective.head(net.width))
     logits = list(net.logits.values())
     weights = [p for p in model.parameters() if not any(p is one for one in logits)]
     by_weights = torch.optim.Adam(weights, weight_decay=1e-4, fused=True)
@@ -478,7 +479,7 @@ def test_state_is_the_searched_supernet_and_its_weights_can_be_inherited(space, 
     net.load_state_dict(result.state)
     assert space.derive(net.logits) == result.genotype
     network = space.inherit(result.genotype, result.state).eval()
-    assert network(source.clean(DEV)).shape == (20, space.width)
+    assert network(source.clean(DEV)).shape == (20, network.width)
     for name, value in result.history[-1]["logits"].items():
         assert result.state[f"logits.{name}"].tolist() == value
 
@@ -506,10 +507,9 @@ def test_epoch_losses_are_the_mean_over_its_steps(space, source, objective):
 class ThreeOptions:
     """No more than what the protocol asks of a space."""
 
-    width = 1
-
-    def supernet(self) -> nn.Module:
-        net = nn.Module()
+    def supernet(self) -> Any:
+        net: Any = nn.Module()
+        net.width = 1
         net.logits = nn.ParameterDict({"choice": nn.Parameter(0.01 * torch.randn(3))})
         net.weight = nn.Parameter(torch.zeros(1))
         return net

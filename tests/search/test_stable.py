@@ -142,7 +142,7 @@ def test_weights_of_every_variant_can_be_inherited(source, short, kind):
     config = replace(SMALL, epochs=4, **KINDS[kind])
     result = search(source, OBJECTIVES["supervised"], config, space=space)
     network = space.inherit(result.genotype, result.state).eval()
-    assert network(source.clean(DEV)).shape == (len(DEV), space.width)
+    assert network(source.clean(DEV)).shape == (len(DEV), network.width)
     assert result.history[-1]["genotype"] == str(result.genotype)
     assert json.loads(json.dumps(result.history)) == list(result.history)
 
@@ -515,7 +515,8 @@ def test_eigenvalue_in_the_history_is_that_of_autograds_hessian(
     config = replace(SMALL, epochs=4, stop="eigenvalue", arch_learning_rate=0.3)
     history = search(source, objective, config, space=space).history
     monkeypatch.setattr(networks, "mix", plain_mix)
-    model = nn.Sequential(space.supernet(), objective.head(space.width)).eval()
+    net = space.supernet()
+    model = nn.Sequential(net, objective.head(net.width)).eval()
     logits = list(model[0].logits.values())
     for entry, state in zip(history[1:], states, strict=True):
         model.load_state_dict(state)

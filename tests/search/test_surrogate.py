@@ -421,7 +421,7 @@ def test_networks_start_from_what_the_last_with_such_a_layer_left(
     for trial, entry in enumerate(result.history):
         with seeded(7, 1, trial):
             fresh = space.build(_read(entry["genotype"]))
-            head = nn.Linear(space.width, 3)
+            head = nn.Linear(fresh.width, 3)
         assert torch.equal(heads[trial], head.weight)  # never shared
         for name, start in starts[trial].items():
             level, what = int(name.split(".")[1]), name.split(".")[2]

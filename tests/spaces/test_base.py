@@ -15,7 +15,7 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig
 from ssnas_core.spaces import base
-from ssnas_core.spaces.base import features_of, labels_of, validate
+from ssnas_core.spaces.base import features_of, labels_of, validate, width_of
 from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig
@@ -34,7 +34,7 @@ def space():
     names = {"torch": torch, "nn": nn, "dataclass": dataclass, "Genotype": Genotype, "Node": Node}
     names["__name__"] = __name__
     exec(example(), names)
-    return names["OneFeatureConfig"]().open(CHANNELS)
+    return names["OneFeatureConfig"]().open(CHANNELS, dict.fromkeys(CHANNELS, 2))
 
 
 def test_example_is_searched(space, memory_source):
@@ -42,8 +42,8 @@ def test_example_is_searched(space, memory_source):
     context = SearchContext(train=torch.arange(12), dev=torch.arange(12, 24))
     config = RandomConfig(trials=3, train=TrainConfig(epochs=1, batch_size=6))
     result = config.search(space, source, Contrastive(hidden=4, out=3), context)
-    embeddings = space.build(result.genotype)(source.clean(torch.arange(5)))
-    assert embeddings.shape == (5, space.width)
+    network = space.build(result.genotype)
+    assert network(source.clean(torch.arange(5))).shape == (5, network.width)
 
 
 def test_space_that_has_only_the_least_is_labelled_and_checked(space):
@@ -66,3 +66,8 @@ def test_space_that_has_more_is_asked():
     validate(space, genotype)
     with pytest.raises(InputError, match="expected fusion, got layers"):
         validate(space, Genotype("layers", genotype.nodes))
+
+
+def test_network_that_does_not_say_its_width_is_refused():
+    with pytest.raises(InputError, match=r"got Linear of width None; set self.width"):
+        width_of(nn.Linear(2, 3))

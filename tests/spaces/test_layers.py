@@ -87,7 +87,7 @@ def test_network_equals_the_formula_written_as_loops(channels, training):
         network = space.build(one).train(training)
         wanted = loop_network(one, network.state_dict(), features, 3)
         torch.testing.assert_close(network(features), wanted, rtol=1e-4, atol=1e-5)
-        assert network.width == space.width == wanted.shape[1]
+        assert network.width == space.config.channels == wanted.shape[1]
         seen |= {node.operator for node in one.nodes}
     assert seen == {"relu", "sigmoid"}
 
@@ -251,7 +251,7 @@ def test_first_levels_are_the_space_of_fewer_layers():
         fewer = space.first(count)
         wanted = [one for one in space.genotypes() if len(one.nodes) <= count]
         assert list(fewer.genotypes()) == wanted
-        assert fewer.width == space.width
+        assert fewer.config.channels == space.config.channels
 
 
 def test_tokens_tell_genotypes_apart_and_stay_within_their_sizes():

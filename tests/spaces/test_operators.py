@@ -262,7 +262,8 @@ def test_genotype_survives_its_file_and_is_known_to_spaces_with_the_operator_alo
     loaded = Genotype.load(tmp_path / "genotype.json")
     assert loaded == genotype
     space.validate(loaded)
-    assert space.build(loaded).eval()(inputs_of(space)).shape == (3, space.width)
+    network = space.build(loaded).eval()
+    assert network(inputs_of(space)).shape == (3, network.width)
     with pytest.raises(InputError, match="expected Sum, Attention, LinearGLU, ConcatFC of two"):
         fusion(2, operators=None).build(loaded)
     wrong = Genotype("fusion", (Node("cell_0", "Median", ("image_0", "text_0")),))
@@ -343,7 +344,7 @@ def test_both_strategies_search_it(memory_source):
     space.validate(result.genotype)
     start, end = (result.history[n]["logits"]["gamma_0_0"] for n in (0, -1))
     assert all(abs(end[own] - start[own]) > 0.01 for own in (5, 6))
-    assert space.inherit(result.genotype, result.state).width == space.width
+    assert space.inherit(result.genotype, result.state).width == space.supernet().width
     drawn = random_search(space, source, objective, context, RandomConfig(trials=1))
     space.validate(drawn.genotype)
 

@@ -140,19 +140,19 @@ def test_every_setting_that_differs_has_a_folder_of_its_own():
     assert len(set(configs)) == len(configs) == len({job.folder for job in found})
 
 
-def test_methods_that_differ_in_the_task_of_pretraining_are_different_runs():
-    cell, task = Method("found", pretrained=True), {"recipe.contrastive.task": "swapped"}
+def test_a_contrastive_objective_pretrains_too_and_any_other_leaves_that_to_the_recipe():
+    cell, task = Method("found", pretrained=True), {"recipe.contrastive.task": "comm"}
     methods = (
         StudyMethod(name="plain", cell=cell),
-        StudyMethod(name="both", cell=cell, objective="swapped", changes=task),
-        StudyMethod(name="search", cell=cell, objective="swapped"),
-        StudyMethod(name="pretraining", cell=cell, changes=task),
+        StudyMethod(name="swapped", cell=cell, objective="swapped"),
+        StudyMethod(name="labels", cell=cell, objective="supervised"),
+        StudyMethod(name="labels, comm", cell=cell, objective="supervised", changes=task),
+        StudyMethod(name="random", cell=Method("random", pretrained=True), objective="comm"),
     )
     found = jobs(methods=methods, label_ratio=(0.1,), seeds=1)
-    assert len({job.folder for job in found}) == len(found) == 4
-    tasks = [(j.config.objective.task, j.config.recipe.contrastive.task) for j in found]
-    wanted = ["simclr simclr", "swapped swapped", "swapped simclr", "simclr swapped"]
-    assert [" ".join(pair) for pair in tasks] == wanted
+    assert len({job.folder for job in found}) == len(found) == 5
+    tasks = [job.config.pretraining.task for job in found]
+    assert tasks == ["simclr", "swapped", "simclr", "comm", "comm"]
 
 
 def test_search_has_the_settings_that_were_tuned_for_its_objective():

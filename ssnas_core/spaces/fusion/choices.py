@@ -1,9 +1,10 @@
 """Choices of the fusion space, and the one canonical way to write each architecture.
 
 A cell is a pair of its predecessors and its steps; a step is a primitive and two of
-the cell's states. Cells may change places, steps may, and an unordered primitive's
-inputs may: all these ways of writing compute the same, and `canonical` returns one
-of them.
+the cell's states. What reaches the classifier is a choice of its own, of cells and
+features; a cell that does not, by itself or by others, computes for nobody. Cells may
+change places, steps may, and an unordered primitive's inputs may: all these ways of
+writing compute the same, and `canonical` returns one of them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ class Form:
     """Cells in canonical form, and how they came from the given ones.
 
     Args:
-        cells: the canonical cells.
-        order: for each of them, its number among the given ones.
+        cells: the canonical cells, those that reach the classifier.
+        outputs: what reaches it itself, as the pair of one more cell would name it.
+        order: for each of the cells, its number among the given ones.
         steps: for each of them, the given number of each of its steps.
         turned: (cell, step), canonical numbers, of unordered primitives whose
             inputs changed places.
     """
 
     cells: list[Cell]
+    outputs: tuple[int, ...]
     order: list[int]
     steps: list[tuple[int, ...]]
     turned: frozenset[tuple[int, int]]
@@ -56,34 +59,57 @@ def step_options(step: int, primitives: Sequence[str] = PRIMITIVES) -> list[Step
     return options
 
 
-def canonical(cells: Sequence[Cell], primitives: Sequence[str] = PRIMITIVES) -> Form:
-    """Return the canonical form of `cells`: equal for all ways of writing one architecture."""
-    order = _cell_order(cells)
+def canonical(
+    cells: Sequence[Cell], outputs: Sequence[int], primitives: Sequence[str] = PRIMITIVES
+) -> Form:
+    """Return the canonical form of `cells`: equal for all ways of writing one architecture.
+
+    Args:
+        cells: as given.
+        outputs: what reaches the classifier, as the pair of one more cell would name it.
+        primitives: in the order that ranks them.
+    """
+    order = _cell_order(cells, live(cells, outputs))
     place = {old: new for new, old in enumerate(order)}
     result: list[Cell] = []
     orders: list[tuple[int, ...]] = []
     turned: set[tuple[int, int]] = set()
+
+    def moved(member: int, old: int, new: int) -> int:
+        # earlier cells are numbered first, features after them
+        return place[member] if member < old else member - old + new
+
     for new, old in enumerate(order):
         pair, steps = cells[old]
-        # earlier cells are numbered first, features after them
-        first, second = (place[m] if m < old else m - old + new for m in pair)
+        first, second = (moved(m, old, new) for m in pair)
         reverse = first > second  # two earlier cells changed places, so x and y do
         chosen, step_order, swapped = _canonical_steps(steps, reverse, primitives)
         result.append(((min(first, second), max(first, second)), chosen))
         orders.append(step_order)
         turned |= {(new, step) for step in swapped}
-    return Form(result, order, orders, frozenset(turned))
+    reached = sorted({moved(m, len(cells), len(order)) for m in outputs})
+    return Form(result, tuple(reached), order, orders, frozenset(turned))
 
 
-def _cell_order(cells: Sequence[Cell]) -> list[int]:
+def live(cells: Sequence[Cell], outputs: Sequence[int]) -> set[int]:
+    """Return the numbers of the cells that reach the classifier, by themselves or by others."""
+    found = {m for m in outputs if m < len(cells)}
+    for cell in reversed(range(len(cells))):
+        if cell in found:
+            found |= {m for m in cells[cell][0] if m < cell}
+    return found
+
+
+def _cell_order(cells: Sequence[Cell], among: set[int]) -> list[int]:
     """Return each cell after its inputs; of those that are ready, that of the smallest inputs.
 
     Distinct pairs of inputs make this order unique.
     """
     order: list[int] = []
-    while len(order) < len(cells):
+    while len(order) < len(among):
         ready = []
-        for cell, (pair, _) in enumerate(cells):
+        for cell in among:
+            pair = cells[cell][0]
             if cell not in order and all(m in order for m in pair if m < cell):
                 key = sorted((0, order.index(m)) if m < cell else (1, m - cell) for m in pair)
                 ready.append((key, cell))

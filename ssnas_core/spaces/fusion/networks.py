@@ -28,6 +28,7 @@ Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the option
 softmax: Relax = partial(torch.softmax, dim=-1)
 
 
+Output = Literal["cells", "chosen"]
 Released = Literal["operator_norm", "operator_dropout", "residual", "cell_norm", "output_norm"]
 RELEASED: tuple[Released, ...] = get_args(Released)
 """What BM-NAS's released networks hold and its formulas do not, see `FusionConfig`."""
@@ -43,6 +44,7 @@ class Sizes:
     steps: int = 1  # operations inside one cell, at most 6
     dropout: float = 0.1  # of the stems, and of the operators where `released` says so
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
+    output: Output = "cells"  # what reaches the classifier: all cells, or any parts
     released: tuple[Released, ...] = ()  # of BM-NAS's released networks, beside the formulas
 
 
@@ -66,7 +68,7 @@ class Stem(nn.Module):
 
 
 class FusionStems(nn.Module):
-    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, P, C)."""
 
     def __init__(self, channels: Mapping[str, int], config: Sizes) -> None:
         super().__init__()
@@ -76,10 +78,6 @@ class FusionStems(nn.Module):
             self.add_module(name, Stem(width, config.channels, config.dropout))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return all states at L positions; vectors are repeated there."""
-        return [state.expand(-1, self.length, -1) for state in self.columns(features)]
-
-    def columns(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the states (N, P, C), P in {1, L}: vectors as the one column that they are."""
         if self.training:
             features = drop_modality(features, list(self._modules), self.modality_dropout)
@@ -113,6 +111,9 @@ def pair_labels(
 ) -> dict[str, tuple[str, ...]]:
     """Return the meaning of each entry of each of `FusionSupernet`'s logit vectors."""
     names: dict[str, tuple[str, ...]] = {}
+    if config.output == "chosen":
+        parts = itertools.product(predecessors(config.cells, features), ("kept", "left"))
+        names["output"] = tuple(f"{part} {what}" for part, what in parts)
     for cell in range(config.cells):
         names[f"alpha_{cell}"] = predecessors(cell, features)
         for step in range(config.steps):
@@ -127,7 +128,9 @@ class FusionSupernet(nn.Module):
 
     Logits are parameters named `logits.alpha_<cell>` (one per edge),
     `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
-    (5 primitives, then the further ones), so a state dict holds the architecture too.
+    (5 primitives, then the further ones), so a state dict holds the architecture too. Where
+    what reaches the classifier is a choice, `logits.output` has a row for each cell and
+    feature: that it is kept, and that it is left.
     `relax` turns the scores of a choice's options into weights: a strategy may set another.
     """
 
@@ -137,6 +140,7 @@ class FusionSupernet(nn.Module):
         pairs: Sequence[Sequence[Pair]],
         config: Sizes,
         operators: Mapping[str, Factory],
+        positions: Mapping[str, int],
     ) -> None:
         super().__init__()
         self.config = config
@@ -144,7 +148,11 @@ class FusionSupernet(nn.Module):
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
         self.embedding = Embedding(config)
+        self._positions = list(positions.values()) if config.output == "chosen" else []
+        self.width = config.channels * (config.cells * config.length + sum(self._positions))
         sizes: dict[str, tuple[int, ...]] = {}
+        if config.output == "chosen":
+            sizes["output"] = (config.cells + len(channels), 2)
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels),)
             # which member of each pair is which predecessor, as two (pairs, E) tables
@@ -160,8 +168,12 @@ class FusionSupernet(nn.Module):
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
-        states = self.stems.columns(features)
+        """Return embeddings (N, width) of features by name, (N, P, C_in) each.
+
+        They are those of all cells; where these are a choice, each of its weight, and of all
+        features behind them.
+        """
+        states = self.stems(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             tables = self.get_buffer(f"_pairs_{index}")
@@ -172,11 +184,20 @@ class FusionSupernet(nn.Module):
             pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
             primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
             outputs.append(cell(x, y, pairs, primitives))
+        if self.config.output == "chosen":
+            kept = self.relax(self.logits["output"])[:, 0]
+            outputs += at_positions(states, self._positions)
+            outputs = [weight * part for weight, part in zip(kept, outputs, strict=True)]
         return self.embedding(outputs)
 
 
+def at_positions(states: Sequence[Tensor], positions: Sequence[int]) -> list[Tensor]:
+    """Return states (N, P, C) at so many positions: one that is asked for at L is repeated."""
+    return [state.expand(-1, p, -1) for state, p in zip(states, positions, strict=True)]
+
+
 class Embedding(nn.Module):
-    """All cells' outputs as one vector; `output_norm` takes ReLU(LayerNorm) of them together."""
+    """What reaches the classifier as one vector; `output_norm`: ReLU(LayerNorm) of it."""
 
     def __init__(self, config: Sizes) -> None:
         super().__init__()
@@ -184,9 +205,10 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(shape) if "output_norm" in config.released else None
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return (N, cells * L * C) of each cell's (N, L, C)."""
-        joined = torch.stack(list(outputs), 1)  # (N, cells, L, C)
-        return (joined if self.norm is None else self.norm(joined).relu()).flatten(1)
+        """Return (N, sum of P * C) of parts (N, P, C); the norm is of all cells."""
+        if self.norm is None:
+            return torch.cat([part.flatten(1) for part in outputs], 1)
+        return self.norm(torch.stack(list(outputs), 1)).relu().flatten(1)
 
 
 class CellOutput(nn.Module):
@@ -307,43 +329,51 @@ class FusionNetwork(nn.Module):
     Args:
         channels: channels of every feature of the space.
         cells: the genotype's choices (`choices.Cell`).
+        outputs: what reaches the classifier (`choices.Form`).
         config: sizes.
         operators: further primitives by name.
+        positions: of every feature of the space.
     """
 
     def __init__(
         self,
         channels: Mapping[str, int],
         cells: Sequence[Cell],
+        outputs: Sequence[int],
         config: Sizes,
         operators: Mapping[str, Factory],
+        positions: Mapping[str, int],
     ) -> None:
         super().__init__()
         names = list(channels)
-        # A member of a pair is an earlier cell (its number) or a feature (behind the cells).
-        used = {m - cell for cell, (pair, _) in enumerate(cells) for m in pair if m >= cell}
-        self.features = [name for index, name in enumerate(names) if index in used]
-        self._pairs = [
-            tuple(m if m < cell else names[m - cell] for m in pair)
-            for cell, (pair, _) in enumerate(cells)
-        ]
-        self.width = config.cells * config.length * config.channels
+
+        def named(member: int, cell: int) -> int | str:  # an earlier cell, or a feature
+            return member if member < cell else names[member - cell]
+
+        self._pairs = [tuple(named(m, cell) for m in pair) for cell, (pair, _) in enumerate(cells)]
+        self._outputs = [named(m, len(cells)) for m in outputs]
+        used = {*itertools.chain(*self._pairs, self._outputs)}
+        self.features = [name for name in names if name in used]
+        self._positions = [positions.get(str(one), config.length) for one in self._outputs]
+        self.width = config.channels * sum(self._positions)
         self.stems = FusionStems({name: channels[name] for name in self.features}, config)
         self.cells = nn.ModuleList(_DerivedCell(steps, config, operators) for _, steps in cells)
         self.embedding = Embedding(config)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
+        """Return embeddings (N, width) of features by name, (N, P, C_in) each."""
         states: dict[int | str, Tensor] = dict(
             zip(self.features, self.stems(features), strict=True)
         )
+        length = self.stems.length
         for index, cell in enumerate(self.cells):
-            first, second = self._pairs[index]
-            states[index] = cell(states[first], states[second])
-        return self.embedding([states[index] for index in range(len(self.cells))])
+            x, y = (states[member].expand(-1, length, -1) for member in self._pairs[index])
+            states[index] = cell(x, y)
+        outputs = [states[member] for member in self._outputs]
+        return self.embedding(at_positions(outputs, self._positions))
 
 
-class _DerivedStep(nn.Module):
+class DerivedStep(nn.Module):
     def __init__(self, step: Step, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.name, (self.first, self.second) = step
@@ -363,7 +393,7 @@ class _DerivedCell(nn.Module):
         self, steps: Sequence[Step], config: Sizes, operators: Mapping[str, Factory]
     ) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)
+        self.steps = nn.ModuleList(DerivedStep(step, config, operators) for step in steps)
         self.output = CellOutput(config)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

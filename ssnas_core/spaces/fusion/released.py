@@ -53,6 +53,7 @@ class ReleasedSupernet(nn.Module):
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_Cell(config) for _ in range(config.cells))
         self.embedding = Embedding(config)
+        self.width = config.cells * config.length * config.channels
         sizes: dict[str, tuple[int, ...]] = {}
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels), 2)
@@ -65,7 +66,7 @@ class ReleasedSupernet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
-        states = self.stems.columns(features)
+        states = self.stems(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             edges = _identity(self.logits[f"alpha_{index}"])
@@ -121,11 +122,12 @@ def _identity(logits: Tensor) -> Tensor:
 
 def check_released(config: Sizes, operators: Mapping[str, object], features: Sequence[str]) -> None:
     """Raise `InputError` where the released relaxation does not know the space."""
-    if operators or len(features) < 2 * config.cells:
+    if operators or config.output == "chosen" or len(features) < 2 * config.cells:
         raise InputError(
-            "the released relaxation has its four operators, and may use two features up in each "
-            f"cell: got operators {list(operators)}, and {len(features)} features for "
-            f"{config.cells} cells; use FusionConfig(relaxation='pairs')."
+            "the released relaxation has its four operators, keeps all cells, and may use two "
+            f"features up in each: got operators {list(operators)}, output {config.output!r}, and "
+            f"{len(features)} features for {config.cells} cells; use "
+            "FusionConfig(relaxation='pairs')."
         )
 
 

@@ -4,8 +4,13 @@ Upper level: each cell takes two of its predecessors, which are the stored
 features and the earlier cells (logits alpha, one per edge). Lower level: each
 step inside a cell takes two of the cell's states, which are its two inputs and
 its earlier steps (logits beta, one per edge and slot), and one of five
-primitives (logits gamma), to which a space may add others by name. The
-network's output is all cells' outputs.
+primitives (logits gamma), to which a space may add others by name. What reaches the
+classifier is all cells' outputs, as there; or a choice of its own (`FusionConfig.output`),
+of any cells and any features, each kept or left (logits output).
+
+BM-NAS's space, in which all cells reach the classifier, cannot pass on a feature as it is:
+it holds neither a network of one modality nor late concatenation. With the choice these
+are members, and fewer cells than there may be.
 
 A pair of edges weighs the product of its edge weights, normalised over all
 pairs; so the paper's rule for deriving, the pair with the largest product, is
@@ -23,6 +28,9 @@ network. Deviations from the paper and its code:
 - A cell returns LayerNorm(steps + x + y): a pair has no first member, so both
   inputs pass by the operation, where the paper adds one of them.
 - LayerNorm is over channels, at each position.
+- Attention that reads from a state of one position returns that state, whatever its query
+  is: where the features' positions are known, no such step is derived. It weighs in the
+  relaxation, as Zero does.
 - The networks hold the paper's formulas alone, where the code has further norms and
   dropout; `FusionConfig.released` adds them, and takes the last two deviations back.
 """
@@ -56,9 +64,12 @@ from ssnas_core.spaces.fusion.choices import (
 )
 from ssnas_core.spaces.fusion.networks import (
     RELEASED,
+    CellOutput,
+    DerivedStep,
     FusionNetwork,
     FusionSupernet,
     Sizes,
+    Stem,
     ordered_pairs,
     pair_labels,
     pair_scores,
@@ -69,7 +80,7 @@ from ssnas_core.spaces.fusion.released import (
     derive_released,
     released_labels,
 )
-from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.spaces.genotype import OUTPUT, Genotype, Node
 from ssnas_core.spaces.operators import PRIMITIVES, Factory, is_ordered
 
 MAX_STEPS = 6
@@ -88,6 +99,10 @@ class FusionConfig(Sizes):
     file imports nothing), or the name of an entry point. In a genotype the operator
     stands as the short name of the class.
 
+    With `output` "chosen" any cells and any features reach the classifier, at least one of
+    them. `budget` leaves out architectures of more weights, which the classifier's do not
+    count among; of a relaxation it keeps what the logits are surest of, and still fits.
+
     `released` names what BM-NAS's released networks hold beside the paper's formulas; with
     all of `RELEASED` a genotype's network computes what theirs does:
 
@@ -103,12 +118,20 @@ class FusionConfig(Sizes):
     relaxation: Literal["pairs", "released"] = "pairs"  # released: as in BM-NAS's code
     taps: int | None = None  # deepest features of each modality that may be read; None: all
     operators: tuple[str, ...] = ()  # further primitives
+    budget: int | None = None  # weights of a network, at most; None: any
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Names of methods of other spaces that this one's has not."""
+        return ("extensions",) if self.output == "chosen" else ()
 
     def __post_init__(self) -> None:
-        check_fields(self, channels=1, length=1, cells=1, steps=1, taps=1)
+        check_fields(self, channels=1, length=1, cells=1, steps=1, taps=1, budget=1)
         if self.steps > MAX_STEPS:  # all orders of a cell's steps are gone through
             raise InputError(f"FusionConfig.steps must be <= {MAX_STEPS}, got {self.steps}.")
         self._check_released()
+        if self.budget is not None and self.output == "cells":
+            raise InputError("FusionConfig.budget needs output='chosen', got 'cells'; set it.")
         check_dropouts(self)
         _further_operators(self.operators)
 
@@ -122,10 +145,17 @@ class FusionConfig(Sizes):
                 f"FusionConfig.released: residual knows at most two cells, got {self.cells}; "
                 "leave it out."
             )
+        if "output_norm" in self.released and self.output == "chosen":
+            raise InputError(
+                "FusionConfig.released: output_norm is over all cells, which FusionConfig.output "
+                "may leave out; use output 'cells', or leave it out."
+            )
 
-    def open(self, channels: Mapping[str, int]) -> FusionSpace:
-        """Return the space over features of so many `channels`, by name."""
-        return FusionSpace(channels, self)
+    def open(
+        self, channels: Mapping[str, int], positions: Mapping[str, int] | None = None
+    ) -> FusionSpace:
+        """Return the space over features of so many `channels` and `positions`, by name."""
+        return FusionSpace(channels, self, positions=positions)
 
     def trained_with(self, dropout: float) -> Self:
         """Return the configuration of the same architectures with another dropout."""
@@ -179,10 +209,13 @@ class FusionSpace:
             takes the number of channels C and returns a module with forward(x, y),
             (N, L, C) each, -> (N, L, C). Their first input is taken to be another than
             the second.
+        positions: of each feature by name, 1 or L. None: not known; then nothing is left
+            out for them, and a feature that reaches the classifier does so at L.
 
     Raises:
         InputError: fewer than two features, or an operator whose name is taken or
-            is no identifier; or what the released relaxation does not know.
+            is no identifier; what the released relaxation does not know; or a budget
+            that no architecture keeps.
     """
 
     name = "fusion"
@@ -192,10 +225,14 @@ class FusionSpace:
         channels: Mapping[str, int],
         config: FusionConfig | None = None,
         operators: Mapping[str, Factory] | None = None,
+        positions: Mapping[str, int] | None = None,
     ) -> None:
         self.config = config or FusionConfig()
         self.channels = deepest(channels, self.config.taps)
         self.features = tuple(self.channels)
+        length = self.config.length
+        self.positions = {name: (positions or {}).get(name, length) for name in self.features}
+        self._given = positions
         self.operators = _further_operators(self.config.operators, operators)
         self.primitives = (*PRIMITIVES, *self.operators)
         if len(self.features) < 2:
@@ -206,11 +243,12 @@ class FusionSpace:
         self._nodes_per_cell = steps + (steps > 1)  # several are concatenated by a node
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
-
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding, cells x L x C."""
-        return self.config.cells * self.config.length * self.config.channels
+        least = min(self._stem_weights.values()) if self.config.budget else 0
+        if least > (self.config.budget or 0):
+            raise InputError(
+                f"FusionConfig.budget: the smallest network has {least} weights, got "
+                f"{self.config.budget}; raise it, or lower FusionConfig.channels."
+            )
 
     def predecessors(self, cell: int) -> tuple[str, ...]:
         """Return the names of a cell's possible inputs: the earlier cells, then the features."""
@@ -235,10 +273,44 @@ class FusionSpace:
         named = (self._pair(cell, one) for cell, pairs in enumerate(self.pairs) for one in pairs)
         return {pair: number for number, pair in enumerate(dict.fromkeys(named))}
 
+    # What each part of a network weighs, for a budget.
+
+    @cached_property
+    def _stem_weights(self) -> dict[str, int]:
+        sizes = self.config.channels, self.config.dropout
+        return {name: _weights_of(Stem(c, *sizes)) for name, c in self.channels.items()}
+
+    @cached_property
+    def _operator_weights(self) -> dict[str, int]:
+        made = {name: DerivedStep((name, (0, 1)), self.config, self.operators)
+                for name in self.primitives[1:]}  # fmt: skip
+        return {name: _weights_of(module) for name, module in made.items()}
+
+    @cached_property
+    def _cell_weights(self) -> int:
+        return _weights_of(CellOutput(self.config))
+
+    def _fits(self, form: Form) -> bool:
+        """Whether the network of these choices is within the budget."""
+        if self.config.budget is None:
+            return True
+        count = len(form.cells)
+        members = {m - cell for cell, (pair, _) in enumerate(form.cells) for m in pair if m >= cell}
+        members |= {m - count for m in form.outputs if m >= count}
+        total = sum(self._stem_weights[self.features[member]] for member in members)
+        for _, steps in form.cells:
+            total += self._cell_weights + sum(self._operator_weights[name] for name, _ in steps)
+        return total <= self.config.budget
+
     # The architectures, each once, in canonical form.
 
     def sample(self, generator: torch.Generator) -> Genotype:
-        """Return a genotype drawn uniformly from the space (by rejecting other forms)."""
+        """Return a random genotype of the space.
+
+        Its cells are drawn uniformly from all ways to have all of them, each way once; where
+        what reaches the classifier is a choice, each part is then kept or left by a coin, and
+        cells that reach it no more are none.
+        """
 
         def draw(options: Sequence) -> int:
             return int(torch.randint(len(options), (), generator=generator))
@@ -248,34 +320,70 @@ class FusionSpace:
             for pairs in self.pairs:
                 pair = pairs[draw(pairs)]
                 cells.append((pair, tuple(options[draw(options)] for options in self._steps)))
-            if self._is_canonical(cells):
-                return self._genotype(cells)
+            if not self._is_canonical(cells):
+                continue
+            form = self._form(cells, self._drawn_outputs(generator))
+            if form.outputs and self._fits(form):
+                return self._genotype(form)
+
+    def _drawn_outputs(self, generator: torch.Generator) -> list[int]:
+        if self.config.output == "cells":
+            return list(range(self.config.cells))
+        parts = self.config.cells + len(self.features)
+        return torch.randint(2, (parts,), generator=generator).nonzero()[:, 0].tolist()
 
     def genotypes(self) -> Iterator[Genotype]:
-        """Yield every genotype of the space."""
+        """Yield every genotype of the space, those of fewer cells first."""
+        counts = range(self.config.cells + 1) if self.config.output == "chosen" else [self.levels]
+        for count in counts:
+            for cells in self._of_cells(count):
+                for outputs in self._outputs(count):
+                    form = self._form(cells, outputs)
+                    if len(form.cells) == count and self._fits(form):
+                        yield self._genotype(form)
+
+    def _of_cells(self, count: int) -> Iterator[list[Cell]]:
+        """Yield every way to have so many cells, in canonical form."""
         steps = list(itertools.product(*self._steps))
-        for cells in itertools.product(*(itertools.product(pairs, steps) for pairs in self.pairs)):
-            if self._is_canonical(cells):
-                yield self._genotype(cells)
+        options = (itertools.product(pairs, steps) for pairs in self.pairs[:count])
+        for cells in itertools.product(*options):
+            if self._is_canonical(list(cells)):
+                yield list(cells)
+
+    def _outputs(self, count: int) -> Iterator[tuple[int, ...]]:
+        """Yield all that may reach the classifier of so many cells."""
+        if self.config.output == "cells":
+            yield tuple(range(count))
+            return
+        parts = range(count + len(self.features))
+        for size in range(1, len(parts) + 1):
+            yield from itertools.combinations(parts, size)
 
     def validate(self, genotype: Genotype) -> None:
         """Raise unless `genotype` is in this space.
 
         Raises:
             InputError: another space, unknown operators or features, wrong
-                numbers of cells or steps, or a form that is not canonical.
+                numbers of cells or steps, a form that is not canonical, attention to
+                one position, or more weights than the budget.
         """
-        self._cells(genotype)
+        self._choices(genotype)
 
     def build(self, genotype: Genotype) -> FusionNetwork:
         """Return the network of `genotype` with fresh weights (torch's global seed)."""
-        return FusionNetwork(self.channels, self._cells(genotype), self.config, self.operators)
+        form = self._choices(genotype)
+        return FusionNetwork(
+            self.channels, form.cells, form.outputs, self.config, self.operators, self.positions
+        )
 
     # As variables (`ChoiceSpace`).
 
     @property
     def variables(self) -> dict[str, tuple[str, ...]]:
         """The values of each choice: `pair_<cell>`, and `step_<cell>_<step>` of the cell's states.
+
+        Where what reaches the classifier is a choice, `output_<part>` says of each cell and
+        feature whether it is kept.
 
         A cell's states are its inputs x and y, in the order of the pair, and its earlier
         steps. Primitives that do not tell their inputs apart have one value per pair of states.
@@ -289,31 +397,48 @@ class FusionSpace:
                     f"{operator}({of[first]}, {of[second]})"
                     for operator, (first, second) in options
                 )
+        if self.config.output == "chosen":
+            parts = self.predecessors(self.config.cells)
+            names |= {f"output_{part}": ("left", "kept") for part in parts}
         return names
 
     def decode(self, choice: Mapping[str, int]) -> Genotype | None:
         """Return the architecture of a value (its number, from 0) for each of the `variables`.
 
-        Several choices may be one architecture. None where two cells would take the same pair.
+        Several choices may be one architecture. None where two cells would take the same pair,
+        attention would read from one position, nothing reaches the classifier, or the budget
+        is not kept.
         """
         cells: list[Cell] = []
         for cell, pairs in enumerate(self.pairs):
             steps = enumerate(self._steps)
             chosen = tuple(options[choice[f"step_{cell}_{step}"]] for step, options in steps)
             cells.append((pairs[choice[f"pair_{cell}"]], chosen))
-        return self._genotype(self._form(cells).cells) if self._distinct(cells) else None
+        outputs: Sequence[int] = range(len(cells))
+        if self.config.output == "chosen":
+            parts = enumerate(self.predecessors(len(cells)))
+            outputs = [member for member, part in parts if choice[f"output_{part}"]]
+        form = self._form(cells, outputs)
+        is_one = form.outputs and self._is_sound(form.cells) and self._fits(form)
+        return self._genotype(form) if is_one else None
 
     def encode(self, genotype: Genotype) -> dict[str, int]:
         """Return the choice that is written as `genotype`; it decodes to it.
 
+        Variables of cells that it does not have, and which are left, are 0.
+
         Raises:
             InputError: as `validate`.
         """
-        choice: dict[str, int] = {}
-        for cell, (pair, steps) in enumerate(self._cells(genotype)):
+        form = self._choices(genotype)
+        choice = dict.fromkeys(self.variables, 0)
+        for cell, (pair, steps) in enumerate(form.cells):
             choice[f"pair_{cell}"] = self.pairs[cell].index(pair)
             for step, (options, chosen) in enumerate(zip(self._steps, steps, strict=True)):
                 choice[f"step_{cell}_{step}"] = options.index(chosen)
+        if self.config.output == "chosen":
+            parts = self.predecessors(len(form.cells))
+            choice |= {f"output_{parts[member]}": 1 for member in form.outputs}
         return choice
 
     # Cell by cell (`GrowingSpace`).
@@ -326,7 +451,7 @@ class FusionSpace:
     def first(self, count: int) -> FusionSpace:
         """Return the space of the architectures of `count` cells; each begins larger ones."""
         config = replace(self.config, cells=count, operators=())
-        return FusionSpace(self.channels, config, self.operators)
+        return FusionSpace(self.channels, config, self.operators, self._given)
 
     def extensions(self, prefix: Genotype | None) -> list[Genotype]:
         """Return every architecture of one cell more that begins with `prefix`, each once.
@@ -338,14 +463,24 @@ class FusionSpace:
             prefix: of `first(count)`; None for the architectures of one cell.
 
         Raises:
-            InputError: it is of no such space.
+            InputError: it is of no such space, or what reaches the classifier is a choice,
+                which is no cell.
         """
-        begun = [] if prefix is None else self._cells(prefix, self._count(prefix))
+        if self.config.output == "chosen":
+            raise InputError(
+                "an architecture grows by cells only where all of them reach the classifier; use "
+                "FusionConfig(output='cells')."
+            )
+        begun = [] if prefix is None else self._choices(prefix, self._count(prefix)).cells
         pairs = self.pairs[len(begun)] if len(begun) < self.levels else ()
         grown = (
             [*begun, last] for last in itertools.product(pairs, itertools.product(*self._steps))
         )
-        return [self._genotype(cells) for cells in grown if self._is_canonical(cells)]
+        return [
+            self._genotype(self._form(cells, range(len(cells))))
+            for cells in grown
+            if self._is_canonical(cells)
+        ]
 
     @property
     def token_sizes(self) -> tuple[int, ...]:
@@ -364,7 +499,8 @@ class FusionSpace:
             InputError: it is of neither.
         """
         result = []
-        for cell, (pair, steps) in enumerate(self._cells(genotype, self._count(genotype))):
+        form = self._choices(genotype, self._count(genotype))
+        for cell, (pair, steps) in enumerate(form.cells):
             chosen = (options.index(step) for options, step in zip(self._steps, steps, strict=True))
             result.append((self._numbers[self._pair(cell, pair)], *chosen))
         return result
@@ -375,11 +511,13 @@ class FusionSpace:
         """Return all choices at once: fresh weights and small random logits (torch's seed)."""
         if self.config.relaxation == "released":
             return ReleasedSupernet(self.channels, self.config)
-        return FusionSupernet(self.channels, self.pairs, self.config, self.operators)
+        return FusionSupernet(
+            self.channels, self.pairs, self.config, self.operators, self.positions
+        )
 
     def derive(self, logits: Mapping[str, Tensor]) -> Genotype:
         """Return the most probable genotype under `logits`, named as in `labels`."""
-        return self._genotype(self._form(self._argmax(logits)).cells)
+        return self._genotype(self._derived(logits))
 
     def inherit(self, genotype: Genotype, state: Mapping[str, Tensor]) -> FusionNetwork:
         """Return the derived network with the weights of the supernet that it was derived from.
@@ -393,8 +531,8 @@ class FusionSpace:
         """
         prefix = "logits."
         logits = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        form = self._form(self._argmax(logits))
-        derived = self._genotype(form.cells)
+        form = self._derived(logits)
+        derived = self._genotype(form)
         if derived != genotype:
             raise InputError(
                 f"the supernet derives {derived}, not {genotype}; "
@@ -414,16 +552,27 @@ class FusionSpace:
         """
         if self.config.relaxation == "released":
             raise InputError("the released relaxation is no one genotype's network at any logits.")
+        form = self._choices(genotype)
         logits = {}
-        for cell, (pair, steps) in enumerate(self._cells(genotype)):
+        if self.config.output == "chosen":
+            parts = self.predecessors(self.config.cells)
+            reached = {self.predecessors(len(form.cells))[member] for member in form.outputs}
+            logits["output"] = torch.tensor(
+                [[scale, 0.0] if part in reached else [0.0, scale] for part in parts]
+            )  # kept, left
+        for cell in range(self.config.cells):
             alpha = torch.zeros(len(self.predecessors(cell)))  # (E,)
+            # a cell beyond those of the genotype is left, and may be any
+            pair, steps = form.cells[cell] if cell < len(form.cells) else ((), ())
             alpha[list(pair)] = scale
             logits[f"alpha_{cell}"] = alpha
-            for step, (operator, (first, second)) in enumerate(steps):
+            for step in range(self.config.steps):
                 beta = torch.zeros(2, 2 + step)  # (slots, states)
-                beta[0, first] = beta[1, second] = scale
                 gamma = torch.zeros(len(self.primitives))  # (O,)
-                gamma[self.primitives.index(operator)] = scale
+                if steps:
+                    operator, (first, second) = steps[step]
+                    beta[0, first] = beta[1, second] = scale
+                    gamma[self.primitives.index(operator)] = scale
                 logits |= {f"beta_{cell}_{step}": beta, f"gamma_{cell}_{step}": gamma}
         return logits
 
@@ -433,8 +582,25 @@ class FusionSpace:
             return released_labels(self.config, self.features)
         return pair_labels(self.config, self.features, self.primitives)
 
+    def _derived(self, logits: Mapping[str, Tensor]) -> Form:
+        """Return the mode: the most probable cells, and what most probably reaches the classifier.
+
+        Of a budget, the parts that are surest to be kept use it up first.
+        """
+        cells = self._argmax(logits)
+        if self.config.output == "cells":
+            return self._form(cells, range(len(cells)))
+        kept, left = logits["output"].detach().cpu().unbind(1)
+        odds = kept - left
+        outputs: list[int] = []
+        for member in odds.argsort(descending=True, stable=True).tolist():
+            wanted = odds[member] > 0 or not outputs
+            if wanted and self._fits(self._form(cells, [*outputs, member])):
+                outputs.append(member)
+        return self._form(cells, outputs)
+
     def _argmax(self, logits: Mapping[str, Tensor]) -> list[Cell]:
-        """Return the mode: the best pairs in total, none of them twice, and the best steps."""
+        """Return the best pairs in total, none of them twice, and the best steps."""
         if self.config.relaxation == "released":
             return derive_released(logits, self.config, len(self.features))
         from scipy.optimize import linear_sum_assignment
@@ -451,21 +617,32 @@ class FusionSpace:
         for cell, column in enumerate(chosen):
             of = self.predecessors(cell)
             first, second = (of.index(name) for name in names[column])
-            steps = [
-                self._best_step(logits[f"beta_{cell}_{step}"], logits[f"gamma_{cell}_{step}"])
-                for step in range(self.config.steps)
-            ]
-            cells.append(((first, second), tuple(steps)))
+            cells.append(((first, second), ()))
+            for step in range(self.config.steps):
+                beta, gamma = logits[f"beta_{cell}_{step}"], logits[f"gamma_{cell}_{step}"]
+                chosen_step = self._best_step(beta, gamma, self._columns(cells)[-1])
+                cells[-1] = (cells[-1][0], (*cells[-1][1], chosen_step))
         return cells
 
-    def _best_step(self, beta: Tensor, gamma: Tensor) -> Step:
-        """Return the most probable primitive with its most probable inputs."""
-        operator = self.primitives[1 + int(gamma.detach()[1:].argmax())]  # Zero is never derived
-        table = ordered_pairs(beta.detach())
-        if not is_ordered(operator):
-            table = (table + table.T).triu(1)
-        first, second = divmod(int(table.argmax()), table.shape[1])
-        return operator, (first, second)
+    def _best_step(self, beta: Tensor, gamma: Tensor, columns: Sequence[bool]) -> Step:
+        """Return the most probable primitive that says what it does, with its likeliest inputs.
+
+        Args:
+            beta: (2, states).
+            gamma: (O,).
+            columns: which states are the same at all positions.
+        """
+        for place in gamma.detach()[1:].argsort(descending=True, stable=True).tolist():
+            operator = self.primitives[1 + place]  # Zero is never derived
+            table = ordered_pairs(beta.detach())
+            if not is_ordered(operator):
+                table = (table + table.T).triu(1)
+            for cell in table.flatten().argsort(descending=True, stable=True).tolist():
+                first, second = divmod(cell, table.shape[1])
+                step = operator, (first, second)
+                if table[first, second] > 0 and not _is_idle(step, columns):
+                    return step
+        raise AssertionError("Sum is never idle")
 
     # Between cells of numbers and genotypes of names.
 
@@ -474,24 +651,43 @@ class FusionSpace:
         names = self.predecessors(cell)
         return names[pair[0]], names[pair[1]]
 
-    def _form(self, cells: Sequence[Cell]) -> Form:
-        return canonical(cells, self.primitives)
+    def _form(self, cells: Sequence[Cell], outputs: Sequence[int]) -> Form:
+        return canonical(cells, outputs, self.primitives)
 
-    def _distinct(self, cells: Sequence[Cell]) -> bool:
-        """Return whether no two cells share their pair of inputs."""
-        return len({self._pair(cell, pair) for cell, (pair, _) in enumerate(cells)}) == len(cells)
+    def _columns(self, cells: Sequence[Cell]) -> list[list[bool]]:
+        """Return which states of each cell are known to be the same at all positions."""
+        features = [(self._given or {}).get(name) == 1 for name in self.features]
+        of_cells: list[bool] = []
+        result = []
+        for pair, steps in cells:
+            columns = [[*of_cells, *features][member] for member in pair]
+            for operator, inputs in steps:
+                read = inputs[:1] if operator == "Attention" else inputs
+                columns.append(all(columns[state] for state in read))
+            of_cells.append(all(columns))
+            result.append(columns)
+        return result
 
-    def _is_canonical(self, cells: Sequence[Cell]) -> bool:
-        """Return whether these are an architecture, in canonical form."""
-        return self._distinct(cells) and self._form(cells).cells == list(cells)
+    def _is_sound(self, cells: Sequence[Cell]) -> bool:
+        """Whether no two cells share their pair of inputs, and each step does what it says."""
+        pairs = {self._pair(cell, pair) for cell, (pair, _) in enumerate(cells)}
+        return len(pairs) == len(cells) and not self._idle_steps(cells)
+
+    def _idle_steps(self, cells: Sequence[Cell]) -> list[Step]:
+        columns = zip(cells, self._columns(cells), strict=True)
+        return [step for (_, steps), of in columns for step in steps if _is_idle(step, of)]
+
+    def _is_canonical(self, cells: list[Cell]) -> bool:
+        """Whether these are cells of an architecture, all of which reach the classifier."""
+        return self._is_sound(cells) and self._form(cells, range(len(cells))).cells == cells
 
     def _count(self, genotype: Genotype) -> int:
         """Return how many cells a genotype of this space or of its `first` ones has."""
         return min(-(-len(genotype.nodes) // self._nodes_per_cell), self.levels)
 
-    def _genotype(self, cells: Sequence[Cell]) -> Genotype:
+    def _genotype(self, form: Form) -> Genotype:
         nodes = []
-        for cell, (pair, steps) in enumerate(cells):
+        for cell, (pair, steps) in enumerate(form.cells):
             of = list(self._pair(cell, pair))
             for step, (operator, (first, second)) in enumerate(steps):
                 name = f"cell_{cell}" if len(steps) == 1 else f"cell_{cell}_step_{step}"
@@ -499,11 +695,13 @@ class FusionSpace:
                 of.append(name)
             if len(steps) > 1:
                 nodes.append(Node(f"cell_{cell}", "Concat", tuple(of[2:])))
+        if self.config.output == "chosen":
+            names = self.predecessors(len(form.cells))
+            nodes.append(Node(OUTPUT, "Concat", tuple(names[m] for m in form.outputs)))
         return Genotype(self.name, tuple(nodes))
 
-    def _cells(self, genotype: Genotype, count: int | None = None) -> list[Cell]:
+    def _choices(self, genotype: Genotype, count: int | None = None) -> Form:
         """Return the choices behind `genotype`, checked; of `count` cells, by default all."""
-        count = self.levels if count is None else count
         wrong = f"{genotype!s:.300} is not a genotype of this space"
         if genotype.space != self.name:
             raise InputError(f"{wrong}: expected {self.name}, got {genotype.space}.")
@@ -513,22 +711,43 @@ class FusionSpace:
                 f"{wrong}: it uses {str(sorted(unknown))[:200]}; "
                 f"the features are {', '.join(self.features)}."
             )
-        if len(genotype.nodes) != count * self._nodes_per_cell:
+        nodes, most = list(genotype.nodes), self.levels if count is None else count
+        if self.config.output == "chosen":
+            output = nodes.pop()
+            most = len(nodes) // self._nodes_per_cell
+            names = self.predecessors(most)
+            if (output.name, output.operator) != (OUTPUT, "Concat") or most > self.levels:
+                raise InputError(
+                    f"{wrong}: expected at most {self.levels} cells and then output = Concat(...) "
+                    f"of what reaches the classifier, got {most} cells and {output.name} = "
+                    f"{output!s:.200}; use FusionConfig(output='cells') for one without."
+                )
+        if len(nodes) != most * self._nodes_per_cell:
             raise InputError(
-                f"{wrong}: expected {count} cells of {self.config.steps} steps, "
-                f"got {len(genotype.nodes)} nodes."
+                f"{wrong}: expected {most} cells of {self.config.steps} steps, "
+                f"got {len(nodes)} nodes."
             )
         cells: list[Cell] = []
-        for cell in range(count):
+        for cell in range(most):
             begin = cell * self._nodes_per_cell
-            nodes = genotype.nodes[begin : begin + self.config.steps]
-            cells.append(self._cell(nodes, self.predecessors(cell), f"{wrong}, at cell_{cell}"))
-        form = self._genotype(self._form(cells).cells)
-        if form != genotype:
-            raise InputError(f"{genotype!s:.300} is not in canonical form; write {form!s:.300}.")
-        if not self._distinct(cells):
+            steps = nodes[begin : begin + self.config.steps]
+            cells.append(self._cell(steps, self.predecessors(cell), f"{wrong}, at cell_{cell}"))
+        outputs = list(range(most))
+        if self.config.output == "chosen":
+            outputs = [names.index(name) for name in output.inputs if name in names]
+        form = self._form(cells, outputs)
+        if (same := self._genotype(form)) != genotype:
+            raise InputError(f"{genotype!s:.300} is not in canonical form; write {same!s:.300}.")
+        if idle := self._idle_steps(cells):
+            raise InputError(
+                f"{wrong}: {idle[0][0]} reads from a state of one position, which it returns as "
+                "it is; attend to a feature map."
+            )
+        if not self._is_sound(cells):
             raise InputError(f"{wrong}: two cells share the same pair of inputs.")
-        return cells
+        if not self._fits(form):
+            raise InputError(f"{wrong}: it has more than {self.config.budget} weights.")
+        return form
 
     def _cell(self, nodes: Sequence[Node], names: Sequence[str], wrong: str) -> Cell:
         """Return the choices behind the steps of one cell."""
@@ -547,6 +766,16 @@ class FusionSpace:
             steps.append((node.operator, (chosen[0], chosen[1])))
             of.append(node.name)
         return (pair[0], pair[1]), tuple(steps)
+
+
+def _is_idle(step: Step, columns: Sequence[bool]) -> bool:
+    """Whether a step gives one of its inputs as it is: attention that reads from one position."""
+    operator, (_, value) = step
+    return operator == "Attention" and columns[value]
+
+
+def _weights_of(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def _inherited(name: str, form: Form, state: Mapping[str, Tensor]) -> Tensor:

@@ -52,5 +52,5 @@ class OneFeatureConfig:
 
     width: int = 8
 
-    def open(self, channels):
+    def open(self, channels, positions):
         return OneFeature(channels, self.width)

@@ -20,8 +20,8 @@ class Untrained:
         with seeded(context.seed, 0) as generator, torch.no_grad():
             for trial in range(self.trials):
                 drawn.append(space.sample(generator))
-                head = objective.head(space.width)
-                model = nn.Sequential(space.build(drawn[-1]), head).to(context.device)
+                network = space.build(drawn[-1])
+                model = nn.Sequential(network, objective.head(network.width)).to(context.device)
                 loss = objective.loss(model, source, context.dev, generator)
                 entry = {"trial": trial, "genotype": str(drawn[-1]), "dev_loss": float(loss)}
                 history.append(entry)

@@ -183,7 +183,7 @@ def test_extensions_of_all_beginnings_are_the_genotypes_of_each_length(name):
 def test_first_cells_are_a_space_of_the_same_features_operators_and_sizes():
     space = fusion(3, 3, 2, OWN, dropout=0.3)
     small = space.first(2)
-    assert (small.levels, small.config.cells, small.width) == (2, 2, 2 * 2)
+    assert (small.levels, small.config.cells) == (2, 2)
     assert (small.channels, small.operators) == (space.channels, space.operators)
     assert (small.config.steps, small.config.dropout) == (2, 0.3)
     assert list(space.first(1).genotypes()) == list(fusion(3, 1, 2, OWN).genotypes())

@@ -2,7 +2,9 @@
 
 Every genotype of a small space is built, with weights tied by the name of the feature or operator,
 and run on random inputs: image features are maps of L positions, text features one vector each.
-What the space is today stands here exactly, so that a change that mends it has to say so.
+Where the positions are not known, and all cells are kept, some networks are one function, and
+many do less than they say; what they are stands here exactly. Where they are known none is, with
+a choice of what reaches the classifier or without.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.spaces.fusion.networks import RELEASED, Released
+from ssnas_core.spaces.fusion.networks import RELEASED, Output, Released
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
-from ssnas_core.spaces.genotype import Genotype
+from ssnas_core.spaces.genotype import OUTPUT, Genotype
 
 FEATURES = ("image_0", "text_0", "text_1")
 L, C = 3, 4
@@ -29,6 +31,13 @@ SEEDS = {name: seed for seed, name in enumerate((*FEATURES, "LinearGLU", "Concat
 def fusion(cells: int, released: tuple[Released, ...] = ()) -> FusionSpace:
     config = FusionConfig(channels=C, length=L, cells=cells, dropout=0.0, released=released)
     return FusionSpace(dict.fromkeys(FEATURES, C), config)
+
+
+def aware(cells: int, output: Output, features: tuple[str, ...] = FEATURES) -> FusionSpace:
+    """The same, of known positions."""
+    config = FusionConfig(channels=C, length=L, cells=cells, dropout=0.0, output=output)
+    positions = {name: 1 if name.startswith("text") else L for name in features}
+    return config.open(dict.fromkeys(features, C), positions)
 
 
 def draw_features(samples: int = 2) -> dict[str, Tensor]:
@@ -53,6 +62,9 @@ def tied(space: FusionSpace, genotype: Genotype) -> Any:
     for norm in network.modules():
         if isinstance(norm, nn.LayerNorm):
             norm.eps = 1e-15  # or what is equal up to a norm's small constant differs
+    last = genotype.nodes[-1]
+    kept = last.inputs if last.name == OUTPUT else [node.name for node in genotype.nodes]
+    network.sizes = [C * space.positions.get(name, L) for name in kept]
     return network
 
 
@@ -64,18 +76,23 @@ def ways(space: FusionSpace, network: Any) -> list[tuple]:
     them is a linear layer.
     """
     halves = torch.tensor(list(itertools.product((1.0, 0.5), repeat=len(FEATURES))))
+    norms = [cell.output.norm for cell in network.cells]
     scaled = {
         name: torch.cat([factor * feature.double() for factor in halves[:, place]])
         for place, (name, feature) in enumerate(draw_features().items())
     }
     found = []
     for factor in (1.0, 0.5):
-        network.cells[0].output.norm.weight.data.fill_(factor)
-        cells = network(scaled).unflatten(1, (space.config.cells, -1)).transpose(0, 1)
-        cells = nn.functional.normalize(cells.unflatten(1, (len(halves), -1)).flatten(2), dim=-1)
-        found += cells.mul(1e6).round().int().transpose(0, 1).tolist()
-    network.cells[0].output.norm.weight.data.fill_(1.0)
-    return [tuple(sorted(map(tuple, cells))) for cells in found]
+        for norm in norms[:1]:
+            norm.weight.data.fill_(factor)
+        parts = []  # what reaches the classifier: cells, and features as they are
+        for part in network(scaled).split(network.sizes, 1):
+            one = nn.functional.normalize(part.unflatten(0, (len(halves), -1)).flatten(1), dim=-1)
+            parts.append(one.mul(1e6).round().int().tolist())
+        found += zip(*parts, strict=True)
+    for norm in norms[:1]:
+        norm.weight.data.fill_(1.0)
+    return [tuple(sorted(map(tuple, parts))) for parts in found]
 
 
 def idle(network: Any) -> list[str]:
@@ -125,14 +142,22 @@ class Facts:
 
     def raw(self, part: list[Genotype]) -> int:
         """How many ways to write them there are, of cells in all orders."""
-        return sum(writings(self.space.config.cells)[genotype] for genotype in part)
+        return sum(self.writings[genotype] for genotype in part)
+
+    @cached_property
+    def writings(self) -> Counter[Genotype]:
+        return writings(self.space)
 
 
 @cache
-@torch.no_grad()
 def facts(cells: int, released: tuple[Released, ...] = ()) -> Facts:
+    """Of every genotype where positions are not known."""
+    return facts_of(fusion(cells, released))
+
+
+@torch.no_grad()
+def facts_of(space: FusionSpace) -> Facts:
     """Of every genotype."""
-    space = fusion(cells, released)
     networks = {genotype: tied(space, genotype) for genotype in space.genotypes()}
     return Facts(
         space,
@@ -141,10 +166,8 @@ def facts(cells: int, released: tuple[Released, ...] = ()) -> Facts:
     )
 
 
-@cache
-def writings(cells: int) -> Counter[Genotype]:
+def writings(space: FusionSpace) -> Counter[Genotype]:
     """How often each genotype is among all values of the space's variables."""
-    space = fusion(cells)
     values = itertools.product(*(range(len(of)) for of in space.variables.values()))
     made = (space.decode(dict(zip(space.variables, chosen, strict=True))) for chosen in values)
     return Counter(genotype for genotype in made if genotype is not None)
@@ -192,6 +215,25 @@ def test_two_thirds_of_two_cells_do_less_than_they_say():
     told = facts(2).idle.values()
     assert sum(map(bool, told)) == 205
     assert Counter(what for idle in told for what in idle) == {"Sum": 120, "Attention: x": 145}
+
+
+@pytest.mark.parametrize(
+    ("output", "cells", "count"),
+    [
+        ("cells", 1, 11),
+        ("cells", 2, 174),
+        ("chosen", 1, 95),
+        pytest.param("chosen", 2, 2559, marks=pytest.mark.thorough),
+    ],
+)
+def test_where_positions_are_known_each_genotype_is_one_function_and_does_what_it_says(
+    output, cells, count
+):
+    told = facts_of(aware(cells, output))
+    assert len(told.ways) == count
+    assert texts(told.classes(scales=True)) == []
+    # Sum in a cell of one step adds what a cell adds anyway: it is the sum that it says
+    assert {what for idle in told.idle.values() for what in idle} <= {"Sum"}
 
 
 @pytest.mark.thorough

@@ -63,7 +63,7 @@ def test_with_all_layers_a_genotype_computes_what_bm_nas_network_does(cells, tra
         genotype = space.sample(torch.Generator().manual_seed(seed))
         used |= {node.operator for node in genotype.nodes}
         network = randomised(space.build(genotype), seed).train(training)
-        head = nn.Linear(space.width, 6)
+        head = nn.Linear(network.width, 6)
         theirs = ORACLE["BMNAS"](CHANNELS, genotype, size=3, length=L, classes=6)
         ORACLE["copy_weights"](theirs, network, head)
         torch.testing.assert_close(

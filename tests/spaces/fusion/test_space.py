@@ -478,7 +478,7 @@ def test_derived_network_with_the_supernets_weights_equals_it_at_one_hot_logits(
         set_logits(net, space.one_hot(genotype))
         network = space.inherit(genotype, net.state_dict())
         found, wanted = network.train(training)(inputs), net.train(training)(inputs)
-        assert found.shape == (3, space.width) == (3, network.width)
+        assert found.shape == (3, net.width) == (3, network.width)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -584,7 +584,7 @@ def test_betas_two_slots_get_different_gradients():
     net = space.supernet().double()  # as a search starts it
     net(draw_features(space)).square().sum().backward()
     net.zero_grad()
-    slope = torch.randn(3, space.width, generator=torch.Generator().manual_seed(0))
+    slope = torch.randn(3, net.width, generator=torch.Generator().manual_seed(0))
     (net(draw_features(space)) * slope).sum().backward()
     first, second = net.logits["beta_0_0"].grad
     assert (first - second).abs().max() > first.abs().max() > 1e-4
@@ -781,7 +781,7 @@ def test_sizes_of_bm_nas_on_mm_imdb_are_the_defaults_at_16_positions():
     features = {f"image_{i}": 512 for i in range(4)} | {"text_0": 64, "text_1": 128}
     space = FusionSpace(features, FusionConfig(length=16))
     assert space.config == FusionConfig(channels=192, length=16, cells=2, steps=1, dropout=0.1)
-    assert space.width == 2 * 192 * 16
+    assert space.supernet().width == 2 * 192 * 16
     # FACTS of the released supernet: its reshape layers hold 433,536 parameters, of which 6 x 192
     # are biases that batch norm makes idle and that are left out here
     stems = sum(p.numel() for p in space.supernet().stems.parameters())
