@@ -20,8 +20,6 @@ class Digits:
     knows its number.
     """
 
-    width = 1
-
     def __init__(self, digits: int = 3, values: int = 5) -> None:
         self.variables = {f"digit_{n}": tuple(map(str, range(values))) for n in range(digits)}
         self.values = values
@@ -45,7 +43,8 @@ class Digits:
                 return made
 
     def build(self, genotype: Genotype) -> nn.Module:
-        network = nn.Linear(1, 1)
+        network: Any = nn.Linear(1, 1)
+        network.width = 1
         network.number = number_of(str(genotype))
         self.built.append(network.number)
         return network

@@ -61,7 +61,7 @@ class Only:
     """Of a space, what is named and its plain values."""
 
     def __init__(self, space, names) -> None:
-        for name in (*names, "width", "variables", "levels", "token_sizes"):
+        for name in (*names, "variables", "levels", "token_sizes"):
             if hasattr(space, name):
                 setattr(self, name, getattr(space, name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -66,8 +67,6 @@ def search(space, source, objective, config=CONFIG, train=TRAIN, dev=DEV, **opti
 class Numbered:
     """A space of numbers 0, 1, 2, ... in the order of drawing; no more than the protocol asks."""
 
-    width = 1
-
     def __init__(self) -> None:
         self.drawn = 0
         self.built: list[int] = []
@@ -77,7 +76,8 @@ class Numbered:
         return Genotype("numbered", (Node("only", str(self.drawn - 1), ()),))
 
     def build(self, genotype: Genotype) -> nn.Module:
-        network = nn.Linear(1, 1)
+        network: Any = nn.Linear(1, 1)
+        network.width = 1
         network.number = int(genotype.nodes[0].operator)
         self.built.append(network.number)
         return network

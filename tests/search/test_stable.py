@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -625,10 +626,9 @@ def test_search_too_short_to_stop_early_is_refused(source, monkeypatch):
 
 
 class ThreeOptions:
-    width = 1
-
     def supernet(self) -> nn.Module:
-        net = nn.Module()
+        net: Any = nn.Module()
+        net.width = 1
         net.logits = nn.ParameterDict({"choice": nn.Parameter(0.01 * torch.randn(3))})
         net.weight = nn.Parameter(torch.zeros(1))
         return net

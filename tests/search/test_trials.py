@@ -199,7 +199,7 @@ class Chain(nn.Module):
 
     def __init__(self, digits: str) -> None:
         super().__init__()
-        self.digits = digits
+        self.digits, self.width = digits, 4
         self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in digits)
         self.own = nn.Linear(3, 4)
         self.start: dict[str, torch.Tensor] = {}
@@ -219,8 +219,6 @@ class Chain(nn.Module):
 
 
 class Chains:
-    width = 4
-
     def __init__(self) -> None:
         self.built: list[Chain] = []
 
