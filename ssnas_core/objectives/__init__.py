@@ -9,6 +9,7 @@ OBJECTIVES = Parts(
         "swapped": "ssnas_core.objectives.contrastive:SWAPPED",
         "comm": "ssnas_core.objectives.contrastive:COMM",
         "clip": "ssnas_core.objectives.contrastive:CLIP",
+        "matching": "ssnas_core.objectives.matching:Matching",
         "supervised": "ssnas_core.objectives.supervised:SupervisedConfig",
         "hybrid": "ssnas_core.objectives.hybrid:HybridConfig",
     },

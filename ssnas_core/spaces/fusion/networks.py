@@ -28,7 +28,7 @@ Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the option
 softmax: Relax = partial(torch.softmax, dim=-1)
 
 
-Output = Literal["cells", "chosen"]
+Output = Literal["cells", "beside", "chosen"]
 Released = Literal["operator_norm", "operator_dropout", "residual", "cell_norm", "output_norm"]
 RELEASED: tuple[Released, ...] = get_args(Released)
 """What BM-NAS's released networks hold and its formulas do not, see `FusionConfig`."""
@@ -44,7 +44,7 @@ class Sizes:
     steps: int = 1  # operations inside one cell, at most 6
     dropout: float = 0.1  # of the stems, and of the operators where `released` says so
     modality_dropout: float = 0.0  # probability that a sample loses one modality in training
-    output: Output = "cells"  # what reaches the classifier: all cells, or any parts
+    output: Output = "cells"  # what reaches the classifier: all cells, or as chosen
     released: tuple[Released, ...] = ()  # of BM-NAS's released networks, beside the formulas
 
 
@@ -106,14 +106,20 @@ def ordered_pairs(beta: Tensor, relax: Relax = softmax) -> Tensor:
     return relax(scores.masked_fill(diagonal, -torch.inf).flatten()).view_as(scores)
 
 
+def optional(config: Sizes, features: int) -> int:
+    """Return how many of the cells, and features behind them, may be kept or left."""
+    return {"cells": 0, "beside": config.cells, "chosen": config.cells + features}[config.output]
+
+
 def pair_labels(
     config: Sizes, features: Sequence[str], primitives: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return the meaning of each entry of each of `FusionSupernet`'s logit vectors."""
     names: dict[str, tuple[str, ...]] = {}
-    if config.output == "chosen":
-        parts = itertools.product(predecessors(config.cells, features), ("kept", "left"))
-        names["output"] = tuple(f"{part} {what}" for part, what in parts)
+    if config.output != "cells":
+        parts = predecessors(config.cells, features)[: optional(config, len(features))]
+        kinds = itertools.product(parts, ("kept", "left"))
+        names["output"] = tuple(f"{part} {kind}" for part, kind in kinds)
     for cell in range(config.cells):
         names[f"alpha_{cell}"] = predecessors(cell, features)
         for step in range(config.steps):
@@ -129,8 +135,8 @@ class FusionSupernet(nn.Module):
     Logits are parameters named `logits.alpha_<cell>` (one per edge),
     `logits.beta_<cell>_<step>` (2 slots x states) and `logits.gamma_<cell>_<step>`
     (5 primitives, then the further ones), so a state dict holds the architecture too. Where
-    what reaches the classifier is a choice, `logits.output` has a row for each cell and
-    feature: that it is kept, and that it is left.
+    what reaches the classifier is a choice, `logits.output` has a row for each cell, or cell
+    and feature: that it is kept, and that it is left.
     `relax` turns the scores of a choice's options into weights: a strategy may set another.
     """
 
@@ -148,11 +154,11 @@ class FusionSupernet(nn.Module):
         self.stems = FusionStems(channels, config)
         self.cells = nn.ModuleList(_RelaxedCell(config, operators) for _ in range(config.cells))
         self.embedding = Embedding(config)
-        self._positions = list(positions.values()) if config.output == "chosen" else []
+        self._positions = list(positions.values()) if config.output != "cells" else []
         self.width = config.channels * (config.cells * config.length + sum(self._positions))
         sizes: dict[str, tuple[int, ...]] = {}
-        if config.output == "chosen":
-            sizes["output"] = (config.cells + len(channels), 2)
+        if config.output != "cells":
+            sizes["output"] = (optional(config, len(channels)), 2)
         for cell in range(config.cells):
             sizes[f"alpha_{cell}"] = (cell + len(channels),)
             # which member of each pair is which predecessor, as two (pairs, E) tables
@@ -184,10 +190,11 @@ class FusionSupernet(nn.Module):
             pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
             primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
             outputs.append(cell(x, y, pairs, primitives))
-        if self.config.output == "chosen":
+        if self.config.output != "cells":
             kept = self.relax(self.logits["output"])[:, 0]
             outputs += at_positions(states, self._positions)
-            outputs = [weight * part for weight, part in zip(kept, outputs, strict=True)]
+            weighed = [weight * part for weight, part in zip(kept, outputs, strict=False)]
+            outputs = [*weighed, *outputs[len(kept) :]]
         return self.embedding(outputs)
 
 

@@ -70,6 +70,7 @@ from ssnas_core.spaces.fusion.networks import (
     FusionSupernet,
     Sizes,
     Stem,
+    optional,
     ordered_pairs,
     pair_labels,
     pair_scores,
@@ -99,9 +100,10 @@ class FusionConfig(Sizes):
     file imports nothing), or the name of an entry point. In a genotype the operator
     stands as the short name of the class.
 
-    With `output` "chosen" any cells and any features reach the classifier, at least one of
-    them. `budget` leaves out architectures of more weights, which the classifier's do not
-    count among; of a relaxation it keeps what the logits are surest of, and still fits.
+    `output` says what reaches the classifier: all "cells"; every feature, and "beside" them
+    any cells; or any cells and any features, as "chosen", at least one. `budget` leaves out
+    architectures of more weights, which the classifier's do not count among; of a relaxation it
+    keeps what the logits are surest of, and still fits.
 
     `released` names what BM-NAS's released networks hold beside the paper's formulas; with
     all of `RELEASED` a genotype's network computes what theirs does:
@@ -123,15 +125,17 @@ class FusionConfig(Sizes):
     @property
     def lacks(self) -> tuple[str, ...]:
         """Names of methods of other spaces that this one's has not."""
-        return ("extensions",) if self.output == "chosen" else ()
+        return () if self.output == "cells" else ("extensions",)
 
     def __post_init__(self) -> None:
         check_fields(self, channels=1, length=1, cells=1, steps=1, taps=1, budget=1)
         if self.steps > MAX_STEPS:  # all orders of a cell's steps are gone through
             raise InputError(f"FusionConfig.steps must be <= {MAX_STEPS}, got {self.steps}.")
         self._check_released()
-        if self.budget is not None and self.output == "cells":
-            raise InputError("FusionConfig.budget needs output='chosen', got 'cells'; set it.")
+        if self.budget is not None and self.output != "chosen":
+            raise InputError(
+                f"FusionConfig.budget needs output='chosen', got {self.output!r}; set it."
+            )
         check_dropouts(self)
         _further_operators(self.operators)
 
@@ -145,10 +149,10 @@ class FusionConfig(Sizes):
                 f"FusionConfig.released: residual knows at most two cells, got {self.cells}; "
                 "leave it out."
             )
-        if "output_norm" in self.released and self.output == "chosen":
+        if "output_norm" in self.released and self.output != "cells":
             raise InputError(
-                "FusionConfig.released: output_norm is over all cells, which FusionConfig.output "
-                "may leave out; use output 'cells', or leave it out."
+                "FusionConfig.released: output_norm is over all cells, got "
+                f"FusionConfig.output {self.output!r}; use output 'cells', or leave it out."
             )
 
     def open(
@@ -327,14 +331,23 @@ class FusionSpace:
                 return self._genotype(form)
 
     def _drawn_outputs(self, generator: torch.Generator) -> list[int]:
-        if self.config.output == "cells":
-            return list(range(self.config.cells))
-        parts = self.config.cells + len(self.features)
-        return torch.randint(2, (parts,), generator=generator).nonzero()[:, 0].tolist()
+        parts = self._parts(self.config.cells)
+        kept = torch.ones(len(parts), dtype=torch.int64)
+        if self._optional:
+            kept[: self._optional] = torch.randint(2, (self._optional,), generator=generator)
+        return kept.nonzero()[:, 0].tolist()
+
+    @property
+    def _optional(self) -> int:
+        return optional(self.config, len(self.features))
+
+    def _parts(self, count: int) -> range:
+        """Return the numbers of all that may reach the classifier, of so many cells."""
+        return range(count + (0 if self.config.output == "cells" else len(self.features)))
 
     def genotypes(self) -> Iterator[Genotype]:
         """Yield every genotype of the space, those of fewer cells first."""
-        counts = range(self.config.cells + 1) if self.config.output == "chosen" else [self.levels]
+        counts = [self.levels] if self.config.output == "cells" else range(self.levels + 1)
         for count in counts:
             for cells in self._of_cells(count):
                 for outputs in self._outputs(count):
@@ -352,12 +365,12 @@ class FusionSpace:
 
     def _outputs(self, count: int) -> Iterator[tuple[int, ...]]:
         """Yield all that may reach the classifier of so many cells."""
-        if self.config.output == "cells":
-            yield tuple(range(count))
-            return
-        parts = range(count + len(self.features))
-        for size in range(1, len(parts) + 1):
-            yield from itertools.combinations(parts, size)
+        free = max(self._optional - self.levels + count, 0)
+        always = tuple(self._parts(count)[free:])
+        for size in range(free + 1):
+            for kept in itertools.combinations(range(free), size):
+                if kept or always:
+                    yield (*kept, *always)
 
     def validate(self, genotype: Genotype) -> None:
         """Raise unless `genotype` is in this space.
@@ -382,8 +395,8 @@ class FusionSpace:
     def variables(self) -> dict[str, tuple[str, ...]]:
         """The values of each choice: `pair_<cell>`, and `step_<cell>_<step>` of the cell's states.
 
-        Where what reaches the classifier is a choice, `output_<part>` says of each cell and
-        feature whether it is kept.
+        Where what reaches the classifier is a choice, `output_<part>` says of each part
+        whether it is kept.
 
         A cell's states are its inputs x and y, in the order of the pair, and its earlier
         steps. Primitives that do not tell their inputs apart have one value per pair of states.
@@ -397,10 +410,8 @@ class FusionSpace:
                     f"{operator}({of[first]}, {of[second]})"
                     for operator, (first, second) in options
                 )
-        if self.config.output == "chosen":
-            parts = self.predecessors(self.config.cells)
-            names |= {f"output_{part}": ("left", "kept") for part in parts}
-        return names
+        parts = self.predecessors(self.levels)[: self._optional]
+        return names | {f"output_{part}": ("left", "kept") for part in parts}
 
     def decode(self, choice: Mapping[str, int]) -> Genotype | None:
         """Return the architecture of a value (its number, from 0) for each of the `variables`.
@@ -414,10 +425,8 @@ class FusionSpace:
             steps = enumerate(self._steps)
             chosen = tuple(options[choice[f"step_{cell}_{step}"]] for step, options in steps)
             cells.append((pairs[choice[f"pair_{cell}"]], chosen))
-        outputs: Sequence[int] = range(len(cells))
-        if self.config.output == "chosen":
-            parts = enumerate(self.predecessors(len(cells)))
-            outputs = [member for member, part in parts if choice[f"output_{part}"]]
+        names = self.predecessors(self.levels)
+        outputs = [m for m in self._parts(self.levels) if choice.get(f"output_{names[m]}", 1)]
         form = self._form(cells, outputs)
         is_one = form.outputs and self._is_sound(form.cells) and self._fits(form)
         return self._genotype(form) if is_one else None
@@ -436,10 +445,9 @@ class FusionSpace:
             choice[f"pair_{cell}"] = self.pairs[cell].index(pair)
             for step, (options, chosen) in enumerate(zip(self._steps, steps, strict=True)):
                 choice[f"step_{cell}_{step}"] = options.index(chosen)
-        if self.config.output == "chosen":
-            parts = self.predecessors(len(form.cells))
-            choice |= {f"output_{parts[member]}": 1 for member in form.outputs}
-        return choice
+        names = self.predecessors(len(form.cells))
+        kept = {f"output_{names[member]}": 1 for member in form.outputs}
+        return choice | {name: kept.get(name, 0) for name in choice if name.startswith("output_")}
 
     # Cell by cell (`GrowingSpace`).
 
@@ -466,7 +474,7 @@ class FusionSpace:
             InputError: it is of no such space, or what reaches the classifier is a choice,
                 which is no cell.
         """
-        if self.config.output == "chosen":
+        if self.config.output != "cells":
             raise InputError(
                 "an architecture grows by cells only where all of them reach the classifier; use "
                 "FusionConfig(output='cells')."
@@ -554,8 +562,8 @@ class FusionSpace:
             raise InputError("the released relaxation is no one genotype's network at any logits.")
         form = self._choices(genotype)
         logits = {}
-        if self.config.output == "chosen":
-            parts = self.predecessors(self.config.cells)
+        if self._optional:
+            parts = self.predecessors(self.levels)[: self._optional]
             reached = {self.predecessors(len(form.cells))[member] for member in form.outputs}
             logits["output"] = torch.tensor(
                 [[scale, 0.0] if part in reached else [0.0, scale] for part in parts]
@@ -588,11 +596,11 @@ class FusionSpace:
         Of a budget, the parts that are surest to be kept use it up first.
         """
         cells = self._argmax(logits)
-        if self.config.output == "cells":
-            return self._form(cells, range(len(cells)))
+        outputs = list(self._parts(self.levels)[self._optional :])
+        if not self._optional:
+            return self._form(cells, outputs)
         kept, left = logits["output"].detach().cpu().unbind(1)
         odds = kept - left
-        outputs: list[int] = []
         for member in odds.argsort(descending=True, stable=True).tolist():
             wanted = odds[member] > 0 or not outputs
             if wanted and self._fits(self._form(cells, [*outputs, member])):
@@ -695,7 +703,7 @@ class FusionSpace:
                 of.append(name)
             if len(steps) > 1:
                 nodes.append(Node(f"cell_{cell}", "Concat", tuple(of[2:])))
-        if self.config.output == "chosen":
+        if self.config.output != "cells":
             names = self.predecessors(len(form.cells))
             nodes.append(Node(OUTPUT, "Concat", tuple(names[m] for m in form.outputs)))
         return Genotype(self.name, tuple(nodes))
@@ -712,7 +720,7 @@ class FusionSpace:
                 f"the features are {', '.join(self.features)}."
             )
         nodes, most = list(genotype.nodes), self.levels if count is None else count
-        if self.config.output == "chosen":
+        if self.config.output != "cells":
             output = nodes.pop()
             most = len(nodes) // self._nodes_per_cell
             names = self.predecessors(most)
@@ -733,8 +741,14 @@ class FusionSpace:
             steps = nodes[begin : begin + self.config.steps]
             cells.append(self._cell(steps, self.predecessors(cell), f"{wrong}, at cell_{cell}"))
         outputs = list(range(most))
-        if self.config.output == "chosen":
+        if self.config.output != "cells":
             outputs = [names.index(name) for name in output.inputs if name in names]
+            left = [n for n in self.features if n not in output.inputs]
+            if left and self.config.output == "beside":
+                raise InputError(
+                    f"{wrong}: every feature reaches the classifier, got {output!s:.200} without "
+                    f"{', '.join(left)[:200]}; use FusionConfig(output='chosen')."
+                )
         form = self._form(cells, outputs)
         if (same := self._genotype(form)) != genotype:
             raise InputError(f"{genotype!s:.300} is not in canonical form; write {same!s:.300}.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.runs.baselines import LateConcat
+from ssnas_core.spaces.fusion.networks import Output
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 
@@ -20,9 +21,11 @@ POSITIONS = {"image_0": 3, "image_1": 3, "text_0": 1}
 L, C = 3, 4
 
 
-def fusion(cells: int = 2, steps: int = 1, **options: Any) -> FusionSpace:
+def fusion(
+    cells: int = 2, steps: int = 1, output: Output = "chosen", **options: Any
+) -> FusionSpace:
     config = FusionConfig(
-        channels=C, length=L, cells=cells, steps=steps, dropout=0.0, output="chosen", **options
+        channels=C, length=L, cells=cells, steps=steps, dropout=0.0, output=output, **options
     )
     return config.open(CHANNELS, POSITIONS)
 
@@ -67,9 +70,10 @@ def columns(space: FusionSpace, genotype: Genotype, order: list[str]) -> list[in
     return [number for start, size in kept for number in range(start, start + size)]
 
 
+@pytest.mark.parametrize("output", ["chosen", "beside"])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_supernet_at_one_hot_logits_is_the_derived_network_and_zero_elsewhere(steps):
-    space, features, counts = fusion(steps=steps), draw_features(), Counter()
+def test_supernet_at_one_hot_logits_is_the_derived_network_and_zero_elsewhere(output, steps):
+    space, features, counts = fusion(steps=steps, output=output), draw_features(), Counter()
     for seed in range(30):
         genotype = space.sample(torch.Generator().manual_seed(seed))
         net = random_supernet(space, seed)
@@ -78,14 +82,30 @@ def test_supernet_at_one_hot_logits_is_the_derived_network_and_zero_elsewhere(st
         network = space.inherit(genotype, net.state_dict()).double().eval()
         found, wanted = network(features), net(features)
         assert found.shape == (5, network.width) and wanted.shape == (5, net.width)
-        *cells, output = genotype.nodes
+        *cells, last = genotype.nodes
         counts[len(cells)] += 1
         # cells that one-hot logits name have the supernet's numbers
-        mine = columns(space, genotype, list(output.inputs))
+        mine = columns(space, genotype, list(last.inputs))
         torch.testing.assert_close(wanted[:, mine], found, rtol=1e-9, atol=1e-9)
         rest = sorted({*range(net.width)} - {*mine})
         assert wanted[:, rest].abs().sum() < 1e-80
     assert len(counts) >= 3  # none, one and two cells
+
+
+def test_beside_every_feature_are_any_cells():
+    space, chosen = fusion(cells=1, output="beside"), set(fusion(cells=1).genotypes())
+    listed = list(space.genotypes())
+    assert len(set(listed)) == len(listed) == 1 + 13
+    assert set(listed) == {one for one in chosen if set(one.nodes[-1].inputs) >= set(CHANNELS)}
+    assert {space.sample(torch.Generator().manual_seed(n)) for n in range(200)} == set(listed)
+    assert list(space.variables) == ["pair_0", "step_0_0", "output_cell_0"]
+    assert all(space.decode(space.encode(one)) == one for one in listed)
+    net: Any = space.supernet()
+    assert net.logits["output"].shape == (1, 2)
+    set_logits(net, {"output": torch.tensor([[0.0, 1.0]])})
+    assert space.derive(net.logits) == Genotype("fusion", (concat(*CHANNELS),))
+    with pytest.raises(InputError, match="every feature reaches .* without image_1, text_0; use"):
+        space.validate(Genotype("fusion", (concat("image_0"),)))
 
 
 def test_late_concatenation_and_networks_of_one_modality_are_members():
