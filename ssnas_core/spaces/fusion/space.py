@@ -29,8 +29,8 @@ network. Deviations from the paper and its code:
   inputs pass by the operation, where the paper adds one of them.
 - LayerNorm is over channels, at each position.
 - Attention that reads from a state of one position returns that state, whatever its query
-  is: where the features' positions are known, no such step is derived. It weighs in the
-  relaxation, as Zero does.
+  is. BM-NAS's space holds such steps. Where what reaches the classifier is a choice, and the
+  features' positions are known, none is derived; it weighs in the relaxation, as Zero does.
 - The networks hold the paper's formulas alone, where the code has further norms and
   dropout; `FusionConfig.released` adds them, and takes the last two deviations back.
 """
@@ -213,8 +213,8 @@ class FusionSpace:
             takes the number of channels C and returns a module with forward(x, y),
             (N, L, C) each, -> (N, L, C). Their first input is taken to be another than
             the second.
-        positions: of each feature by name, 1 or L. None: not known; then nothing is left
-            out for them, and a feature that reaches the classifier does so at L.
+        positions: of each feature by name, 1 or L. None: not known; then attention may
+            read from one, and a feature that reaches the classifier does so at L.
 
     Raises:
         InputError: fewer than two features, or an operator whose name is taken or
@@ -236,7 +236,8 @@ class FusionSpace:
         self.features = tuple(self.channels)
         length = self.config.length
         self.positions = {name: (positions or {}).get(name, length) for name in self.features}
-        self._given = positions
+        known = positions if positions and self.config.output != "cells" else {}
+        self._vectors = {name for name, count in known.items() if count == 1}
         self.operators = _further_operators(self.config.operators, operators)
         self.primitives = (*PRIMITIVES, *self.operators)
         if len(self.features) < 2:
@@ -459,7 +460,7 @@ class FusionSpace:
     def first(self, count: int) -> FusionSpace:
         """Return the space of the architectures of `count` cells; each begins larger ones."""
         config = replace(self.config, cells=count, operators=())
-        return FusionSpace(self.channels, config, self.operators, self._given)
+        return FusionSpace(self.channels, config, self.operators, self.positions)
 
     def extensions(self, prefix: Genotype | None) -> list[Genotype]:
         """Return every architecture of one cell more that begins with `prefix`, each once.
@@ -664,7 +665,7 @@ class FusionSpace:
 
     def _columns(self, cells: Sequence[Cell]) -> list[list[bool]]:
         """Return which states of each cell are known to be the same at all positions."""
-        features = [(self._given or {}).get(name) == 1 for name in self.features]
+        features = [name in self._vectors for name in self.features]
         of_cells: list[bool] = []
         result = []
         for pair, steps in cells:
