@@ -215,8 +215,8 @@ class RunConfig:
         label_ratio: the ratios r of labels, in train and dev.
         space: what may be chosen: "fusion", "layers", or a configuration.
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
-            modalities ("swapped", "comm", "clip"), "supervised", "hybrid", or a configuration,
-            or an objective that needs no labels. A contrastive one pretrains too.
+            modalities ("swapped", "comm", "clip"), "matching", "supervised", "hybrid", or a
+            configuration, or an objective that needs no labels. A contrastive one pretrains too.
         strategy: how it is found: "bilevel", "random", "evolution", "tpe", "surrogate", or a
             configuration.
         views: those stored, or views made anew for each step of the search and of
