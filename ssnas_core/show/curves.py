@@ -99,7 +99,8 @@ def plot_history(
     Returns:
         A row for the losses, then one for each kind of logits with their softmax:
         `alpha_0, alpha_1` side by side, as are the cells' first steps. Curves of
-        one name have one colour; a matrix's second row is dashed.
+        one name have one colour; a matrix's second row is dashed. Of a matrix of many rows of
+        two, the first in each row is drawn.
 
     Raises:
         ValueError: the history is empty, or nothing in it can be drawn.
@@ -389,10 +390,11 @@ def _weights_row(
         slots, states = paths.shape[1:]
         texts = labels.get(name) or [str(number) for number in range(slots * states)]
         panels[name] = []
-        for number, text in enumerate(texts):
+        one_each = slots > 2 and states == 2  # a choice of its own in each row: the first says all
+        for number, text in list(enumerate(texts))[:: 2 if one_each else 1]:
             slot, state = divmod(number, states)
-            place = state if slots > 1 else len(styles)
-            styles.setdefault(text, style(place, slot))
+            place = state if slots > 1 and not one_each else len(styles)
+            styles.setdefault(text, style(place, 0 if one_each else slot))
             panels[name].append((epochs, paths[:, slot, state].tolist(), text))
     kind = re.sub(r"_\d+", "", names[0])
     legend = any(name in labels for name in names)

@@ -135,7 +135,8 @@ def draw_weights(logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]])
             without labels are left out.
 
     Returns:
-        One panel per vector, its softmax from 0 to 1.
+        One panel per vector, its softmax from 0 to 1; of a matrix of many rows of two, the first
+        in each row.
 
     Raises:
         InputError: no vector has labels.
@@ -148,18 +149,24 @@ def draw_weights(logits: Mapping[str, Any], labels: Mapping[str, Sequence[str]])
         )
     columns = min(2, len(shown))
     grid = [shown[start : start + columns] for start in range(0, len(shown), columns)]
-    heights = [0.55 + 0.17 * max(len(labels[name]) for name in row) for row in grid]
+    bars = {name: _bars(logits[name], labels[name]) for name in shown}
+    heights = [0.55 + 0.17 * max(len(bars[name]) for name in row) for row in grid]
     figure, drawn = panels(
         shown, _WIDTH, sum(heights), columns, size=_FONT, grid="x", height_ratios=heights
     )
     for axes, name in zip(drawn, shown, strict=True):
-        texts = labels[name]
-        shares = softmax(np.asarray(logits[name], dtype=float), axis=-1).ravel()
-        axes.barh(range(len(texts)), shares, color=COLOURS[0])
-        axes.set_yticks(range(len(texts)), texts)
+        axes.barh(range(len(bars[name])), list(bars[name].values()), color=COLOURS[0])
+        axes.set_yticks(range(len(bars[name])), list(bars[name]))
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
     return figure
+
+
+def _bars(logits: Any, texts: Sequence[str]) -> dict[str, float]:
+    """Return the share of each option that is shown, by its text."""
+    shares = softmax(np.asarray(logits, dtype=float), axis=-1)
+    one_each = shares.ndim == 2 and len(shares) > 2 and shares.shape[1] == 2
+    return dict(list(zip(texts, shares.ravel().tolist(), strict=True))[:: 2 if one_each else 1])
 
 
 def draw_threshold(probs: Any, labels: Any, threshold: float) -> Figure:

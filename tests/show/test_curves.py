@@ -12,6 +12,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.show.curves import draw_genotype, plot_history, plot_losses, plot_scores, posters
 from ssnas_core.show.genotype import Layout, spread
 from ssnas_core.show.style import COLOURS, save
+from ssnas_core.show.widget_figures import draw_weights
 from ssnas_core.spaces.genotype import Genotype, Node
 
 FEATURES = [f"{modality}_{depth}" for modality in ("image", "text") for depth in range(4)]
@@ -175,6 +176,18 @@ def test_edges_pass_other_cells_in_a_place_of_their_own():
         for upper, lower in itertools.pairwise(column):
             assert upper.y - upper.height / 2 > lower.y + lower.height / 2
     assert [block.column for block in layout.routes["cell_0", "head"]] == [2, 3, 4]
+
+
+def test_what_a_genotype_says_reaches_the_classifier_is_joined_to_the_head():
+    last = ("output", "Concat", ("cell_1", "image_3", "text_0"))
+    names = {"cell_0": ("image_2", "text_0"), "cell_1": ("cell_0", "text_0")}
+    cells = [(name, "LinearGLU", inputs) for name, inputs in names.items()]
+    layout = Layout(chain(*cells, last), FEATURES, lambda text: 0.5)
+    assert list(layout.cells) == list(names)
+    assert {source for source, end in layout.routes if end == "head"} == set(last[2])
+    assert {"Concat", "output"}.isdisjoint(texts(draw_genotype(chain(*cells, last), FEATURES)))
+    alone = Layout(chain(("output", "Concat", ("text_0",))), FEATURES, lambda text: 0.5)
+    assert list(alone.routes) == [("text_0", "head")]
 
 
 def test_blocks_that_are_not_in_each_others_way_stay_where_they_want_to_be():
@@ -581,3 +594,21 @@ def test_nothing_to_draw_is_refused():
         posters(np.zeros((2, 6, 4, 3)), captions=["one"])
     with pytest.raises(InputError, match="methods of the table, got 'x'; there are random; found"):
         plot_scores(rows(), ["x"])
+
+
+def test_of_many_choices_of_two_the_first_is_drawn():
+    names = [
+        f"{part} {kind}" for part in ("cell_0", "image_0", "text_0") for kind in ("kept", "left")
+    ]
+    history = [
+        {"epoch": epoch, "logits": {"output": [[0.0, epoch], [epoch, 0.0], [0.0, 0.0]]}}
+        for epoch in range(3)
+    ]
+    panel = plot_history(history, {"output": names}).axes[0]
+    drawn = {line.get_label(): line.get_ydata()[-1] for line in panel.lines}
+    assert list(drawn) == names[::2]
+    assert drawn["cell_0 kept"] < 0.2 < 0.8 < drawn["image_0 kept"]
+    assert len({line.get_color() for line in panel.lines}) == 3
+    (bars,) = draw_weights(history[-1]["logits"], {"output": names}).axes
+    assert [text.get_text() for text in bars.get_yticklabels()] == names[::2]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(list(drawn.values()))

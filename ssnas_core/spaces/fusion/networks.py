@@ -68,7 +68,7 @@ class Stem(nn.Module):
 
 
 class FusionStems(nn.Module):
-    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, P, C)."""
+    """The stems of some features, by name: dict of (N, P, C_in) -> list of (N, L, C)."""
 
     def __init__(self, channels: Mapping[str, int], config: Sizes) -> None:
         super().__init__()
@@ -78,6 +78,10 @@ class FusionStems(nn.Module):
             self.add_module(name, Stem(width, config.channels, config.dropout))
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return all states at L positions; vectors are repeated there."""
+        return [state.expand(-1, self.length, -1) for state in self.columns(features)]
+
+    def columns(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the states (N, P, C), P in {1, L}: vectors as the one column that they are."""
         if self.training:
             features = drop_modality(features, list(self._modules), self.modality_dropout)
@@ -179,7 +183,7 @@ class FusionSupernet(nn.Module):
         They are those of all cells; where these are a choice, each of its weight, and of all
         features behind them.
         """
-        states = self.stems(features)
+        states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             tables = self.get_buffer(f"_pairs_{index}")
@@ -370,7 +374,7 @@ class FusionNetwork(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, width) of features by name, (N, P, C_in) each."""
         states: dict[int | str, Tensor] = dict(
-            zip(self.features, self.stems(features), strict=True)
+            zip(self.features, self.stems.columns(features), strict=True)
         )
         length = self.stems.length
         for index, cell in enumerate(self.cells):

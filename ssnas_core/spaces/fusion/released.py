@@ -66,7 +66,7 @@ class ReleasedSupernet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, cells * L * C) of features by name, (N, P, C_in) each."""
-        states = self.stems(features)
+        states = self.stems.columns(features)
         outputs: list[Tensor] = []
         for index, cell in enumerate(self.cells):
             edges = _identity(self.logits[f"alpha_{index}"])
