@@ -384,7 +384,7 @@ class FusionNetwork(nn.Module):
         return self.embedding(at_positions(outputs, self._positions))
 
 
-class DerivedStep(nn.Module):
+class _DerivedStep(nn.Module):
     def __init__(self, step: Step, config: Sizes, operators: Mapping[str, Factory]) -> None:
         super().__init__()
         self.name, (self.first, self.second) = step
@@ -404,7 +404,7 @@ class _DerivedCell(nn.Module):
         self, steps: Sequence[Step], config: Sizes, operators: Mapping[str, Factory]
     ) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(DerivedStep(step, config, operators) for step in steps)
+        self.steps = nn.ModuleList(_DerivedStep(step, config, operators) for step in steps)
         self.output = CellOutput(config)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

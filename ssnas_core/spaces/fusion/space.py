@@ -64,12 +64,9 @@ from ssnas_core.spaces.fusion.choices import (
 )
 from ssnas_core.spaces.fusion.networks import (
     RELEASED,
-    CellOutput,
-    DerivedStep,
     FusionNetwork,
     FusionSupernet,
     Sizes,
-    Stem,
     optional,
     ordered_pairs,
     pair_labels,
@@ -248,10 +245,10 @@ class FusionSpace:
         self._nodes_per_cell = steps + (steps > 1)  # several are concatenated by a node
         if self.config.relaxation == "released":
             check_released(self.config, self.operators, self.features)
-        least = min(self._stem_weights.values()) if self.config.budget else 0
-        if least > (self.config.budget or 0):
+        alone = (self._form([], [member]) for member in range(len(self.features)))
+        if not any(map(self._fits, alone)):
             raise InputError(
-                f"FusionConfig.budget: the smallest network has {least} weights, got "
+                "FusionConfig.budget: expected the weights of one feature's stem or more, got "
                 f"{self.config.budget}; raise it, or lower FusionConfig.channels."
             )
 
@@ -277,35 +274,6 @@ class FusionSpace:
         """A number for each pair of names, the same in every cell."""
         named = (self._pair(cell, one) for cell, pairs in enumerate(self.pairs) for one in pairs)
         return {pair: number for number, pair in enumerate(dict.fromkeys(named))}
-
-    # What each part of a network weighs, for a budget.
-
-    @cached_property
-    def _stem_weights(self) -> dict[str, int]:
-        sizes = self.config.channels, self.config.dropout
-        return {name: _weights_of(Stem(c, *sizes)) for name, c in self.channels.items()}
-
-    @cached_property
-    def _operator_weights(self) -> dict[str, int]:
-        made = {name: DerivedStep((name, (0, 1)), self.config, self.operators)
-                for name in self.primitives[1:]}  # fmt: skip
-        return {name: _weights_of(module) for name, module in made.items()}
-
-    @cached_property
-    def _cell_weights(self) -> int:
-        return _weights_of(CellOutput(self.config))
-
-    def _fits(self, form: Form) -> bool:
-        """Whether the network of these choices is within the budget."""
-        if self.config.budget is None:
-            return True
-        count = len(form.cells)
-        members = {m - cell for cell, (pair, _) in enumerate(form.cells) for m in pair if m >= cell}
-        members |= {m - count for m in form.outputs if m >= count}
-        total = sum(self._stem_weights[self.features[member]] for member in members)
-        for _, steps in form.cells:
-            total += self._cell_weights + sum(self._operator_weights[name] for name, _ in steps)
-        return total <= self.config.budget
 
     # The architectures, each once, in canonical form.
 
@@ -385,10 +353,20 @@ class FusionSpace:
 
     def build(self, genotype: Genotype) -> FusionNetwork:
         """Return the network of `genotype` with fresh weights (torch's global seed)."""
-        form = self._choices(genotype)
+        return self._network(self._choices(genotype))
+
+    def _network(self, form: Form) -> FusionNetwork:
         return FusionNetwork(
             self.channels, form.cells, form.outputs, self.config, self.operators, self.positions
         )
+
+    def _fits(self, form: Form) -> bool:
+        """Whether the network of these choices is within the budget."""
+        if self.config.budget is None:
+            return True
+        with torch.device("meta"):  # takes no memory, and draws nothing
+            network = self._network(form)
+        return sum(weight.numel() for weight in network.parameters()) <= self.config.budget
 
     # As variables (`ChoiceSpace`).
 
@@ -787,10 +765,6 @@ def _is_idle(step: Step, columns: Sequence[bool]) -> bool:
     """Whether a step gives one of its inputs as it is: attention that reads from one position."""
     operator, (_, value) = step
     return operator == "Attention" and columns[value]
-
-
-def _weights_of(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
 
 
 def _inherited(name: str, form: Form, state: Mapping[str, Tensor]) -> Tensor:
