@@ -245,6 +245,19 @@ def test_attention_to_one_position_is_never_derived_and_refused():
     assert str(vectors.derive(logits)) == "LinearGLU(text_0, text_1) -> Concat(cell_0)"
 
 
+def test_what_a_plot_reads_from_a_map_is_one_position_too():
+    steps = (
+        Node("cell_0_step_0", "Attention", ("text_0", "image_0")),
+        Node("cell_0_step_1", "Attention", ("image_0", "cell_0_step_0")),
+        Node("cell_0", "Concat", ("cell_0_step_0", "cell_0_step_1")),
+    )
+    genotype = Genotype("fusion", (*steps, concat("cell_0")))
+    with pytest.raises(InputError, match="Attention reads from a state of one position"):
+        fusion(cells=1, steps=2).validate(genotype)
+    turned = Node("cell_0_step_1", "Attention", ("cell_0_step_0", "image_0"))
+    fusion(cells=1, steps=2).validate(Genotype("fusion", (steps[0], turned, *genotype.nodes[2:])))
+
+
 @pytest.mark.parametrize(
     ("nodes", "told"),
     [
