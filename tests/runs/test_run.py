@@ -23,6 +23,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import load_tensors, read_json, write_text
 from ssnas_core.datasets.splits import labelled_part
 from ssnas_core.features import train_backbones
+from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid, HybridConfig
 from ssnas_core.objectives.supervised import Supervised
@@ -666,6 +667,31 @@ def test_task_of_the_objective_is_that_of_the_search_and_of_pretraining(
     assert {"match", "match_without_image", "match_without_text"} < last.keys()
     run.pretrain()
     assert set(seen) == {task}
+
+
+@pytest.mark.parametrize("output", ["beside", pytest.param("chosen", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("strategy", ["bilevel", "random", "evolution", "tpe"])
+def test_what_reaches_the_classifier_can_be_a_choice_of_every_strategy(
+    start, tiny_recipe, output, strategy, tmp_path
+):
+    space = dataclasses.replace(tiny_recipe.space("fusion"), output=output)
+    run = start(space=space, strategy=strategy, objective="matching")
+    genotype = run.search()
+    assert genotype.nodes[-1].name == "output"
+    assert any("matched" in entry for entry in run.folder.lines("history.jsonl"))
+    assert 0 <= run.evaluate("found, pretrained", 1.0)["weighted_f1"] <= 1
+    model = classifier_of(run, "found, pretrained", 1.0)
+    model.save_pretrained(tmp_path / "model")
+    again = MultimodalClassifier.from_pretrained(tmp_path / "model")
+    assert again.spec == model.spec and again.spec.genotype == genotype
+
+
+def test_surrogate_that_grows_by_cells_is_refused_where_features_may_reach_the_classifier(
+    tiny_data, tiny_recipe
+):
+    space = dataclasses.replace(tiny_recipe.space("fusion"), output="chosen")
+    with pytest.raises(InputError, match="has no extensions for the strategy 'surrogate'"):
+        RunConfig(data=tiny_data, space=space, strategy="surrogate", recipe=tiny_recipe)
 
 
 def test_trained_cell_says_what_is_left_once_a_modality_is_shuffled(finished):
