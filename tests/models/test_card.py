@@ -282,15 +282,15 @@ def test_name_of_a_baseline_says_which_modalities_it_reads(baseline, reads):
 
 
 def test_width_is_that_of_the_network():
-    assert SPEC.build()[1] == 1 * 4 * 8
-    assert spec_with(baseline="late concat").build()[1] == 8 * (4 + 1)
+    assert SPEC.build().width == 1 * 4 * 8
+    assert spec_with(baseline="late concat").build().width == 8 * (4 + 1)
     two = FusionConfig(channels=8, length=4, cells=1, steps=2)
     steps = (
         Node("cell_0_step_0", "Sum", ("image_0", "text_0")),
         Node("cell_0_step_1", "Sum", ("image_0", "cell_0_step_0")),
         Node("cell_0", "Concat", ("cell_0_step_0", "cell_0_step_1")),
     )
-    assert spec_with(space=two, genotype=Genotype("fusion", steps)).build()[1] == 32
+    assert spec_with(space=two, genotype=Genotype("fusion", steps)).build().width == 32
 
 
 def test_specification_survives_json_with_the_name_of_its_space():
