@@ -11,23 +11,23 @@ not one of maxout layers, and CentralNet has no losses of its unimodal networks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ssnas_core.backbones.base import MaxoutLayers
 from ssnas_core.common.modalities import by_modality, drop_modality
-from ssnas_core.spaces.fusion.networks import Stem
+from ssnas_core.spaces.fusion.networks import FusionNetwork, Stem
 from ssnas_core.spaces.fusion.space import FusionConfig
 
 
-class LateConcat(nn.Module):
+class LateConcat(FusionNetwork):
     """Every feature through a stem of its own, then concatenated (late fusion).
 
-    The stems are the fusion space's, so that a comparison with a searched
-    network is about fusion alone; unlike the stems there, nothing is repeated
-    for vector features. With the features of one modality it is the "text
-    only" or "image only" baseline.
+    It is the member of the fusion space that has no cell and keeps all features, so that a
+    comparison with a searched network is about fusion alone. With the features of one
+    modality it is the "text only" or "image only" baseline.
 
     Args:
         channels: channels of the features to use, by name.
@@ -38,18 +38,8 @@ class LateConcat(nn.Module):
     def __init__(
         self, channels: Mapping[str, int], config: FusionConfig, positions: Mapping[str, int]
     ) -> None:
-        super().__init__()
-        self.stems = nn.ModuleDict(
-            {name: Stem(width, config.channels, config.dropout) for name, width in channels.items()}
-        )
-        self.modality_dropout = config.modality_dropout
-        self.width = config.channels * sum(positions[name] for name in channels)
-
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (N, width) of features (N, P, C_in) by name."""
-        if self.training:
-            features = drop_modality(features, list(self.stems), self.modality_dropout)
-        return torch.cat([stem(features[name]).flatten(1) for name, stem in self.stems.items()], 1)
+        plain = replace(config, released=())  # layers of cells
+        super().__init__(channels, (), range(len(channels)), plain, {}, positions)
 
 
 class Transfer(nn.Module):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tyro
 
-from ssnas_core.features.augment import ImageAugment, JointAugment, TextAugment
+from ssnas_core.features.augment import TextAugment
 from ssnas_core.runs.recipes import RECIPES
 from ssnas_core.training.loop import TrainConfig
 
@@ -34,22 +34,11 @@ RECIPE = replace(
         _CLASSROOM.prepare,
         image_size=(48, 48),
         views=2,
-        augment=JointAugment(
-            image=ImageAugment(
-                min_area=0.6,
-                flip=0.5,
-                brightness=0.1,
-                contrast=0.1,
-                saturation=0.0,
-                hue=0.0,
-                greyscale=0.0,
-            ),  # fmt: skip
-            text=TextAugment(drop=0.0),
-        ),
+        augment=replace(RECIPES["av-mnist"].prepare.augment, text=TextAugment(drop=0.0)),
         image_training=TrainConfig(epochs=3, batch_size=128),
     ),
 )
-"""Sizes of "classroom"; a question is short, and no word of it can go."""
+"""Sizes of "classroom", crops of "av-mnist"; a question is short, and no word of it can go."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@
 
 In each space (`FusionConfig.output`) it draws architectures, and fine-tunes each on frozen
 stored features at every label ratio, with several seeds: a seed has its own labelled part and
-initial weights. Late concatenation is an architecture among those. The score is of the whole
+initial weights. Late concatenation is the rival, and not among those. The score is of the whole
 dev part, with the threshold chosen on the labelled dev part. Test is not read.
 
 For each space and ratio the table tells the mean over architectures; how far they are apart (the
@@ -173,8 +173,8 @@ def row_of(
     apart, chance = between(scores)
     taus = []
     for objective in setting.options.losses:
-        losses = [-f[objective] for f in figures]
-        taus.append(f"{kendalltau(losses, scores.mean(1))[0]:.2f}")
+        found: Any = kendalltau([-f[objective] for f in figures], scores.mean(1))
+        taus.append(f"{found.statistic:.2f}" + "*" * int(found.pvalue < 0.05))
     gap = scores.mean() - rival.mean()
     return [
         output, f"{ratio:g}", f"{scores.mean():.4f}", f"{rival.mean():.4f}", f"{gap:+.4f}",
@@ -202,7 +202,7 @@ def main(options: Options) -> None:
         "dev part, the threshold chosen on its labelled part. Apart: standard deviation between "
         "architectures, chance taken off; seeds: within one, each seed's mean taken off; best, "
         "ahead: of late concatenation, chosen and scored on different seeds; tau: Kendall's, of "
-        "the loss without labels on dev (lower is better) with the score.\n\n"
+        "the loss without labels on dev (lower is better) with the score, * where p < 0.05.\n\n"
     )
     write_text(
         options.tables / f"to_find_{options.name}.md", text + "\n".join(as_table(head, rows)) + "\n"

@@ -40,7 +40,7 @@ def test_embedding_is_every_stems_output_side_by_side(network, features):
     network.eval()
     columns = []
     for name, value in features.items():
-        stem = network.stems[name]
+        stem = network.stems.get_submodule(name)
         for position in range(value.shape[1]):
             hidden = value[:, position] @ stem.linear.weight.T
             norm = stem.norm

@@ -425,8 +425,8 @@ class FusionSpace:
             for step, (options, chosen) in enumerate(zip(self._steps, steps, strict=True)):
                 choice[f"step_{cell}_{step}"] = options.index(chosen)
         names = self.predecessors(len(form.cells))
-        kept = {f"output_{names[member]}": 1 for member in form.outputs}
-        return choice | {name: kept.get(name, 0) for name in choice if name.startswith("output_")}
+        kept = (f"output_{names[member]}" for member in form.outputs)
+        return choice | {name: 1 for name in kept if name in choice}
 
     # Cell by cell (`GrowingSpace`).
 
@@ -619,11 +619,10 @@ class FusionSpace:
             gamma: (O,).
             columns: which states are the same at all positions.
         """
+        ordered = ordered_pairs(beta.detach())
         for place in gamma.detach()[1:].argsort(descending=True, stable=True).tolist():
             operator = self.primitives[1 + place]  # Zero is never derived
-            table = ordered_pairs(beta.detach())
-            if not is_ordered(operator):
-                table = (table + table.T).triu(1)
+            table = ordered if is_ordered(operator) else (ordered + ordered.T).triu(1)
             for cell in table.flatten().argsort(descending=True, stable=True).tolist():
                 first, second = divmod(cell, table.shape[1])
                 step = operator, (first, second)
