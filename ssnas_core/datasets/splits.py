@@ -1,12 +1,12 @@
 """Labelled parts: which samples' labels a label ratio r pays for; and splits of one's own.
 
-Parts are nested (more labels only ever add samples), stratified over all
-classes at once, and fair (every sample is equally likely to be chosen).
+Parts are nested (more labels only ever add samples), even over all classes at once (each
+class's share in a part is close to its share in the whole), and fair (every sample is equally
+likely to be chosen).
 
-Source: our own combination of two classic ideas, systematic sampling from a
-list sorted by what matters (Madow & Madow 1944, "On the theory of systematic
-sampling") and the van der Corput sequence (1935), whose every prefix is evenly
-spread. The paper (arXiv 2512.24793) does not say how its labels were drawn.
+Source: greedy herding (Welling 2009, "Herding dynamical weights to learn") on label vectors;
+that the order is a circle, entered at a random place, is our own. The paper (arXiv 2512.24793)
+does not say how its labels were drawn.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ class LabelledPart:
 
 
 def labelling_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
-    """An order in which to label samples, so that every prefix is stratified.
+    """An order in which to label samples, so that every prefix holds each class by its share.
 
-    Samples are sorted by label vector, rarest class first (ties shuffled), and
-    taken at the positions of a van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8 ...
-    of the list. Rotating the list by a uniform random offset makes the chance of
-    being among the first m exactly m / N for every sample.
+    Each next sample is the one that brings the chosen samples' mean label vector nearest to
+    that of all (samples with equal labels in random order). The chosen and the remaining ones
+    then deviate alike, so any run of neighbours is even, and the order can be entered at a
+    random place: the chance of being among the first m is exactly m / N for every sample.
+    It takes N U K operations with U different label vectors, a second for MM-IMDB.
 
     Args:
         labels: 0 or 1, (N, K).
@@ -50,19 +51,25 @@ def labelling_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarr
     if count == 0:
         return np.empty(0, dtype=np.int64)
     generator = np.random.default_rng(seed)
-    ties = generator.random(count)
-    commonest_first = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable")
-    listed = np.lexsort((ties, *labels.T[commonest_first]))  # the last key sorts first
-
-    bits = (count - 1).bit_length()
-    steps = np.arange(1 << bits)
-    mirrored = np.zeros_like(steps)
-    for bit in range(bits):
-        mirrored |= ((steps >> bit) & 1) << (bits - 1 - bit)
-    positions = mirrored * count >> bits  # 2^bits >= N, so every position occurs
-    _, first = np.unique(positions, return_index=True)
-    positions = positions[np.sort(first)]
-    return listed[(positions + generator.integers(count)) % count].astype(np.int64)
+    shuffled = generator.permutation(count)
+    vectors, which = np.unique(labels[shuffled], axis=0, return_inverse=True)
+    which = which.ravel()
+    offsets = vectors - labels.mean(axis=0)  # (U, K)
+    # |chosen + offset|^2 less |chosen|^2, where chosen is the sum of the offsets so far
+    costs = (offsets**2).sum(axis=1) + 1e-9 * generator.random(len(vectors))
+    left = np.bincount(which)
+    listed = shuffled[np.argsort(which, kind="stable")]
+    taken = np.cumsum(left) - left  # where each vector's samples begin
+    order = np.empty(count, dtype=np.int64)
+    for place in range(count):
+        best = costs.argmin()
+        order[place] = listed[taken[best]]
+        taken[best] += 1
+        left[best] -= 1
+        costs += 2 * offsets @ offsets[best]
+        if left[best] == 0:
+            costs[best] = np.inf
+    return np.roll(order, generator.integers(count))
 
 
 def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:
@@ -105,7 +112,7 @@ def stratified_split(labels: np.ndarray, seed: int) -> list[str]:
 
     Dev gets 10 % of the samples and test 20 % (rounded half up, at least one);
     train gets the rest. Neighbours in one `labelling_order` go to one
-    split, dev first: being small, it profits most from an even prefix.
+    split.
 
     Args:
         labels: 0 or 1, (N, K), N >= 3.
