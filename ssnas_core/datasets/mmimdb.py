@@ -7,7 +7,7 @@ Reads the raw archive as published, or its unpacked folder:
     mmimdb/dataset/<id>.jpeg     the poster, in repacked copies also as .jpg, .png, ...
 
 The archive knows 27 genres, the published task 23: News, Adult, Talk-Show and
-Reality-TV are dropped from a record's genres without a word. Of several plots
+Reality-TV are dropped from a record's genres without a word, unless they are asked for. Of several plots
 the longest counts, as in the authors' own preparation.
 """
 
@@ -24,7 +24,7 @@ import reprlib
 import shutil
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +45,7 @@ GENRES = (
 )  # fmt: skip
 """The 23 classes in published order."""
 
-DROPPED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
+DROPPED_GENRES = ("News", "Adult", "Talk-Show", "Reality-TV")
 """Genres of the archive that are not part of the 23-genre task."""
 
 MAX_JSON_BYTES = 10 * 10**6
@@ -87,29 +87,41 @@ _BROKEN = (
 
 
 def read_mmimdb(
-    path: Path, *, unpack_to: Path | None = None, strict: bool = False, progress: bool = False
+    path: Path,
+    *,
+    genres: Sequence[str] = GENRES,
+    unpack_to: Path | None = None,
+    strict: bool = False,
+    progress: bool = False,
 ) -> Dataset:
     """Read MM-IMDB as a dataset of `"image"` (poster path) and `"text"` (plot).
 
     Records come in the order of `split.json`: train, dev, test, each as listed.
     Without genres a record of train or dev is unlabelled, as are those that `split.json`
     lists as `unlabelled` (they join train). A record that cannot be used (files missing
-    or empty, several posters, malformed JSON, no plot, an unknown genre or none of the 23,
-    no genre in test, listed twice) is left out, and all of them are reported in one
+    or empty, several posters, malformed JSON, no plot, an unknown genre or none of those asked
+    for, no genre in test, listed twice) is left out, and all of them are reported in one
     warning and in `Dataset.skipped`. Posters are not decoded here.
 
     Args:
         path: `mmimdb.tar.gz`, or the folder that holds `split.json` and
             `dataset/`, or that folder's parent.
+        genres: the classes, of the archive's 27; the other genres are dropped.
         unpack_to: folder for an archive's files, unpacked on first use; by
             default one in `cache_folder()`, which is said. A folder is read in place.
         strict: raise on the first unusable record instead.
         progress: show progress bars on stderr.
 
     Raises:
-        InputError: nothing usable at `path`, a damaged or hostile archive, a
+        InputError: a genre that the archive does not know, nothing usable at `path`, a damaged or hostile archive, a
             split without usable records, or, if `strict`, any unusable record.
     """
+    wrong = [genre for genre in genres if genre not in (*GENRES, *DROPPED_GENRES)]
+    if wrong or not genres:
+        raise InputError(
+            f"expected genres among {', '.join((*GENRES, *DROPPED_GENRES))}, "
+            f"got {', '.join(map(repr, wrong)) or 'none'}."
+        )
     path = Path(path)
     if not path.exists():
         raise InputError(
@@ -133,7 +145,7 @@ def read_mmimdb(
                 "%s is unpacked in %s (%.1f MB), where it stays for the next time; the "
                 "environment variable SSNAS_CACHE names another place", path, cached, size,
             )  # fmt: skip
-    return _read_folder(root, strict=strict, progress=progress)
+    return _read_folder(root, genres, strict=strict, progress=progress)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -150,7 +162,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
+def _read_folder(root: Path, classes: Sequence[str], *, strict: bool, progress: bool) -> Dataset:
     if not (root / "dataset").is_dir():
         raise InputError(f"{root} holds no folder dataset/; expected it beside split.json.")
     sizes = _sizes(root / "dataset") | _oversized(root)
@@ -178,7 +190,7 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
             file = facts
             document = _document(root / file)
             inputs = {"image": root / poster, "text": _longest_plot(document)}
-            genres = None if split == "unlabelled" else _genres(document)
+            genres = None if split == "unlabelled" else _genres(document, classes)
             if split == "test" and genres is None:
                 raise BadRecordError("no genre, in test")
             place = "train" if split == "unlabelled" else split
@@ -187,7 +199,7 @@ def _read_folder(root: Path, *, strict: bool, progress: bool) -> Dataset:
             skips.add(name, str(bad), f"/{file}")
     skips.check(records)
     kinds = {"image": "image", "text": "text"}
-    return Dataset("mmimdb", kinds, GENRES, tuple(records), skips.reasons)
+    return Dataset("mmimdb", kinds, tuple(classes), tuple(records), skips.reasons)
 
 
 def _only(what: str, files: list[str], name: str, endings: tuple[str, ...]) -> str:
@@ -244,20 +256,20 @@ def _longest_plot(document: Mapping[str, Any]) -> str:
     return plot
 
 
-def _genres(document: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the genres of a movie among the 23, None where nobody has named any."""
+def _genres(document: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the genres of a movie among `classes`, None where nobody has named any."""
     named = document.get("genres")
     if named in (None, []):
         return None
     if not isinstance(named, list) or not all(isinstance(genre, str) for genre in named):
         raise BadRecordError("'genres' is not a list of texts")
-    genres = [genre for genre in named if genre not in DROPPED_GENRES]
-    for genre in genres:
-        if genre not in GENRES:
+    for genre in named:
+        if genre not in (*GENRES, *DROPPED_GENRES):
             raise BadRecordError(f"unknown genre {genre[:40]!r}")
+    genres = tuple(genre for genre in classes if genre in named)
     if not genres:
-        raise BadRecordError(f"none of the {len(GENRES)} genres")
-    return tuple(genre for genre in GENRES if genre in genres)
+        raise BadRecordError(f"none of the {len(classes)} genres")
+    return genres
 
 
 # An archive from anywhere, unpacked once: only the files that are wanted, within bounds.

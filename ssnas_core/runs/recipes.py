@@ -105,7 +105,7 @@ _REGULARISED = {"space.dropout": 0.5, "recipe.pretrain_dropout": 0.1}
 _TWO_CORE = Recipe(
     prepare=PrepareConfig(),
     parts=(
-        FusionConfig(channels=128, dropout=0.1),
+        FusionConfig(channels=128, dropout=0.1, output="beside"),
         LayersConfig(channels=128),
         BilevelConfig(arch_learning_rate=1e-2),
     ),
@@ -131,7 +131,7 @@ _CLASSROOM = replace(
         image_training=TrainConfig(epochs=16, batch_size=128),
     ),
     parts=(
-        FusionConfig(channels=64, dropout=0.1),
+        FusionConfig(channels=64, dropout=0.1, output="beside"),
         *_TWO_CORE.parts[1:],
     ),
     pretrain=TrainConfig(epochs=10, batch_size=128),

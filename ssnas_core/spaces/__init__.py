@@ -16,5 +16,6 @@ OPERATORS = Parts(
         "Attention": "ssnas_core.spaces.operators:Attention",
         "LinearGLU": "ssnas_core.spaces.operators:LinearGLU",
         "ConcatFC": "ssnas_core.spaces.operators:ConcatFC",
+        "Product": "ssnas_core.spaces.operators:Product",
     },
 )

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 PRIMITIVES = ("Zero", "Sum", "Attention", "LinearGLU", "ConcatFC")
 """The five primitives, in the order of a gamma vector."""
 
-ORDERED = frozenset({"Attention"})
-"""Primitives for which f(x, y) and f(y, x) differ by more than a renaming of weights."""
+SYMMETRIC = frozenset({"Sum", "LinearGLU", "ConcatFC", "Product"})
+"""Operators for which f(x, y) and f(y, x) differ by no more than a renaming of weights."""
 
 Factory = Callable[[int], nn.Module]
 """Makes an operator of C channels: a module with forward(x, y), (N, L, C) each -> (N, L, C)."""
@@ -29,7 +29,7 @@ Factory = Callable[[int], nn.Module]
 
 def is_ordered(name: str) -> bool:
     """Return whether f(x, y) and f(y, x) are two choices; True for operators from outside."""
-    return name in ORDERED or name not in PRIMITIVES
+    return name not in SYMMETRIC
 
 
 def attention(query: Tensor, value: Tensor) -> Tensor:
@@ -134,3 +134,22 @@ class ConcatFC(nn.Module):
     def finish(self, product: Tensor) -> Tensor:
         """Return the result of W [x; y] + b: (N, L, C) -> (N, L, C)."""
         return self.dropout(self.norm(product).relu())
+
+
+class Product(nn.Module):
+    """(W1 x + b1) * (W2 y + b2): low-rank bilinear pooling (MLB, arXiv:1610.04325, eq. 7).
+
+    Not one of BM-NAS's. It asks how x and y relate, where the primitives ask what they hold:
+    few samples teach it, say, that a poster shows what its plot names.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels, channels)
+        self.second = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.first(x) * self.second(y)

@@ -19,12 +19,12 @@ from ssnas_core.spaces.fusion.networks import ordered_pairs
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.spaces.operators import (
-    ORDERED,
     PRIMITIVES,
     ConcatFC,
     LinearGLU,
     attention,
     glu,
+    is_ordered,
 )
 
 N, L, C = 2, 3, 4
@@ -98,21 +98,34 @@ def test_sum_adds():
 
 
 def test_zero_comes_first_and_is_the_one_primitive_that_is_never_built():
-    assert ("Zero", *OPERATORS.table) == PRIMITIVES
+    assert ("Zero", *OPERATORS.table) == (*PRIMITIVES, "Product")
 
 
 @pytest.mark.parametrize("name", OPERATORS.table)
-def test_ordered_are_exactly_the_primitives_that_no_exchange_of_columns_makes_symmetric(name):
+def test_ordered_are_exactly_those_that_no_renaming_of_weights_makes_symmetric(name):
     x, y = two_inputs()
     module = operator(name)
     straight = module(x, y)
     assert straight.shape == (N, L, C)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 2:  # W = [A B] becomes [B A]
-                parameter.copy_(torch.cat((parameter[:, C:], parameter[:, :C]), 1))
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    renamed = {"first": "second", "second": "first"}
+    turned = {}
+    for key, value in state.items():
+        layer, _, kind = key.partition(".")
+        turned[key] = state[f"{renamed.get(layer, layer)}.{kind}"]
+        if kind == "weight" and value.shape[1] == 2 * C:  # W = [A B] becomes [B A]
+            turned[key] = torch.cat((value[:, C:], value[:, :C]), 1)
+    module.load_state_dict(turned)
     symmetric = torch.allclose(straight, module(y, x), rtol=1e-12)
-    assert symmetric == (name not in ORDERED)
+    assert symmetric == (not is_ordered(name))
+
+
+def test_product_multiplies_what_it_makes_of_each():
+    x, y = two_inputs()
+    module = operator("Product")
+    a, b = (x @ module.first.weight.T, y @ module.second.weight.T)
+    wanted = (a + module.first.bias) * (b + module.second.bias)
+    assert torch.allclose(module(x, y), wanted, rtol=1e-12)
 
 
 # --- operators of one's own

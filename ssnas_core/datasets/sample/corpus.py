@@ -1,12 +1,16 @@
 """A generated movie corpus in MM-IMDB's own raw layout, small enough to ship.
 
-Every movie is drawn from a `Story` of seven named factors. Three are told by the
-plot (theme, turn, length), four by the poster, faintly echoed in plots (land, mood,
+Every movie is drawn from a `Story` of eight named factors. Four are told by the plot
+(theme, turn, length, place), four by the poster, faintly echoed in plots (land, mood,
 print, emblem); `RULES` says which genre follows from which factors. Most genres
 need both modalities: "a long journey" is a Western under a desert sky and
 Sci-Fi under a starry one. Land, mood and print are palette and texture, which
-shallow features show already; the emblem is a shape, which needs depth. No
-movie here exists; data/README.md is the corpus's card.
+shallow features show already; the emblem is a shape, which needs depth.
+
+A task of its own asks for a relation: does the poster show what the plot names? No sum of
+what each of them says can tell. Its labels are two of the genres that MM-IMDB's archive has
+and its published task drops: `read_mmimdb(sample_archive(), genres=RELATION)`. No movie here
+exists; data/README.md is the corpus's card.
 """
 
 from __future__ import annotations
@@ -51,14 +55,21 @@ LOW_LEVEL_FACTORS = ("land", "mood", "print")
 SHAPE_FACTORS = ("emblem",)
 
 # What poster and plot share: with these probabilities the emblem is the theme's
-# own, and the plot names the land, the mood, the emblem.
+# own, the plot's place has the climate of the poster's land, is that land, and the plot
+# names the mood, the emblem.
 OWN_EMBLEM = 0.25
 OWN = {
     "love": "couple", "crime": "weapon", "journey": "traveller", "battle": "weapon",
     "haunting": "beast", "home": "child", "riddle": "eye", "stage": "instrument",
     "life": "portrait", "contest": "traveller",
 }  # fmt: skip
-ECHO = {"land": 0.30, "mood": 0.30, "emblem": 0.25}
+OWN_CLIMATE, OWN_LAND = 0.6, 0.5  # the second where the first holds
+ECHO = {"mood": 0.30, "emblem": 0.25}
+
+WET = ("sea", "forest", "snow")  # the other lands are dry
+RELATION = ("Reality-TV", "Talk-Show")
+"""Of the relation: the place of the plot and the land of the poster are both wet or both dry,
+or not. Each movie has one of both, and neither is one of MM-IMDB's 23 genres."""
 
 # Label noise: each true genre is lost with probability LOST (never the last
 # one); with probability ADDED a movie gains one drawn by how common genres are.
@@ -123,7 +134,7 @@ _FREQUENCY = {  # of added noise, roughly that of the genres themselves
 
 
 def draw_story(rng: random.Random) -> Story:
-    """A story with every factor drawn from `FACTORS`, then tied by `OWN_EMBLEM` and `ECHO`."""
+    """A story with every factor drawn from `FACTORS`, then tied as above."""
     values = {
         factor: rng.choices(list(chances), list(chances.values()))[0]
         for factor, chances in FACTORS.items()
@@ -131,6 +142,11 @@ def draw_story(rng: random.Random) -> Story:
     if rng.random() < OWN_EMBLEM:
         values["emblem"] = OWN[values["theme"]]
     echoes = tuple(factor for factor, chance in ECHO.items() if rng.random() < chance)
+    own = rng.random() < OWN_CLIMATE
+    wet = own == (values["land"] in WET)
+    lands = {land: chance for land, chance in FACTORS["land"].items() if (land in WET) == wet}
+    place = rng.choices(list(lands), list(lands.values()))[0]
+    values["place"] = values["land"] if own and rng.random() < OWN_LAND else place
     return Story(**values, echoes=echoes)
 
 
@@ -162,6 +178,11 @@ def genres_of(story: Story) -> tuple[str, ...]:
     return tuple(genres)[-MOST_GENRES:] or ("Drama",)
 
 
+def relation_of(story: Story) -> str:
+    """The one of `RELATION` that follows from a story, without label noise."""
+    return RELATION[(story.place in WET) != (story.land in WET)]
+
+
 def noisy_genres(genres: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
     """`genres` as a careless archivist would file them (see `LOST` and `ADDED`)."""
     filed = {genre for genre in genres if rng.random() >= LOST} or set(genres)
@@ -179,10 +200,11 @@ def draw_movie(index: int, seed: int) -> tuple[Story, dict[str, object], bytes]:
     """
     story = draw_story(_stream(index, seed, "story"))
     title, year, texts = plots.write(story, _stream(index, seed, "plot"))
+    genres = noisy_genres(genres_of(story), _stream(index, seed, "labels"))
     document = {
         "title": title,
         "year": year,
-        "genres": list(noisy_genres(genres_of(story), _stream(index, seed, "labels"))),
+        "genres": [*genres, relation_of(story)],
         "plot": texts,
     }
     return story, document, posters.paint(story, title, _stream(index, seed, "poster"))

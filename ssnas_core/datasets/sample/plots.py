@@ -1,8 +1,8 @@
 """Plots of the generated sample: a template grammar over a story's factors.
 
-A plot is three to six sentences: an opening and a development that tell the
-theme (`themes.toml`), sometimes an echo of the poster, and an ending that tells
-the turn (`plots.toml`). The words of a theme are neutral about land and mood ("a
+A plot is four to seven sentences: an opening and a development that tell the
+theme (`themes.toml`), one that names a place, sometimes an echo of the poster, and an
+ending that tells the turn (`plots.toml`). The words of a theme are neutral about land and mood ("a
 journey of a thousand miles" may be a Western or Sci-Fi), and the endings about
 the theme.
 """
@@ -56,7 +56,8 @@ def write(story: Story, rng: random.Random) -> tuple[str, int, list[str]]:
         for factor in story.echoes
     }
     mood = echoes.pop("mood", None)  # speaks of the whole tale, so it closes the plot
-    sentences = [opening, rng.choice(theme["middles"]), *echoes.values()]
+    place = rng.choice(lists["places"][story.place])
+    sentences = [opening, rng.choice(theme["middles"]), place, *echoes.values()]
     sentences.append(rng.choice(lists["endings"][story.turn]))
     if mood is not None:
         sentences.append(mood)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """The factors a movie is made from; values are keys of `FACTORS`."""
+    """The factors a movie is made from; values are keys of `FACTORS`, the place one of the lands."""
 
     theme: str  # what happens: the plot's nouns and verbs
     turn: str  # how it ends: the plot's last sentence
     length: str  # a feature, or a short that says so
+    place: str  # a land that the plot names, the poster's or another
     land: str  # palette and landscape of the poster
     mood: str  # its light, contrast and brushwork
     print: str  # its printing technique

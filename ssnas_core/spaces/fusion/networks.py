@@ -22,7 +22,7 @@ from ssnas_core.common.modalities import drop_modality
 from ssnas_core.spaces import OPERATORS
 from ssnas_core.spaces.fusion.choices import Cell, Pair, Step, predecessors, states
 from ssnas_core.spaces.fusion.mixing import ReluDropout, mix
-from ssnas_core.spaces.operators import PRIMITIVES, Factory
+from ssnas_core.spaces.operators import PRIMITIVES, Factory, is_ordered
 
 Relax = Callable[[Tensor], Tensor]  # a choice's scores (options,) -> the options' weights
 softmax: Relax = partial(torch.softmax, dim=-1)
@@ -278,9 +278,9 @@ class _RelaxedStep(nn.Module):
         gates, dense = hidden.split((2 * width, width), -1)
         results = [x + y, self.Attention(query, value)]
         results += [self.LinearGLU.finish(gates), self.ConcatFC.finish(dense)]
-        results += [
-            _applied(self.get_submodule(name), name, query, value) for name in self._further
-        ]
+        for name in self._further:
+            inputs = (query, value) if is_ordered(name) else (x, y)
+            results.append(_applied(self.get_submodule(name), name, *inputs))
         return mix(weights[None, 1:], results, length)[0]
 
 

@@ -189,6 +189,8 @@ def _further_operators(
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
             raise InputError(f"an operator's name must be an identifier, got {name!r}; rename it.")
         taken = (*PRIMITIVES, "Concat", *operators)
+        if name in OPERATORS.table and operator is not OPERATORS.find(name):
+            taken = (*taken, name)
         if name in taken or hasattr(nn.Module(), name):  # also the name of a supernet's submodule
             raise InputError(
                 f"operator {name!r} has a name in use ({', '.join(taken)}, and those of "

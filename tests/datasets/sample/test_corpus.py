@@ -27,6 +27,7 @@ STORY = corpus.Story(
     theme="journey",
     turn="chase",
     length="feature",
+    place="sea",
     land="city",
     mood="bright",
     print="photo",
@@ -57,7 +58,7 @@ def movies(bundled) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def stories() -> list[corpus.Story]:
     rng = random.Random(11)
-    return [corpus.draw_story(rng) for _ in range(4000)]
+    return [corpus.draw_story(rng) for _ in range(8000)]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_corpus(tmp_path):
@@ -131,19 +132,23 @@ def test_every_genre_of_mmimdb_occurs_in_every_split_and_drama_in_half_of_all(bu
         "test": 300,
     }
     for names in split.values():
-        assert {genre for name in names for genre in movies[name]["genres"]} == set(GENRES)
+        told = {genre for name in names for genre in movies[name]["genres"]}
+        assert told == {*GENRES, *corpus.RELATION}
     counts = Counter(genre for movie in movies.values() for genre in movie["genres"])
+    assert counts.pop("Reality-TV") + counts.pop("Talk-Show") == 1200  # the relation's
     assert min(counts.values()) >= 30
     assert counts.most_common(2)[0][0] == "Drama" and 0.48 < counts["Drama"] / 1200 < 0.6
     assert counts.most_common(2)[1][0] == "Comedy"
 
 
-def test_movies_have_one_to_five_genres_in_mmimdbs_order(movies):
-    numbers = [len(movie["genres"]) for movie in movies.values()]
+def test_movies_have_one_to_five_genres_in_mmimdbs_order_and_one_of_the_relation(movies):
+    numbers = [len(movie["genres"]) - 1 for movie in movies.values()]
     assert set(numbers) == {1, 2, 3, 4, 5}
     assert 2.2 < np.mean(numbers) < 2.8
     for movie in movies.values():
-        assert movie["genres"] == [genre for genre in GENRES if genre in movie["genres"]]
+        *genres, relation = movie["genres"]
+        assert genres == [genre for genre in GENRES if genre in genres]
+        assert relation in corpus.RELATION
 
 
 @pytest.mark.parametrize(
@@ -200,12 +205,13 @@ def test_the_same_journey_is_another_genre_under_another_sky(land, genre):
 def test_words_of_a_plot_depend_on_the_poster_only_through_echoes():
     other = replace(STORY, land="stars", mood="bleak", print="photo", emblem="couple")
     assert plots.write(STORY, random.Random(1))[2] == plots.write(other, random.Random(1))[2]
-    told = [replace(story, echoes=("land",)) for story in (STORY, other)]
+    told = [replace(story, echoes=("mood",)) for story in (STORY, other)]
     assert plots.write(told[0], random.Random(1))[2] != plots.write(told[1], random.Random(1))[2]
 
 
 def test_posters_depend_on_no_factor_of_the_plot():
-    other = replace(STORY, theme="crime", turn="loss", length="short", echoes=("mood",))
+    plot = {"theme": "crime", "turn": "loss", "length": "short", "place": "snow"}
+    other = replace(STORY, **plot, echoes=("mood",))
     first, second = (posters.paint(s, "A Title", random.Random(2)) for s in (STORY, other))
     assert first == second
 
@@ -243,6 +249,32 @@ def test_neither_modality_alone_decides_the_labels(stories):
     poster = best_weighted_f1(*corpus.LOW_LEVEL_FACTORS, *corpus.SHAPE_FACTORS)
     assert 0.5 < plot < 0.7 and 0.5 < poster < 0.7 and abs(plot - poster) < 0.1
     assert poster > max(texture, shape) + 0.08  # nor one depth of the poster
+
+
+def test_the_relation_is_told_by_both_modalities_and_by_neither_alone(stories):
+    assert corpus.relation_of(STORY) == "Talk-Show"  # the sea is wet, the city dry
+    assert corpus.relation_of(replace(STORY, land="forest")) == "Reality-TV"
+    assert corpus.relation_of(replace(STORY, land="forest", place="stars")) == "Talk-Show"
+    same = np.array([corpus.relation_of(story) == "Reality-TV" for story in stories])
+    assert same.mean() == pytest.approx(corpus.OWN_CLIMATE, abs=0.03)
+    for factor in ("place", "land", "mood", "emblem", "theme"):
+        values = np.array([getattr(story, factor) for story in stories])
+        shares = [same[values == value].mean() for value in set(values)]
+        assert max(shares) - min(shares) < 0.16  # the lands are not equally common
+
+
+def test_plots_of_wet_places_speak_of_water_and_of_dry_ones_of_dust():
+    for land, sentences in plots.words("plots")["places"].items():
+        word = "water" if land in corpus.WET else "dust"
+        assert all(re.search(rf"\b{word}\b", sentence.lower()) for sentence in sentences)
+
+
+def test_the_relation_is_read_as_a_task_of_its_own(small, tmp_path):
+    dataset = read_mmimdb(small, genres=corpus.RELATION, unpack_to=tmp_path)
+    assert dataset.classes == corpus.RELATION
+    for record in dataset.records:
+        assert record.labels == (corpus.relation_of(corpus.story_of(record.id)),)
+    assert not {*corpus.RELATION} & {*read_mmimdb(small, unpack_to=tmp_path).classes}
 
 
 def test_label_noise_is_what_the_card_says(stories):
