@@ -40,7 +40,7 @@ class RecipeCommand(Output):
     (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; package.module:Name."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
-    sentence-encoder, classroom, av-mnist, or package.module:Name."""
+    sentence-encoder, published-encoders, classroom, av-mnist, or package.module:Name."""
 
 
 @dataclass(frozen=True, kw_only=True)
