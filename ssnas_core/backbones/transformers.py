@@ -190,6 +190,8 @@ def _colour_map(source: str | Path, side: int) -> tuple[Tensor, Tensor, tuple[in
     return torch.stack([one - black for one in pure], 1), black, (int(height), int(width))
 
 
+_PIECES = 4  # of a batch of texts, by their length: nearly twice as fast on plots
+
 # Words of many scripts, and letters as of genes: a tokenizer without its files knows none.
 _WORDS = (
     *("the story friend night family love house water", "A C D E G K L M"),
@@ -359,6 +361,15 @@ class TransformerText(_Transformer, TextBackbone):
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""
+        if not self._trims or len(vectorized) < 2 * _PIECES:
+            return self._taps(vectorized)
+        # Texts of like length together: a batch's longest would pad all the others.
+        order = (vectorized != self.tokenizer.pad_token_id).sum(1).argsort()
+        pieces = [self._taps(vectorized[rows]) for rows in order.chunk(_PIECES)]
+        back = order.argsort()
+        return {tap: torch.cat([piece[tap] for piece in pieces])[back] for tap in pieces[0]}
+
+    def _taps(self, vectorized: Tensor) -> dict[str, Tensor]:
         mask = (vectorized != self.tokenizer.pad_token_id).long()
         longest = max(int(mask.sum(1).max()), 1) if self._trims else mask.shape[1]
         tokens, mask = vectorized[:, :longest], mask[:, :longest]

@@ -7,8 +7,8 @@ Reads the raw archive as published, or its unpacked folder:
     mmimdb/dataset/<id>.jpeg     the poster, in repacked copies also as .jpg, .png, ...
 
 The archive knows 27 genres, the published task 23: News, Adult, Talk-Show and
-Reality-TV are dropped from a record's genres without a word, unless they are asked for. Of several plots
-the longest counts, as in the authors' own preparation.
+Reality-TV are dropped from a record's genres without a word, unless they are asked for.
+Of several plots the longest counts, as in the authors' own preparation.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ def read_mmimdb(
         progress: show progress bars on stderr.
 
     Raises:
-        InputError: a genre that the archive does not know, nothing usable at `path`, a damaged or hostile archive, a
-            split without usable records, or, if `strict`, any unusable record.
+        InputError: a genre that the archive does not know, nothing usable at `path`, a damaged
+            or hostile archive, a split without usable records, or, if `strict`, any unusable
+            record.
     """
     wrong = [genre for genre in genres if genre not in (*GENRES, *DROPPED_GENRES)]
     if wrong or not genres:

@@ -70,6 +70,15 @@ def test_transformer_taps_are_masked_means_of_hidden_states_text_by_text(encoder
     assert encoder.channels == dict.fromkeys("0123", encoder.model.config.hidden_size)
 
 
+def test_a_batch_gives_what_its_texts_give_alone_whatever_their_lengths_and_order(encoder, plots):
+    texts = [" ".join(plots[0].split()[: 1 + 7 * n % 23]) for n in range(13)]
+    with torch.inference_mode():
+        together = encoder(encoder.vectorize(texts))
+        for row, text in enumerate(texts):
+            for tap, state in encoder(encoder.vectorize([text])).items():
+                torch.testing.assert_close(together[tap][row], state[0], atol=2e-4, rtol=0)
+
+
 def test_transformer_cuts_long_texts(encoder):
     assert encoder.vectorize(["word " * 500]).shape == (1, LENGTH)
 

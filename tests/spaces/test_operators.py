@@ -224,10 +224,10 @@ def test_relaxation_adds_its_share_of_query_and_value():
     query = order[0] * states[0] + order[1] * states[1]
     value = order[0] * states[1] + order[1] * states[0]
     pairs = ordered_pairs(beta)
-    wanted = shares[:5].sum() * old.cells[0].steps[0](states, pairs, gamma[:5].softmax(0))
+    wanted = shares[:5].sum() * old.cells[0].steps[0](states, states, pairs, gamma[:5].softmax(0))
     wanted = wanted + shares[5] * step.Gated(query, value)
     wanted = wanted + shares[6] * torch.maximum(query, value)
-    torch.testing.assert_close(step(states, pairs, shares), wanted)
+    torch.testing.assert_close(step(states, states, pairs, shares), wanted)
 
 
 @pytest.mark.parametrize(("cells", "steps"), [(1, 1), (3, 1), (2, 2)])

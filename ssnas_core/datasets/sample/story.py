@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """The factors a movie is made from; values are keys of `FACTORS`, the place one of the lands."""
+    """The factors a movie is made from; values are keys of `FACTORS`, the place a land."""
 
     theme: str  # what happens: the plot's nouns and verbs
     turn: str  # how it ends: the plot's last sentence

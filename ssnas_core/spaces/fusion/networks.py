@@ -189,17 +189,35 @@ class FusionSupernet(nn.Module):
             tables = self.get_buffer(f"_pairs_{index}")
             alpha = self.logits[f"alpha_{index}"]
             shares = self.relax((tables @ alpha).sum(0)) @ tables  # (2, E), in x and in y
-            x, y = mix(shares, [*outputs, *states], self.config.length)
+            inputs = [*outputs, *states]
+            x, y = mix(shares, inputs, self.config.length)
             steps = range(self.config.steps)
             pairs = [ordered_pairs(self.logits[f"beta_{index}_{s}"], self.relax) for s in steps]
             primitives = [self.relax(self.logits[f"gamma_{index}_{s}"]) for s in steps]
-            outputs.append(cell(x, y, pairs, primitives))
+            outputs.append(
+                cell((x, y), self._read(index, shares, inputs, (x, y)), pairs, primitives)
+            )
         if self.config.output != "cells":
             kept = self.relax(self.logits["output"])[:, 0]
             outputs += at_positions(states, self._positions)
             weighed = [weight * part for weight, part in zip(kept, outputs, strict=False)]
             outputs = [*weighed, *outputs[len(kept) :]]
         return self.embedding(outputs)
+
+    def _read(
+        self, cell: int, shares: Tensor, states: Sequence[Tensor], mixed: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return what attention may read from: the mixtures x and y of a cell's input states.
+
+        Where the output is a choice, they are without the features of one position, which
+        attention would return as they are, and which it is never derived for.
+        """
+        if self.config.output == "cells":
+            return mixed
+        maps = [n for n in range(len(states)) if n < cell or self._positions[n - cell] > 1]
+        if not maps:
+            return tuple(torch.zeros_like(one) for one in mixed)
+        return mix(shares[:, maps], [states[n] for n in maps], self.config.length)
 
 
 def at_positions(states: Sequence[Tensor], positions: Sequence[int]) -> list[Tensor]:
@@ -260,9 +278,14 @@ class _RelaxedStep(nn.Module):
         for name, factory in operators.items():
             self.add_module(name, _made(name, factory, config.channels))
 
-    def forward(self, states: Sequence[Tensor], ordered: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        self, states: Sequence[Tensor], read: Sequence[Tensor], ordered: Tensor, weights: Tensor
+    ) -> Tensor:
         length = states[0].shape[1]
         query, value = mix(torch.stack((ordered.sum(1), ordered.sum(0))), states, length)
+        source = value
+        if read[0] is not states[0]:
+            (source,) = mix(ordered.sum(0)[None], read, length)
         x, y = states[:2]  # one pair only, of weight 1
         if len(states) > 2:
             # Primitives that do not tell x from y see each unordered pair in one order.
@@ -276,7 +299,7 @@ class _RelaxedStep(nn.Module):
             torch.cat([linear.bias for linear in linears]),
         )
         gates, dense = hidden.split((2 * width, width), -1)
-        results = [x + y, self.Attention(query, value)]
+        results = [x + y, self.Attention(query, source)]
         results += [self.LinearGLU.finish(gates), self.ConcatFC.finish(dense)]
         for name in self._further:
             inputs = (query, value) if is_ordered(name) else (x, y)
@@ -326,12 +349,18 @@ class _RelaxedCell(nn.Module):
         self.output = CellOutput(config)
 
     def forward(
-        self, x: Tensor, y: Tensor, pairs: Sequence[Tensor], primitives: Sequence[Tensor]
+        self,
+        inputs: Sequence[Tensor],
+        read: Sequence[Tensor],
+        pairs: Sequence[Tensor],
+        primitives: Sequence[Tensor],
     ) -> Tensor:
-        states = [x, y]
+        """Return (N, L, C) of the inputs x and y, and of those that attention reads from."""
+        results: list[Tensor] = []
         for step, ordered, weights in zip(self.steps, pairs, primitives, strict=True):
-            states.append(step(states, ordered, weights))
-        return self.output(states[2:], x, y)
+            states = [*inputs, *results]
+            results.append(step(states, [*read, *results], ordered, weights))
+        return self.output(results, *inputs)
 
 
 class FusionNetwork(nn.Module):

@@ -30,7 +30,8 @@ network. Deviations from the paper and its code:
 - LayerNorm is over channels, at each position.
 - Attention that reads from a state of one position returns that state, whatever its query
   is. BM-NAS's space holds such steps. Where what reaches the classifier is a choice, and the
-  features' positions are known, none is derived; it weighs in the relaxation, as Zero does.
+  features' positions are known, none is derived, and in the relaxation it gives nothing, as
+  Zero does.
 - The networks hold the paper's formulas alone, where the code has further norms and
   dropout; `FusionConfig.released` adds them, and takes the last two deviations back.
 """

@@ -245,6 +245,26 @@ def test_attention_to_one_position_is_never_derived_and_refused():
     assert str(vectors.derive(logits)) == "LinearGLU(text_0, text_1) -> Concat(cell_0)"
 
 
+@pytest.mark.parametrize("cell", [0, 1])
+def test_attention_to_one_position_gives_nothing_in_the_relaxation(cell):
+    """What is never derived does not earn its weight by being the vector itself."""
+    space, features = fusion(output="beside"), draw_features()
+    net, end = random_supernet(space, 0), 1e4
+    first, vector = cell, cell + list(CHANNELS).index("text_0")  # image_0 is a map
+    alpha = torch.zeros_like(net.logits[f"alpha_{cell}"])
+    alpha[first] = alpha[vector] = end  # all weight on this pair
+    beta = torch.tensor([[end, 0.0], [0.0, end]])  # the map asks, the vector answers
+    attends, does_nothing, reads_map = (torch.zeros(5) for _ in range(3))
+    attends[2] = does_nothing[0] = reads_map[2] = end
+    results = []
+    for gamma, order in ((attends, beta), (does_nothing, beta), (reads_map, beta.flip(1))):
+        named = {f"alpha_{cell}": alpha, f"beta_{cell}_0": order, f"gamma_{cell}_0": gamma}
+        set_logits(net, named)
+        results.append(net(features))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(results[2], results[1])
+
+
 def test_what_a_plot_reads_from_a_map_is_one_position_too():
     steps = (
         Node("cell_0_step_0", "Attention", ("text_0", "image_0")),
