@@ -122,9 +122,9 @@ _TWO_CORE = Recipe(
     },
 )
 
-# Smaller images and fewer epochs: the whole way in a minute or two, for the book. Two views of
-# a plot share no words: matched by words, plots alone solve the contrastive task, and every cell
-# that a search then keeps reads plots alone.
+# Smaller images and fewer epochs: the whole way in a minute or two, for the book. The views of a
+# plot come in twos that share no words: with 30 % of the words dropped, plots alone solve the
+# contrastive task, and the cells that a search then keeps read plots alone.
 _CLASSROOM = replace(
     _TWO_CORE,
     prepare=PrepareConfig(
