@@ -62,7 +62,7 @@ def objects(kind):
         "strategy": {"strategy": Untrained(trials=2)},
         "operator": {
             "space": dataclasses.replace(
-                recipe.space("fusion"), operators=(f"{own.operator.__name__}:Product",)
+                recipe.space("fusion"), operators=(f"{own.operator.__name__}:Hadamard",)
             ),
         },
         "backbone": {
@@ -78,7 +78,7 @@ OPTIONS = {
     "space": ("--space", "own.space:OneFeatureConfig", "--space.width", 6),
     "objective": ("--objective", "own.objective:Decorrelation", "--objective.out", 3),
     "strategy": ("--strategy", "own.strategy:Untrained", "--strategy.trials", 2),
-    "operator": ("--space.operators", "own.operator:Product"),
+    "operator": ("--space.operators", "own.operator:Hadamard"),
     "backbone": ("--prepare.image", "own.backbone:Stripes"),
     "baseline": (),
 }
@@ -231,7 +231,7 @@ def test_list_names_every_part_and_ones_own():
     told = call("list", "--parts", "own.space", "own.operator")
     names = {kind: {row["name"] for row in rows} for kind, rows in told.items()}
     assert {"fusion", "layers", "own.space:OneFeatureConfig"} == names["space"]
-    assert "own.operator:Product" in names["operator"]
+    assert "own.operator:Hadamard" in names["operator"]
     assert {"bilevel", "random", "evolution", "tpe", "surrogate"} == names["strategy"]
     without = {"contrastive", "swapped", "comm", "clip", "matching"}
     assert {*without, "supervised", "hybrid"} == names["objective"]

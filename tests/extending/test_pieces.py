@@ -56,7 +56,7 @@ def searched(space, axes, **others):
 # --- an operator
 
 
-class Product(nn.Module):
+class Hadamard(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels))
@@ -67,13 +67,13 @@ class Product(nn.Module):
 
 def test_an_operator(axes):
     config = FusionConfig(channels=8, length=4)
-    space = FusionSpace(axes["source"].channels, config, operators={"Product": Product})
+    space = FusionSpace(axes["source"].channels, config, operators={"Hadamard": Hadamard})
     assert len(list(space.genotypes())) > len(list(FusionSpace(space.channels, config).genotypes()))
     supernet = space.supernet()
     with torch.no_grad():
         supernet.logits["gamma_0_0"][-1] = 9.0
     genotype = space.derive(supernet.logits)
-    assert "Product" in [node.operator for node in genotype.nodes]
+    assert "Hadamard" in [node.operator for node in genotype.nodes]
     network = space.inherit(genotype, supernet.state_dict())
     features = axes["source"].clean(torch.arange(3))
     assert network(features).shape == (3, network.width)

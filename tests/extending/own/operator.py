@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-class Product(nn.Module):
+class Hadamard(nn.Module):
     """Each channel's product of the two inputs, scaled."""
 
     def __init__(self, channels):
