@@ -27,6 +27,7 @@ from ssnas_core.runs import run as runs
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import Method, all_methods
 from ssnas_core.runs.recipes import RECIPES, Tuned
+from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.study import runner
 from ssnas_core.study.jobs import LABEL_RATIOS, StudyConfig, jobs_of
 from ssnas_core.study.methods import (
@@ -193,6 +194,21 @@ def test_tuned_settings_are_those_of_the_recipe_whatever_else_of_it_changes():
         study = StudyConfig(data=Path("data"), recipe=changed)
         assert study.tuned_for(method) == recipe.tuned.get("supervised", Tuned())
     assert RECIPES["classroom"].tuned["supervised"].same_steps
+
+
+@pytest.mark.parametrize("recipe", ["two-core", "classroom", "av-mnist", "published-encoders"])
+def test_ssnas_may_find_its_rivals_and_bm_nas_has_its_own_space(recipe):
+    channels, positions = {"image_0": 3, "text_0": 4}, {"image_0": 4, "text_0": 1}
+    late = Genotype("fusion", (Node("output", "Concat", tuple(channels)),))
+    spaces = {}
+    for job in jobs(methods=("core",), recipe=RECIPES[recipe]):
+        for cell in job.cells:
+            spaces[cell.name] = job.config.space.open(channels, positions)
+    for name in ("SSNAS", "random, pretrained"):
+        spaces[name].validate(late)
+    with pytest.raises(InputError):
+        spaces["BM-NAS"].validate(late)
+    assert spaces["BM-NAS"].config.released == ("residual",)
 
 
 def test_decisive_methods_have_more_seeds():
