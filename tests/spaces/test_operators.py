@@ -329,6 +329,8 @@ def test_two_operators_of_one_name_are_refused():
         named(name, name)
     with pytest.raises(InputError, match="operator 'Gated' has a name in use"):
         FusionSpace(dict.fromkeys(FEATURES, 4), named(name), {"Gated": Maximum})
+    with pytest.raises(InputError, match="operator 'Product' has a name in use"):  # the library's
+        FusionSpace(dict.fromkeys(FEATURES, 4), FusionConfig(), {"Product": Maximum})
 
 
 def test_a_space_without_further_operators_is_the_one_that_it_was():
