@@ -139,8 +139,8 @@ class ConcatFC(nn.Module):
 class Product(nn.Module):
     """(W1 x + b1) * (W2 y + b2): low-rank bilinear pooling (MLB, arXiv:1610.04325).
 
-    Not one of BM-NAS's. It asks how x and y relate, where the primitives ask what they hold:
-    few samples teach it, say, that a poster shows what its plot names.
+    Not one of BM-NAS's. It learns how x and y relate, say that a poster shows what its plot
+    names, from samples too few for the primitives (`tests/benchmarks/relation.py`).
 
     Args:
         channels: C.

@@ -43,8 +43,8 @@ class StudyMethod:
 
 _PRETRAINED = Method("found", pretrained=True)
 _SSNAS = StudyMethod(cell=_PRETRAINED, tuned=True)
-# BM-NAS's own: only cells reach the classifier, and past a cell goes the first of its inputs, as
-# in its released code. With both inputs, as the formulas have it, it often leaves out the plot.
+# BM-NAS's own: only cells reach the classifier, and past a cell's operation goes the first of its
+# inputs. With both, as our cells have it, a search on few labels often leaves out the plot.
 _BM_NAS_SPACE = {"space.output": "cells", "space.released": ("residual",)}
 _BM_NAS = StudyMethod(objective="supervised", tuned=True, changes=_BM_NAS_SPACE)
 _UNTUNED = StudyMethod(cell=_PRETRAINED)
