@@ -1,8 +1,10 @@
-"""What the contrastive tasks find, and views of texts that share no words: dev of the sample.
+"""What the contrastive tasks find, and views of texts that share no words: on dev.
 
     python tests/benchmarks/objectives.py --out runs/objectives
+    python tests/benchmarks/objectives.py --data data/avmnist --recipe av-mnist --views \
+        --hard-tasks --name objectives_avmnist --out runs/objectives-avmnist
 
-With the recipe "classroom" as it is, and one seed after the other:
+With the recipe as it is, by default "classroom" on the generated sample, one seed after the other:
 
 - each task of `Contrastive` searches, and pretrains what it found, a random architecture and
   late concatenation; these are fine-tuned at r = 0.1;
@@ -10,14 +12,14 @@ With the recipe "classroom" as it is, and one seed after the other:
   tasks on the hardest of these.
 
 The threshold is chosen on the labelled dev part, the score is of the whole dev part. Test is
-not read. Writes objectives.md into --tables; it resumes where it was interrupted.
+not read. Writes NAME.md into --tables; it resumes where it was interrupted.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from torch.nn import functional as F
 from ssnas_core.common.files import read_json, write_json, write_text
 from ssnas_core.common.modalities import by_modality
 from ssnas_core.datasets.sample.corpus import sample_archive
-from ssnas_core.features.augment import JointAugment, TextAugment
+from ssnas_core.features.augment import TextAugment
 from ssnas_core.objectives.contrastive import Task, match_rate
 from ssnas_core.runs.reading import read_trained
 from ssnas_core.runs.recipes import RECIPES, RunConfig
 from ssnas_core.runs.run import Run
-from ssnas_core.show.tables import as_table
+from ssnas_core.show.tables import as_table, score_name
 from ssnas_core.training.loop import predict
 from ssnas_core.training.metrics import mean_interval
 from ssnas_core.training.shuffling import shuffled_scores
@@ -48,7 +50,7 @@ VIEWS = {
     "quarters of the words": TextAugment(drop=0, parts=4),
     "halves of the sentences": TextAugment(drop=0, parts=2, unit="sentences"),
 }
-OWN = "halves of the words"  # the recipe's
+OWN = "halves of the words"  # the classroom's; of another recipe its own, whatever they are
 HARD = "halves of the sentences"  # so hard that "simclr" leaves the texts alone
 METHODS = ("found, pretrained", "found", "random, pretrained", "late concat, pretrained",
            "late concat")  # fmt: skip
@@ -59,6 +61,10 @@ class Options:
     """How much, and where to."""
 
     out: Path
+    data: Path = field(default_factory=sample_archive)
+    recipe: str = "classroom"
+    name: str = "objectives"
+    """Of the table."""
     store: Path | None = None
     """Of prepared data; OUT/store if not given."""
     tables: Path = Path(__file__).parents[2] / "book" / "tables"
@@ -72,14 +78,15 @@ class Options:
 
 def run_of(options: Options, task: Task, views: str, seed: int) -> Run:
     """The run of one task on one kind of views."""
-    recipe = RECIPES["classroom"]
-    augment = JointAugment(text=VIEWS[views])
+    recipe = RECIPES[options.recipe]
+    augment = recipe.prepare.augment
+    augment = augment if views == OWN else replace(augment, text=VIEWS[views])
     recipe = replace(
         recipe,
         prepare=replace(recipe.prepare, augment=augment),
         contrastive=replace(recipe.contrastive, task=task),
     )
-    config = RunConfig(data=sample_archive(), seed=seed, label_ratio=(RATIO,), recipe=recipe)
+    config = RunConfig(data=options.data, seed=seed, label_ratio=(RATIO,), recipe=recipe)
     folder = options.out / "runs" / f"{task}-{list(VIEWS).index(views)}-{seed}"
     return Run(config, folder, store=options.store or options.out / "store", device="cpu")
 
@@ -112,6 +119,7 @@ def measured(options: Options, task: Task, views: str, seed: int) -> dict[str, A
         if timing.stage == "search" or (timing.stage, timing.of) == ("pretrain", "found"):
             seconds[timing.stage] = round(timing.cpu_seconds or 0.0, 1)
     told = {
+        "primary": run.scoring.primary,
         "genotype": str(genotype),
         "reads": sorted({n for node in genotype.nodes for n in node.inputs if "cell" not in n}),
         "report": read_json(run.folder / "pretrain.json")["history"][-1],
@@ -178,23 +186,30 @@ def table(options: Options, told: Mapping[tuple[str, str, int], dict[str, Any]])
     tasks = {t: [told[t, OWN, s] for s in options.seeds] for t in options.tasks}
     views = {v: [told["simclr", v, s] for s in options.view_seeds] for v in options.views}
     hard = {t: [told[t, HARD, s] for s in options.view_seeds] for t in options.hard_tasks}
-    features = list(next(iter(told.values()))["match"])
-    by_depth = [[v, *(f"{r[0]['match'][n]:.2f}" for n in features)] for v, r in views.items()]
+    first = next(iter(told.values()))
+    features, score = list(first["match"]), score_name([], first["primary"])
+    score = score[0].upper() + score[1:]
+    matched = views or {"the recipe's": next(iter(tasks.values()))}
+    by_depth = [[v, *(f"{r[0]['match'][n]:.2f}" for n in features)] for v, r in matched.items()]
     lines = [
-        f"Weighted F1 on the whole dev part of the sample at r = {RATIO:g}, the threshold chosen "
-        f"on its labelled part: mean (range) of {len(options.seeds)} seeds, recipe classroom. "
+        f"{score} on the whole dev part at r = {RATIO:g}, a threshold chosen on its labelled part: "
+        f"mean (range) of {len(options.seeds)} seeds, recipe {options.recipe}. "
         "`match`: the share of views that find their sample's other view, after pretraining the "
         "found network; without a modality: when that is another sample's. Seconds of one core. "
         "Lost if shuffled: of the found and pretrained network.",
         "",
         "This can show which networks are found, and what these rest on. It cannot show which "
-        "task is better, as so few seeds differ by more than the tasks do, and it says nothing of "
-        "other data: the sample is generated.",
+        "task is better, where seeds differ by more than the tasks do, and it says nothing of "
+        "other data.",
         *("", *lines_of(tasks, "task"), ""),
-        f"Views of the texts (task simclr, seeds: {', '.join(map(str, options.view_seeds))}):",
-        *("", *lines_of(views, "views"), ""),
-        f"Tasks on {HARD}:",
-        *("", *lines_of(hard, "task"), ""),
+    ]
+    if views:
+        seeds = ", ".join(map(str, options.view_seeds))
+        lines += [f"Views of the texts (task simclr, seeds: {seeds}):", ""]
+        lines += [*lines_of(views, "views"), ""]
+    if hard:
+        lines += [f"Tasks on {HARD}:", "", *lines_of(hard, "task"), ""]
+    lines += [
         "Two views of 256 dev samples that find each other by one stored feature, less its mean:",
         *("", *as_table(["views", *features], by_depth)),
     ]
@@ -214,7 +229,7 @@ def main(options: Options) -> None:
         cells = {name: round(cell["score"], 3) for name, cell in told[job]["cells"].items()}
         print(*job, told[job]["genotype"], cells, told[job]["seconds"], flush=True)
     text = table(options, told)
-    write_text(options.tables / "objectives.md", text)
+    write_text(options.tables / f"{options.name}.md", text)
     print(text)
 
 
