@@ -98,6 +98,8 @@ class Layout:
         if genotype.space == "fusion":  # what it names, else all cells, not only the ends
             last = genotype.nodes[-1]
             ends = list(last.inputs if last.name == OUTPUT else self.cells)
+        if genotype.space == "encdec":  # the last of either side, though GA asks the encoder's
+            ends = [[c for c in self.cells if c.startswith(side)][-1] for side in ("enc", "dec")]
         joins = genotype.space == "fusion" or len(ends) > 1
         graph.add_edges_from((end, "head") for end in ends)
 
@@ -109,7 +111,7 @@ class Layout:
                 nodes = self.cells.get(name, [])
                 texts = [node.operator for node in nodes] or [name]
                 if name == "head" and joins:
-                    texts = ["concat → head"]
+                    texts = ["sum → head" if genotype.space == "encdec" else "concat → head"]
                 self._add(Block(name, column, texts, nodes))
         self.routes = {edge: self._route(*edge) for edge in graph.edges}
         self._arrange(text_width)

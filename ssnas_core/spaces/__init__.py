@@ -7,6 +7,7 @@ SPACES = Parts(
     {
         "fusion": "ssnas_core.spaces.fusion.space:FusionConfig",
         "layers": "ssnas_core.spaces.layers:LayersConfig",
+        "encdec": "ssnas_core.spaces.encdec.space:EncDecConfig",
     },
 )
 OPERATORS = Parts(
