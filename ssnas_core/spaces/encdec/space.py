@@ -189,7 +189,8 @@ class EncDecSpace:
         sides = []
         for text, (_, _, count) in zip(STACKS[name], self._sides(), strict=True):
             stack = text.split()
-            sides.append(stack * (count // len(stack)) if len(stack) < 4 else stack)
+            by_hand = len(stack) <= 3  # one layer, which repeats
+            sides.append(stack * (count // len(stack)) if by_hand else stack)
         return self.genotype(*sides)
 
     def sample(self, generator: torch.Generator) -> Genotype:

@@ -122,7 +122,7 @@ def test_a_released_file_is_read(tmp_path):
     path = tmp_path / "arch.json"
     first = {"enc": [["self_att_64"]], "dec": [["guided_att_64"]]}
     last = {"enc": [["feed_forward"]], "dec": [["rel_self_att_64"]]}
-    path.write_text(json.dumps({"epoch2": first, "epoch10": last}))
+    path.write_text(json.dumps({"epoch10": last, "epoch2": first}))
     assert read_arch(path) == (["FFN"], ["RSA"])
     assert read_arch(path, epoch=2) == (["SA"], ["GA"])
 
