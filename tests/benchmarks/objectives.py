@@ -1,8 +1,8 @@
 """What the contrastive tasks find, and views of texts that share no words: on dev.
 
     python tests/benchmarks/objectives.py --out runs/objectives
-    python tests/benchmarks/objectives.py --data data/avmnist --recipe av-mnist --views \
-        --hard-tasks --name objectives_avmnist --out runs/objectives-avmnist
+    python tests/benchmarks/objectives.py --data data/avmnist --recipe av-mnist --tasks simclr \
+        clip --views --hard-tasks --name objectives_avmnist --out runs/objectives-avmnist
 
 With the recipe as it is, by default "classroom" on the generated sample, one seed after the other:
 
