@@ -99,7 +99,8 @@ class Layout:
             last = genotype.nodes[-1]
             ends = list(last.inputs if last.name == OUTPUT else self.cells)
         if genotype.space == "encdec":  # the last of either side, though GA asks the encoder's
-            ends = [[c for c in self.cells if c.startswith(side)][-1] for side in ("enc", "dec")]
+            sides = ([c for c in self.cells if c.startswith(side)] for side in ("enc", "dec"))
+            ends = [side[-1] for side in sides if side]
         joins = genotype.space == "fusion" or len(ends) > 1
         graph.add_edges_from((end, "head") for end in ends)
 

@@ -1,8 +1,9 @@
 """Blocks of the encoder-decoder space, and how boxes relate (MMnas, arXiv:2004.12070, sec. 3).
 
-A block is LN(x + Dropout(op(x))). Of the operations, SA, RSA and GA are multi-head attention:
-SA asks and answers with x; GA asks with x, and what the encoder returned answers; RSA is SA
-whose scores know where the regions are. With the relation r_ij of two boxes
+A block is LN(x + Dropout(op(x))). Of the operations, SA, RSA and GA are multi-head attention.
+In SA, x gives queries, keys and values. In GA, x gives the queries, and the encoder's output
+gives keys and values. RSA is SA whose scores know where the regions are: with the relation
+r_ij of two boxes
 
     e_ij = ReLU(W r_ij + b), one layer for the whole network,
     score_ij = q_i . k_j / sqrt(d) + log max(ReLU(w_h . e_ij + b_h), 1e-6) in head h,
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import drop_modality
 
 ENCODER = ("SA", "FFN")
@@ -50,7 +52,7 @@ def relations(boxes: Tensor) -> Tensor:
     centres' distances and of widths and heights. Left is not told from right.
 
     Args:
-        boxes: (..., R, 4), corners x1, y1, x2, y2 in pixels, both of the box.
+        boxes: (..., R, 4), x1, y1, x2, y2 in pixels; both corner pixels belong to the box.
 
     Returns:
         (..., R, R, 4).
@@ -75,9 +77,9 @@ def grid_boxes(positions: int) -> Tensor:
 
 
 def present(rows: Tensor) -> Tensor:
-    """Return which positions (N, P) of features (N, P, C) are any: rows of zeros are padding.
+    """Return which positions (N, P) of features (N, P, C) hold data; a row of zeros is padding.
 
-    A sample of nothing but zeros has all its positions.
+    In a sample of nothing but zeros all positions count as data.
     """
     there = (rows != 0).any(-1)
     return there | ~there.any(-1, keepdim=True)
@@ -161,20 +163,23 @@ class Block(nn.Module):
             outputs.append(self.norms[name](x + self.dropout(change)))
         if weights is None:
             return outputs[0]
-        return torch.einsum("o,onph->nph", weights, torch.stack(outputs))
+        # no product of matrices, which would round the weights under autocast
+        return sum(weight * output for weight, output in zip(weights, outputs, strict=True))
 
 
 class _Stem(nn.Module):
-    """A feature brought to mean 0 and variance 1, channel by channel, and to H channels."""
+    """A feature brought to mean 0 and variance 1, channel by channel, and then to H channels."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(channels)
+        self.norm = nn.BatchNorm1d(channels, affine=False)
         self.out = nn.Linear(channels, width)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return (N, P, H) of a feature (N, P, C)."""
-        return self.out(self.norm(feature.flatten(0, 1)).view_as(feature))
+    def forward(self, feature: Tensor, there: Tensor) -> Tensor:
+        """Return (N, P, H) of a feature (N, P, C) that is at the positions `there` (N, P)."""
+        normed = torch.zeros_like(feature)
+        normed[there] = self.norm(feature[there])
+        return self.out(normed)
 
 
 class _Flatten(nn.Module):
@@ -249,7 +254,16 @@ class EncDecNetwork(nn.Module):
         if self.training:
             features = drop_modality(features, self.features, self.modality_dropout)
         there = [present(features[name]) for name in self.features]  # (N, Q), (N, P)
-        guide, x = (stem(features[name]) for name, stem in self.stems.items())
+        positions = there[1].shape[1]
+        if self.related and positions != (grid := len(self.get_buffer("relations"))):
+            raise InputError(
+                f"expected {self.features[1]} at {grid} positions, got {positions}; open the "
+                "space with the positions of the features."
+            )
+        guide, x = (
+            stem(features[name], here)
+            for (name, stem), here in zip(self.stems.items(), there, strict=True)
+        )
         hidden = [_hidden(one) for one in there]  # (N, 1, 1, Q), (N, 1, 1, P)
         for block, weights in zip(self.encoder, self._weights("encoder"), strict=True):
             guide = block(guide, {"SA": hidden[0]}, guide, weights)

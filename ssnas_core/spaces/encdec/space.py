@@ -8,7 +8,8 @@ same. The embedding is LN(AttFlat(encoded) + AttFlat(decoded)).
 
 Each modality enters by its deepest feature, through a batch norm and one linear layer. Its
 positions are those of the stored features: pieces of a text, cells of a grid over an image.
-Where the decoded modality has one position, nothing is related, and there is no RSA.
+RSA takes the decoded positions for a square grid, which those of a text are not. Where the
+decoded modality has one position, nothing is related, and there is no RSA.
 
 Deviations: text enters by frozen features, not by an LSTM that is trained along; regions are
 the cells of a grid, not a detector's; AttFlat's hidden layer has H channels, where the released
@@ -18,6 +19,7 @@ code has 512 for an H of 256 and of 512 alike. For the blocks see `blocks`.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,10 +53,16 @@ STACKS: dict[str, tuple[str, str]] = {
     "MMnas prior": ("SA FFN", "RSA GA FFN"),
 }
 """Architectures by name, encoder and decoder: those that MMnas's authors found for three tasks, of
-12 and 18 blocks; and two made by hand, of any depth, as they repeat: MCAN's (arXiv:1906.10770),
-and the one that the released search starts from."""
+12 and 18 blocks; and two made by hand, whose layer of 2 and 3 blocks repeats: MCAN's
+(arXiv:1906.10770), and the one that the released search starts from."""
 
-_RELEASED = {"self_att": "SA", "rel_self_att": "RSA", "guided_att": "GA", "feed_forward": "FFN"}
+_EPOCH = re.compile(r"epoch(0|[1-9][0-9]{0,8})")
+_RELEASED = {
+    "self_att_64": "SA",
+    "rel_self_att_64": "RSA",
+    "guided_att_64": "GA",
+    "feed_forward": "FFN",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +138,16 @@ class EncDecSpace:
         config: EncDecConfig | None = None,
     ) -> None:
         self.config = config or EncDecConfig()
-        modalities = list(by_modality(channels))
-        encoded = self.config.encoded or modalities[-1]
-        if len(modalities) != 2 or encoded not in modalities:
+        modalities, encoded = list(by_modality(channels)), self.config.encoded
+        odd = set(modalities) & {"encoder", "decoder"}
+        if len(modalities) != 2 or odd or encoded not in (None, *modalities):
             raise InputError(
-                "expected features of two modalities, one of them to encode"
-                f"{f' ({encoded})' if self.config.encoded else ''}, got "
-                f"{', '.join(modalities)[:200]}; use the fusion space, or name one of two as "
-                "--space.encoded."
+                "expected features of two modalities, none named encoder or decoder, one of them "
+                f"to encode{'' if encoded is None else f' ({encoded})'}, got "
+                f"{', '.join(modalities)[:200] or 'none'}; use the fusion space, or name one of "
+                "two as --space.encoded."
             )
+        encoded = modalities[-1] if encoded is None else encoded
         last = deepest(channels, 1)
         first = next(name for name in last if name in by_modality(channels)[encoded])
         second = next(name for name in last if name != first)
@@ -179,19 +188,24 @@ class EncDecSpace:
         return genotype
 
     def named(self, name: str) -> Genotype:
-        """Return an architecture of `STACKS`; those made by hand at this space's depth.
+        """Return an architecture of `STACKS`, repeated to this space's depth.
 
         Raises:
-            InputError: there is none of that name, or it is of another depth.
+            InputError: there is none of that name, or the depth is no multiple of its own.
         """
         if name not in STACKS:
             raise InputError(f"expected one of {', '.join(STACKS)}, got {name[:80]!r}.")
-        sides = []
-        for text, (_, _, count) in zip(STACKS[name], self._sides(), strict=True):
-            stack = text.split()
-            by_hand = len(stack) <= 3  # one layer, which repeats
-            sides.append(stack * (count // len(stack)) if by_hand else stack)
-        return self.genotype(*sides)
+        stacks = [text.split() for text in STACKS[name]]
+        counts = [count for _, _, count in self._sides()]
+        if any(count % len(stack) for stack, count in zip(stacks, counts, strict=True)):
+            raise InputError(
+                f"{name} has layers of {len(stacks[0])} and {len(stacks[1])} blocks, so the space "
+                f"needs a multiple of each, got {counts[0]} and {counts[1]}; give EncDecConfig "
+                "other depths."
+            )
+        return self.genotype(
+            *(stack * (count // len(stack)) for stack, count in zip(stacks, counts, strict=True))
+        )
 
     def sample(self, generator: torch.Generator) -> Genotype:
         """Return a genotype drawn uniformly from the space."""
@@ -319,33 +333,25 @@ def read_arch(path: Path, epoch: int | None = None) -> tuple[list[str], list[str
         InputError: it is no such file, or a block has an operation that is not of this space.
     """
     document, path = read_json(Path(path)), Path(path)
-    epochs = sorted(
-        int(key[5:])
-        for key in (document if isinstance(document, dict) else {})
-        if key.startswith("epoch") and key[5:].isdecimal() and len(key) < 15
-    )
+    keys = document if isinstance(document, dict) else {}
+    epochs = {int(key[5:]): key for key in keys if _EPOCH.fullmatch(key)}
     if not epochs or (epoch is not None and epoch not in epochs):
         raise InputError(
             f"{path}: expected an object with epoch0 or later epochs"
             f"{f', among them {epoch}' if epoch is not None else ''}, got "
             f"{brief(document)!s:.100}; give a file of MMnas's search."
         )
-    entry = document[f"epoch{epochs[-1] if epoch is None else epoch}"]
+    entry = document[epochs[max(epochs) if epoch is None else epoch]]
     return _operations(path, entry, "enc", ENCODER), _operations(path, entry, "dec", DECODER)
 
 
 def _operations(path: Path, entry: Any, side: str, pool: Sequence[str]) -> list[str]:
     blocks = entry.get(side) if isinstance(entry, dict) else None
-    operations = []
-    for block in blocks if isinstance(blocks, list) else [blocks]:
-        name = block[0] if isinstance(block, list) and len(block) == 1 else block
-        stem = name.rstrip("0123456789").rstrip("_") if isinstance(name, str) else ""
-        if _RELEASED.get(stem) not in pool:
-            known = ", ".join(name for name, own in _RELEASED.items() if own in pool)
+    known = {name: own for name, own in _RELEASED.items() if own in pool}
+    for block in blocks if isinstance(blocks, list) and blocks else [blocks]:
+        if not (isinstance(block, list) and len(block) == 1 and str(block[0]) in known):
             raise InputError(
-                f"{path}: expected one of {known} "
-                f"in each block of {side}, got {brief(block)!s:.100}; other operations are not in "
-                "this space."
+                f"{path}: expected one of {', '.join(known)} in each block of {side}, got "
+                f"{brief(block)!s:.100}; other operations are not in this space."
             )
-        operations.append(_RELEASED[stem])
-    return operations
+    return [known[str(name)] for (name,) in blocks]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.encdec.blocks import (
     Attention,
     Block,
@@ -128,9 +129,48 @@ def test_only_rsa_sees_where_a_region_is():
     assert (sees(moved) - sees(given)).abs().max() > 1e-3
 
 
+def test_a_block_of_rsa_has_as_many_weights_as_the_released_one():
+    for width, numbers in ((512, 1_050_120), (256, 262_916)):
+        made = EncDecNetwork(
+            CHANNELS, [["SA"]], [["RSA"]], width=width, head=64, boxes=grid_boxes(4),
+            dropout=0.1, modality_dropout=0.0,
+        )  # fmt: skip
+        parts = (made.decoder, made.weigh)
+        assert sum(p.numel() for part in parts for p in part.parameters()) == numbers
+
+
+def test_relations_reach_the_attention_of_their_block_and_leave_padding_hidden():
+    made = network([["SA"]], [["RSA"]])
+    given = features()
+    given["image_1"][1, 2:] = 0  # two positions of padding
+    there = present(given["image_1"])
+    x = made.stems["image_1"](given["image_1"], there)
+    hidden = torch.zeros(2, 1, 1, 4).masked_fill(~there[:, None, None], -torch.inf)
+    attended = made.decoder[0].operations["RSA"](x, x, hidden + made._related()[0])
+    expected = made.decoder[0].norms["RSA"](x + attended)
+    flat = made.flatten["image_1"](expected, there)
+    made.flatten["text_0"] = _Nothing()
+    torch.testing.assert_close(made(given), made.norm(flat))
+
+
+def test_a_flat_vector_is_the_mean_by_learned_weights_of_what_is_there():
+    flatten = network([["SA"]], [["SA"]]).flatten["image_1"]
+    x = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    scores = [flatten.scores(x[0, place]).item() for place in (0, 2)]
+    shares = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+    expected = flatten.out(shares[0] * x[:, 0] + shares[1] * x[:, 2])
+    torch.testing.assert_close(flatten(x, torch.tensor([[True, False, True]])), expected)
+
+
+def test_other_positions_than_the_grid_s_are_refused():
+    with pytest.raises(InputError, match="expected image_1 at 4 positions, got 9; open the space"):
+        network([["SA"]], [["RSA"]])(features(positions=9))
+
+
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("side", ["text_0", "image_1"])
-def test_positions_of_zeros_are_padding_and_change_nothing(side):
-    made = network([["SA"], ["FFN"]], [["SA"], ["GA"], ["FFN"]])
+def test_positions_of_zeros_are_padding_and_change_nothing(side, training):
+    made = network([["SA"], ["FFN"]], [["SA"], ["GA"], ["FFN"]]).train(training)
     given = features()
     value = given[side]
     padded = {**given, side: torch.cat([value, torch.zeros(2, 2, value.shape[2])], 1)}
