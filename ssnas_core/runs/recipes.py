@@ -38,6 +38,10 @@ class Tuned:
     changes: Mapping[str, Any] = field(default_factory=dict)
     same_steps: bool = False
 
+    def __post_init__(self) -> None:  # several values are a tuple, which JSON has not
+        changes = {k: tuple(v) if isinstance(v, list) else v for k, v in self.changes.items()}
+        object.__setattr__(self, "changes", changes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
