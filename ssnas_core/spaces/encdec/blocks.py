@@ -164,7 +164,8 @@ class Block(nn.Module):
         if weights is None:
             return outputs[0]
         # no product of matrices, which would round the weights under autocast
-        return sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+        parts = [weight * output for weight, output in zip(weights, outputs, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 class _Stem(nn.Module):

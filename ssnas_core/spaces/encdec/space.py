@@ -346,7 +346,7 @@ def read_arch(path: Path, epoch: int | None = None) -> tuple[list[str], list[str
 
 
 def _operations(path: Path, entry: Any, side: str, pool: Sequence[str]) -> list[str]:
-    blocks = entry.get(side) if isinstance(entry, dict) else None
+    blocks: Any = entry.get(side) if isinstance(entry, dict) else None
     known = {name: own for name, own in _RELEASED.items() if own in pool}
     for block in blocks if isinstance(blocks, list) and blocks else [blocks]:
         if not (isinstance(block, list) and len(block) == 1 and str(block[0]) in known):
