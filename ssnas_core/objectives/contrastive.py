@@ -9,7 +9,7 @@ do that alone, so there are tasks that ask for more, or for something else:
 - "comm": two views find each other, and each of them what the network makes of one modality
   alone, for every modality (CoMM, arXiv:2409.07402).
 - "clip": what the network makes of one modality alone finds what it makes of another
-  (arXiv:2103.00020). What a single modality tells is no help in that: it is to compare with.
+  (arXiv:2103.00020). What a single modality tells is no help in that, what both tell is all.
 
 Deviations: CLIP learns its temperature, and has an encoder for each modality; here the
 temperature is fixed, and one network reads the modalities in turn. In both, a masked modality

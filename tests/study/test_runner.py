@@ -209,8 +209,14 @@ def test_ssnas_may_find_its_rivals_and_bm_nas_has_its_own_space(recipe):
         spaces[name].validate(late)
     with pytest.raises(InputError):
         spaces["BM-NAS"].validate(late)
-    passes = () if recipe == "classroom" else ("residual",)
-    assert spaces["BM-NAS"].config.released == passes  # as tuned
+
+
+def test_only_the_samples_bm_nas_lets_both_inputs_of_a_cell_pass():
+    both = set()
+    for name, recipe in RECIPES.items():
+        found = jobs(methods=("BM-NAS",), recipe=recipe, tuned=recipe.tuned)
+        both |= {name for job in found if job.config.space.released != ("residual",)}
+    assert both == {"classroom"}
 
 
 def test_decisive_methods_have_more_seeds():
