@@ -48,6 +48,8 @@ from .search.bilevel import bilevel as bilevel
 from .search.context import SearchContext as SearchContext
 from .search.evolution import EvolutionConfig as EvolutionConfig
 from .search.evolution import evolution as evolution
+from .search.gates import GatesConfig as GatesConfig
+from .search.gates import gates as gates
 from .search.random import RandomConfig as RandomConfig
 from .search.random import random_search as random_search
 from .search.surrogate import SurrogateConfig as SurrogateConfig

@@ -200,6 +200,7 @@ def tiny_recipe() -> Any:
     from ssnas_core.runs.recipes import Recipe
     from ssnas_core.search.bilevel import BilevelConfig
     from ssnas_core.search.evolution import EvolutionConfig
+    from ssnas_core.search.gates import GatesConfig
     from ssnas_core.search.random import RandomConfig
     from ssnas_core.search.surrogate import SurrogateConfig
     from ssnas_core.search.tpe import TPEConfig
@@ -224,6 +225,7 @@ def tiny_recipe() -> Any:
             FusionConfig(channels=8, length=4),
             LayersConfig(layers=2, channels=8),
             BilevelConfig(epochs=2, batch_size=12, arch_learning_rate=0.1),
+            GatesConfig(epochs=2, batch_size=12, every=1),
             RandomConfig(trials=2, train=once),
             EvolutionConfig(population=2, sample=2, trials=3, train=once),
             TPEConfig(trials=3, startup=2, train=once),

@@ -251,8 +251,8 @@ class RunConfig:
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
             modalities ("swapped", "comm", "clip"), "matching", "supervised", "hybrid", or a
             configuration, or an objective that needs no labels. A contrastive one pretrains too.
-        strategy: how it is found: "bilevel", "random", "evolution", "tpe", "surrogate", or a
-            configuration.
+        strategy: how it is found: "bilevel", "gates", "random", "evolution", "tpe", "surrogate", or
+            a configuration.
         views: those stored, or views made anew for each step of the search and of
             pretraining, by running the frozen backbones every time.
         backbones: trained without labels on all of train and kept frozen behind the
@@ -330,7 +330,10 @@ class RunConfig:
                 "--space."
             )
         if self.inherit and "supernet" not in getattr(self.strategy, "needs", ()):
-            raise InputError("only a bilevel search has weights to inherit; drop --inherit.")
+            raise InputError(
+                "only a search of a supernet, as bilevel or gates, has weights to inherit; drop "
+                "--inherit."
+            )
 
     def name_of(self, axis: Literal["space", "objective", "strategy"]) -> str:
         """Return the name of the part of an axis, as "fusion" or "package.module:Name"."""

@@ -6,6 +6,7 @@ STRATEGIES = Parts(
     "strategy",
     {
         "bilevel": "ssnas_core.search.bilevel:BilevelConfig",
+        "gates": "ssnas_core.search.gates:GatesConfig",
         "random": "ssnas_core.search.random:RandomConfig",
         "evolution": "ssnas_core.search.evolution:EvolutionConfig",
         "tpe": "ssnas_core.search.tpe:TPEConfig",

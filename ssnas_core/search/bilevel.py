@@ -58,6 +58,7 @@ from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
 from ssnas_core.training.loop import (
     batches,
+    cycled,
     finite,
     keep_freed_memory,
     loss_of,
@@ -176,20 +177,15 @@ def turns(
     if config.alternate == "epoch":
         for rows in batches(train, size, generator):
             yield "weights", rows, None
-        train_again = _forever(train, size, generator)
+        train_again = cycled(train, size, generator)
         for dev_rows in batches(dev, dev_size, generator):
             yield "logits", dev_rows, next(train_again) if config.order == 2 else None
     else:
-        dev_again = _forever(dev, dev_size, generator)
+        dev_again = cycled(dev, dev_size, generator)
         for rows in batches(train, size, generator):
             dev_rows = next(dev_again)
             yield "weights", rows, None
             yield "logits", dev_rows, rows if config.order == 2 else None
-
-
-def _forever(indices: Tensor, size: int, generator: Generator) -> Iterator[Tensor]:
-    while True:
-        yield from batches(indices, size, generator)
 
 
 def bilevel(

@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +33,11 @@ from ssnas_core.common.random import seeded
 WEIGHTS_REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
 LOGIT_REACH = 0.01  # of a logit, to both sides, in differences of gradients
 LEFT_OUT = -1e4  # the logit of an option that weighs nothing
+LEAST = 1e-30  # weight of an option that is computed for its gradient alone
 WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
 SHARPER = 0.75  # stop where the earlier mean is less than this share of the later one
+
+Draw = Callable[[Tensor, Generator], Tensor]
 
 
 def unrolled_gradient(
@@ -127,7 +130,37 @@ def check_samples(supernet: nn.Module) -> None:
 
 
 @contextmanager
-def sampled(supernet: nn.Module, temperature: float | None, generator: Generator) -> Iterator[None]:
+def drawing(supernet: nn.Module, draw: Draw | None, generator: Generator) -> Iterator[None]:
+    """Inside, every pass through `supernet` weighs its choices by the same draws.
+
+    Args:
+        supernet: weighs its choices by `relax`.
+        draw: a choice's scores (..., O), and its chance -> the weights of its options. Those that
+            it gives no weight at all need not be computed. None leaves all as it is, and draws
+            nothing.
+        generator: of this step's chance; equal in all processes that work together.
+    """
+    if draw is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator))
+    chance = Generator().manual_seed(seed)
+
+    def begin(*_: Any) -> None:
+        chance.manual_seed(seed)
+
+    before, hook = supernet.relax, supernet.register_forward_pre_hook(begin)
+    supernet.relax = lambda scores: draw(scores, chance)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        supernet.relax = before
+        hook.remove()
+
+
+def sampled(
+    supernet: nn.Module, temperature: float | None, generator: Generator
+) -> AbstractContextManager[None]:
     """Inside, every pass through `supernet` uses the same one-hot sample of each choice.
 
     An option is drawn with the probability that softmax gives it: the largest of scores plus
@@ -139,27 +172,23 @@ def sampled(supernet: nn.Module, temperature: float | None, generator: Generator
         generator: of this step's chance; equal in all processes that work together.
     """
     if temperature is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator))
-    chance = Generator().manual_seed(seed)
+        return drawing(supernet, None, generator)
 
-    def begin(*_: Any) -> None:
-        chance.manual_seed(seed)
-
-    def relax(scores: Tensor) -> Tensor:
+    def gumbel(scores: Tensor, chance: Generator) -> Tensor:
         noise = -torch.empty(scores.shape).exponential_(generator=chance).log()
         soft = ((scores + noise.to(scores.device)) / temperature).softmax(-1)
-        hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        return hard + (soft - soft.detach())  # the difference is 0, its gradient is not
+        return straight_through(F.one_hot(soft.argmax(-1), soft.shape[-1]), soft)
 
-    before, hook = supernet.relax, supernet.register_forward_pre_hook(begin)
-    supernet.relax = relax  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        supernet.relax = before
-        hook.remove()
+    return drawing(supernet, gumbel, generator)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return weights that are one-hot `hard`, and have the gradient of `soft`, both (..., O).
+
+    Where there is a gradient, an option of `hard` 0 weighs just enough to be computed.
+    """
+    hard = hard.to(soft.dtype)
+    return hard.clamp(min=LEAST) + (soft - soft.detach()) if soft.requires_grad else hard
 
 
 def smooth_maximum(logits: Iterable[Tensor]) -> Tensor:

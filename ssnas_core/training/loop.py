@@ -212,6 +212,12 @@ def batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[
         yield order[start : start + size]
 
 
+def cycled(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`batches` without end: all of `indices` again, in another order, once they are used up."""
+    while True:
+        yield from batches(indices, size, generator)
+
+
 def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None = None) -> float:
     """The mean loss of an epoch as a number.
 

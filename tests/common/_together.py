@@ -30,6 +30,7 @@ from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.evolution import EvolutionConfig, evolution
+from ssnas_core.search.gates import GatesConfig, gates
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.search.stable import curvature
 from ssnas_core.search.surrogate import SurrogateConfig, surrogate
@@ -194,6 +195,7 @@ def training(net: str, kind: str, **more: Any) -> dict[str, Any]:
 def trying(strategy: str, **more: Any) -> dict[str, Any]:
     brief = TrainConfig(epochs=1, batch_size=7)
     search, config = {
+        "gates": (gates, GatesConfig(epochs=3, batch_size=7, every=1)),
         "random": (random_search, RandomConfig(trials=2, train=brief)),
         "evolution": (evolution, EvolutionConfig(population=2, sample=2, trials=4, train=brief)),
         "tpe": (tpe, TPEConfig(trials=4, startup=2, train=brief)),

@@ -216,7 +216,7 @@ def test_two_processes_train_what_one_trains(pair):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("strategy", ("random", "evolution", "tpe", "surrogate"))
+@pytest.mark.parametrize("strategy", ("gates", "random", "evolution", "tpe", "surrogate"))
 def test_two_processes_try_and_rank_what_one_does(pair, strategy, tmp_path):
     alone = together.trying(strategy)
     first, second = pair("trying", strategy, checkpoint=tmp_path / "search.json")

@@ -236,7 +236,7 @@ def test_list_names_every_part_and_ones_own():
     names = {kind: {row["name"] for row in rows} for kind, rows in told.items()}
     assert {"fusion", "layers", "encdec", "own.space:OneFeatureConfig"} == names["space"]
     assert "own.operator:Hadamard" in names["operator"]
-    assert {"bilevel", "random", "evolution", "tpe", "surrogate"} == names["strategy"]
+    assert {"bilevel", "gates", "random", "evolution", "tpe", "surrogate"} == names["strategy"]
     without = {"contrastive", "swapped", "comm", "clip", "matching"}
     assert {*without, "supervised", "hybrid"} == names["objective"]
     assert "SSNAS" in names["method"] and set(RECIPES) == names["recipe"]

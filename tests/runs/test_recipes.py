@@ -206,7 +206,10 @@ NAN = float("nan")
         ({"space": FusionConfig}, r"expected an object, got the class FusionConfig"),
         ({"space": "layers"}, "the space 'layers' has no supernet for the strategy 'bilevel'"),
         ({"backbones": True}, r"backbones must be one of \('frozen', .*, got True"),
-        ({"strategy": "random", "inherit": True}, "only a bilevel search has weights to inherit"),
+        (
+            {"strategy": "random", "inherit": True},
+            "only a search of a supernet, as bilevel or gates, has weights",
+        ),
     ],
 )
 def test_run_that_makes_no_sense_is_refused(change, message):

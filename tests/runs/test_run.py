@@ -670,7 +670,7 @@ def test_task_of_the_objective_is_that_of_the_search_and_of_pretraining(
 
 
 @pytest.mark.parametrize("output", ["beside", pytest.param("chosen", marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("strategy", ["bilevel", "random", "evolution", "tpe"])
+@pytest.mark.parametrize("strategy", ["bilevel", "gates", "random", "evolution", "tpe"])
 def test_what_reaches_the_classifier_can_be_a_choice_of_every_strategy(
     start, tiny_recipe, output, strategy, tmp_path
 ):

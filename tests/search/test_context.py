@@ -13,6 +13,7 @@ from ssnas_core.search import STRATEGIES
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.evolution import EvolutionConfig, evolution
+from ssnas_core.search.gates import GatesConfig, gates
 from ssnas_core.search.random import RandomConfig, random_search
 from ssnas_core.search.surrogate import SurrogateConfig, surrogate
 from ssnas_core.search.tpe import TPEConfig, tpe
@@ -28,6 +29,7 @@ OBJECTIVE = Contrastive(hidden=8, out=4)
 BRIEF = TrainConfig(epochs=1, batch_size=8)
 FUNCTIONS = {
     "bilevel": bilevel,
+    "gates": gates,
     "random": random_search,
     "evolution": evolution,
     "tpe": tpe,
@@ -36,6 +38,7 @@ FUNCTIONS = {
 CONFIGS = {
     "bilevel": BilevelConfig(epochs=2, batch_size=8),
     "bilevel by epoch": BilevelConfig(epochs=2, batch_size=8, alternate="epoch"),
+    "gates": GatesConfig(epochs=2, batch_size=8, every=2),
     "random": RandomConfig(trials=2, train=BRIEF),
     "one draw": RandomConfig(trials=1, train=BRIEF),
     "evolution": EvolutionConfig(population=2, sample=2, trials=4, train=BRIEF),
@@ -52,7 +55,7 @@ def source(memory_source):
 
 def space_for(config):
     sizes = dict.fromkeys(FEATURES, 3)
-    if isinstance(config, BilevelConfig):
+    if isinstance(config, BilevelConfig | GatesConfig):
         return FusionSpace(sizes, FusionConfig(channels=4, length=1, cells=1))
     return LayerSpace(sizes, LayersConfig(layers=2, channels=4))
 
@@ -96,7 +99,9 @@ def test_steps_are_those_that_the_search_took(source, name, dev):
         history = config.search(space_for(config), source, OBJECTIVE, context).history
     finally:
         hook.remove()
-    kind = torch.optim.Adam if "bilevel" in name else torch.optim.AdamW  # the surrogate's is Adam
+    kind = (
+        torch.optim.Adam if "bilevel" in name or name == "gates" else torch.optim.AdamW
+    )  # the surrogate's is Adam
     assert config.steps(history, 20, dev) == sum(one is kind for one in taken)
     assert any("repeats" in entry for entry in history) == (name == "tpe")
 
@@ -108,6 +113,9 @@ def test_search_on_few_samples_can_be_as_long_as_on_many(name, few, many):
     history = [{"dev_loss": 0.0}] * 3
 
     def weight_steps(config, samples: int) -> int:
+        if isinstance(config, GatesConfig):
+            weights = samples // min(config.batch_size, samples)
+            return max(config.epochs, -(-config.min_steps // weights)) * weights
         if isinstance(config, BilevelConfig):
             weights = config.steps_in_epoch(samples, samples)["weights"]
             return max(config.epochs, -(-config.min_steps // weights)) * weights

@@ -19,8 +19,10 @@ heads of all RSA blocks come out of one product.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +146,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, scores: Mapping[str, Tensor], guide: Tensor, weights: Tensor | None
+        self,
+        x: Tensor,
+        scores: Mapping[str, Tensor],
+        guide: Tensor,
+        weights: Mapping[str, Tensor] | None,
     ) -> Tensor:
         """Return the block's output (N, P, H) of x (N, P, H).
 
@@ -152,10 +158,11 @@ class Block(nn.Module):
             x: what is transformed.
             scores: of each operation of attention, as `Attention` takes them.
             guide: (N, Q, H), what the encoder returned.
-            weights: (O,) of the operations; None where there is one.
+            weights: of the operations that are mixed; None where there is one.
         """
         outputs = []
-        for name, operation in self.operations.items():
+        for name in self.operations if weights is None else weights:
+            operation = self.operations[name]
             if name == "FFN":
                 change = operation(x)
             else:
@@ -164,7 +171,7 @@ class Block(nn.Module):
         if weights is None:
             return outputs[0]
         # no product of matrices, which would round the weights under autocast
-        parts = [weight * output for weight, output in zip(weights, outputs, strict=True)]
+        parts = [weight * output for weight, output in zip(weights.values(), outputs, strict=True)]
         return torch.stack(parts).sum(0)
 
 
@@ -207,7 +214,7 @@ class EncDecNetwork(nn.Module):
 
     With several operations in its blocks it is the supernet: `logits.encoder` (blocks, 2) and
     `logits.decoder` (blocks, O) are then parameters, and `relax` turns them into weights; a
-    strategy may set another.
+    strategy may set another. An operation of weight 0 is not computed.
 
     Args:
         channels: of the two features by name: the encoded one, and the decoded one.
@@ -282,10 +289,17 @@ class EncDecNetwork(nn.Module):
         ]
         return self.norm(flat[0] + flat[1])
 
-    def _weights(self, side: str) -> Sequence[Tensor | None]:
-        if side in self.logits:
-            return list(self.relax(self.logits[side]))
-        return [None] * len(getattr(self, side))
+    def _weights(self, side: str) -> Sequence[Mapping[str, Tensor] | None]:
+        """Return each block's weights of the operations that have any; None where there is one."""
+        blocks: Sequence[Any] = getattr(self, side)
+        if side not in self.logits:
+            return [None] * len(blocks)
+        weights = self.relax(self.logits[side])  # (blocks, O)
+        mixed = (weights != 0).tolist()
+        return [
+            dict(itertools.compress(zip(block.operations, row, strict=True), computed))
+            for block, row, computed in zip(blocks, weights, mixed, strict=True)
+        ]
 
     def _related(self) -> dict[int, Tensor]:
         """Return what RSA adds to the scores of each block that may have it, (heads, P, P)."""
