@@ -15,6 +15,7 @@ from .datasets.records import Dataset as Dataset
 from .datasets.records import Record as Record
 from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
+from .datasets.scenes import read_scenes as read_scenes
 from .datasets.splits import labelled_part as labelled_part
 from .datasets.table import TableOptions as TableOptions
 from .datasets.table import read_table as read_table

@@ -14,9 +14,11 @@ BACKBONES = Parts(
         "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
         "characters": "ssnas_core.backbones.text:CharacterMLP",
         "word2vec": "ssnas_core.backbones.text:Word2VecMLP",
+        "words": "ssnas_core.backbones.words:Words",
         "segments": "ssnas_core.backbones.segments:Segments",
         "transformers-text": "ssnas_core.backbones.transformers:TransformerText",
         "identity": "ssnas_core.backbones.arrays:IdentityArray",
+        "regions": "ssnas_core.backbones.arrays:RegionArray",
         "maxout-array": "ssnas_core.backbones.arrays:MaxoutArray",
     },
 )

@@ -1,14 +1,17 @@
 """Array backbones: features that exist already, as they are or through two maxout layers.
 
 For any modality given as numbers: a row is a vector (C,) or vectors at P positions
-(P, C), in any units, the same for all samples. Both backbones standardise (see
-`ArrayBackbone`), so a row of zeros after `vectorize` is the mean row.
+(P, C), in any units, the same for all samples. All backbones but that of regions standardise
+(see `ArrayBackbone`), so a row of zeros after `vectorize` is the mean row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ssnas_core.backbones.base import ArrayBackbone, MaxoutLayers
@@ -32,6 +35,44 @@ class IdentityArray(ArrayBackbone):
         """(N, C) -> tap "0" (N, C, 1); (N, P, C) -> tap "0" (N, C, P)."""
         one = len(self.shape) == 1
         return {"0": vectorized.unsqueeze(2) if one else vectorized.transpose(1, 2)}
+
+
+class RegionArray(ArrayBackbone):
+    """Regions of an image, as a detector finds them: boxes at tap "0", what is in them at tap "1".
+
+    Both as they are, in the detector's units. A row of zeros is no region, and stays one: the
+    images of a data set have as many rows, and some of them fewer regions.
+
+    Args:
+        shape: of one image, (R, C + 4); the last four columns are x1, y1, x2, y2 in pixels.
+
+    Raises:
+        InputError: rows that are no regions.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+        if len(self.shape) != 2 or self.shape[1] < 5:
+            raise InputError(
+                f"'regions' takes arrays (R, C + 4), a box at the end of each row, got rows of "
+                f"shape {self.shape}; use 'identity'."
+            )
+        self.name = f"array regions {self.shape}"
+        self.channels = {"0": 4, "1": self.shape[1] - 4}
+        self.options = {"shape": self.shape}
+
+    def fit(self, rows: Any) -> RegionArray:
+        """Return self: there is nothing to learn."""
+        return self
+
+    def vectorize(self, rows: Any) -> Tensor:
+        """Rows (N, R, C + 4) as float32 on the CPU, as they are."""
+        return torch.from_numpy(np.array(self._rows(rows)))
+
+    def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
+        """(N, R, C + 4) -> tap "0" (N, 4, R), tap "1" (N, C, R)."""
+        what, boxes = vectorized.transpose(1, 2).split([self.channels["1"], 4], 1)
+        return {"0": boxes, "1": what}
 
 
 class MaxoutArray(ArrayBackbone):

@@ -57,7 +57,8 @@ def text_backbone(part: str | nn.Module) -> TextBackbone:
     """Return a text backbone: by name, or of a module of one's own.
 
     Args:
-        part: maxout, characters (for languages without spaces between words), word2vec:FILE,
+        part: maxout, characters (for languages without spaces between words), words (one by one,
+            as positions), word2vec:FILE,
             transformers:NAME_OR_FOLDER, segments:BACKBONE (any of these on each of four pieces
             of a text, as positions), or one's own, see `ssnas_core.backbones.own`.
 
@@ -71,7 +72,8 @@ def array_backbone(part: str | nn.Module, shape: Sequence[int]) -> ArrayBackbone
     """Return an array backbone: by name, or of a module of one's own.
 
     Args:
-        part: identity, or maxout for vectors; or one's own, see `ssnas_core.backbones.own`.
+        part: identity, maxout for vectors, or regions; or one's own, see
+            `ssnas_core.backbones.own`.
         shape: of one row, (C,) or (P, C).
 
     Raises:

@@ -11,6 +11,9 @@ DATASETS = Parts(
         "table": "ssnas_core.datasets.table:read_table",
         "npz": "ssnas_core.datasets.arrays:read_npz",
         "sample": "ssnas_core.datasets.sample.corpus:sample_archive",
+        "scenes": "ssnas_core.datasets.scenes:read_scenes",
     },
 )
-"""Readers of a path, and `sample`, which needs none."""
+"""Readers of a path, and those of `MADE_HERE`, which need none."""
+
+MADE_HERE = ("sample", "scenes")

@@ -1,7 +1,7 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
-A name is that of a part: "sample", an entry point "ssnas.dataset" of an installed package,
-or "package.module:Name". It stands for a `Dataset`, or for a function or class that makes
+A name is that of a part: "sample", "scenes", an entry point "ssnas.dataset" of an installed
+package, or "package.module:Name". It stands for a `Dataset`, or for a function or class that makes
 one (or the path of one) without arguments.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets import DATASETS
+from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.rows import FORMS, table_files
@@ -116,7 +116,7 @@ def is_named(data: Path | str) -> bool:
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), attribute]
     dotted = bool(colon) and all(word.isidentifier() for word in words)
-    return (dotted or name == "sample" or name in DATASETS.brought) and not Path(data).exists()
+    return (dotted or name in MADE_HERE or name in DATASETS.brought) and not Path(data).exists()
 
 
 def _named(name: str) -> Dataset | Path:

@@ -30,10 +30,12 @@ class PrepareConfig:
     Args:
         image: small, vgg19, torchvision:MODEL, timm:NAME, transformers:NAME_OR_FOLDER or
             package.module:Name; in Python a module too (`ssnas_core.backbones.own`).
-        text: maxout, characters (languages without spaces between words), word2vec:FILE,
+        text: maxout, characters (languages without spaces between words), words (one by one, as
+            positions), word2vec:FILE,
             transformers:NAME_OR_FOLDER, segments:BACKBONE (one of these on each of `length`
             pieces of a text, as positions) or package.module:Name.
-        array: maxout (for vectors), identity or package.module:Name.
+        array: maxout (for vectors), identity, regions (boxes and what is in them) or
+            package.module:Name.
         image_size: (H, W) that images are decoded to; None for the backbone's own.
         pretrained: load published weights where a backbone has any; without,
             they are random.

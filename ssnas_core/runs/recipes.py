@@ -13,13 +13,15 @@ from ssnas_core.common.parts import Parts
 from ssnas_core.common.typed import check_fields, plain, typed
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.table import TableOptions
-from ssnas_core.features.augment import ImageAugment, JointAugment, TextAugment
+from ssnas_core.features.augment import ArrayAugment, ImageAugment, JointAugment, TextAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.search import STRATEGIES
 from ssnas_core.search.bilevel import BilevelConfig
+from ssnas_core.search.gates import GatesConfig
 from ssnas_core.spaces import SPACES
+from ssnas_core.spaces.encdec.space import EncDecConfig
 from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.layers import LayersConfig
 from ssnas_core.training.loop import TrainConfig
@@ -205,6 +207,28 @@ RECIPES: dict[str, Recipe] = {
         # alone: on dev this gains at few labels, and costs nothing with many.
         contrastive=Contrastive(task="clip"),
         tuned={"supervised": Tuned(changes=_ONE_PASSES)},
+    ),
+    # Questions about generated scenes: words and regions one by one, which are not augmented, as a
+    # question does not keep its answer without one of its words.
+    "scenes": Recipe(
+        prepare=PrepareConfig(
+            text="words",
+            array="regions",
+            views=1,
+            length=16,
+            augment=JointAugment(text=TextAugment(drop=0.0), array=ArrayAugment(drop=0.0)),
+        ),
+        parts=(
+            FusionConfig(channels=64, length=16, output="beside"),
+            EncDecConfig(
+                encoder=4, decoder=6, channels=64, head=16, boxes="regions_0", dropout=0.0
+            ),
+            GatesConfig(epochs=20, learning_rate=1e-3),
+        ),
+        contrastive=Contrastive(task="clip"),
+        pretrain=TrainConfig(epochs=5),
+        finetune=TrainConfig(epochs=15, min_steps=300, warmup=0.1),
+        finetune_dropout=0.0,
     ),
     # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
     "bm-nas": Recipe(

@@ -97,7 +97,7 @@ def test_shape_and_fitted_state_are_part_of_the_fingerprint():
     [
         (
             lambda: array_backbone("mlp", (3,)),
-            "'identity', 'maxout', or .* got 'mlp'",
+            "'identity', 'regions', 'maxout', or .* got 'mlp'",
         ),
         (lambda: array_backbone("maxout", (2, 3)), r"takes vectors \(C,\), got rows of shape \(2,"),
         (lambda: array_backbone("identity", (2, 3, 4)), r"\(C,\) or \(P, C\).*got \(2, 3, 4\)"),
@@ -114,3 +114,17 @@ def test_shape_and_fitted_state_are_part_of_the_fingerprint():
 def test_unusable_requests_are_refused(ask, message):
     with pytest.raises(InputError, match=message):
         ask()
+
+
+def test_regions_stay_as_they_are_and_rows_of_zeros_stay_none():
+    regions = np.zeros((2, 3, 6), np.float32)
+    regions[0, 0] = [7, -2, 0, 10, 20, 30]
+    regions[1, :2] = [[1, 2, 3, 4, 5, 6], [0, 0, 9, 9, 12, 12]]
+    backbone = array_backbone("regions", (3, 6)).fit(regions)
+    assert backbone.channels == {"0": 4, "1": 2} and not backbone.learns
+    taps = backbone(backbone.vectorize(regions))
+    assert torch.equal(taps["0"].transpose(1, 2), torch.from_numpy(regions[..., 2:]))
+    assert torch.equal(taps["1"].transpose(1, 2), torch.from_numpy(regions[..., :2]))
+    for shape in ((6,), (3, 4)):
+        with pytest.raises(InputError, match=r"takes arrays \(R, C \+ 4\), a box at the end"):
+            array_backbone("regions", shape)

@@ -272,7 +272,9 @@ def test_blank_lines_without_end_are_refused(tmp_path):
 
 
 def test_unusable_requests_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'maxout', 'characters', 'word2vec:FILE', 'segments"):
+    with pytest.raises(
+        InputError, match="'maxout', 'characters', 'word2vec:FILE', 'words', 'segments"
+    ):
         text_backbone("bert")
     with pytest.raises(InputError, match="word vectors in .*none.bin, got FileNotFoundError"):
         text_backbone(f"word2vec:{tmp_path / 'none.bin'}")

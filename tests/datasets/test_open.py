@@ -160,7 +160,10 @@ def test_path_that_looks_like_a_name_is_a_path(mine, table, monkeypatch):
 
 
 def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, movies):
-    assert DATASETS.names()[:6] == ("mmimdb", "mmimdb-hdf5", "avmnist", "table", "npz", "sample")
+    assert DATASETS.names()[:7] == (
+        *("mmimdb", "mmimdb-hdf5", "avmnist", "table", "npz"),
+        *("sample", "scenes"),
+    )
     assert all(text for _, _, text in DATASETS.described())
     archive = movies.archive(tmp_path / "a.tar.gz")
     monkeypatch.setattr(corpus, "sample_archive", lambda: archive)

@@ -221,7 +221,8 @@ class EncDecNetwork(nn.Module):
         encoder, decoder: the operations of each block.
         width: H, channels of every block.
         head: channels of an attention's head; they divide H.
-        boxes: (P, 4) of the decoded positions.
+        grid: boxes (P, 4) of the decoded positions of all samples.
+        boxes: name of the feature (N, P, 4) with those of each sample; None where they are `grid`.
         dropout, modality_dropout: as `EncDecConfig` has them.
     """
 
@@ -233,19 +234,20 @@ class EncDecNetwork(nn.Module):
         *,
         width: int,
         head: int,
-        boxes: Tensor,
+        grid: Tensor,
+        boxes: str | None,
         dropout: float,
         modality_dropout: float,
     ) -> None:
         super().__init__()
-        self.features = list(channels)
+        self.features, self.boxes = list(channels), boxes
+        self.register_buffer("grid", grid, persistent=False)
         self.width, self.modality_dropout = 2 * width, modality_dropout
         self.stems = nn.ModuleDict({name: _Stem(c, width) for name, c in channels.items()})
         self.encoder = nn.ModuleList(Block(ops, width, head, dropout) for ops in encoder)
         self.decoder = nn.ModuleList(Block(ops, width, head, dropout) for ops in decoder)
         self.related = [place for place, ops in enumerate(decoder) if "RSA" in ops]
         if self.related:
-            self.register_buffer("relations", relations(boxes), persistent=False)
             self.relate = nn.Linear(4, RELATED)
             self.weigh = nn.Linear(RELATED, len(self.related) * (width // head))
         self.flatten = nn.ModuleDict({name: _Flatten(width, dropout) for name in channels})
@@ -260,14 +262,17 @@ class EncDecNetwork(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, 2 H) of features (N, P, C_in) by name."""
         if self.training:
-            features = drop_modality(features, self.features, self.modality_dropout)
+            read = [*self.features, *([] if self.boxes is None else [self.boxes])]
+            features = drop_modality(features, read, self.modality_dropout)
         there = [present(features[name]) for name in self.features]  # (N, Q), (N, P)
+        boxes = self.get_buffer("grid") if self.boxes is None else features[self.boxes]
         positions = there[1].shape[1]
-        if self.related and positions != (grid := len(self.get_buffer("relations"))):
+        if self.related and boxes.shape[-2] != positions:
             raise InputError(
-                f"expected {self.features[1]} at {grid} positions, got {positions}; open the "
-                "space with the positions of the features."
+                f"expected {self.features[1]} at {boxes.shape[-2]} positions, got {positions}; "
+                "open the space with the positions of the features."
             )
+        related = self._related(boxes)
         guide, x = (
             stem(features[name], here)
             for (name, stem), here in zip(self.stems.items(), there, strict=True)
@@ -275,7 +280,6 @@ class EncDecNetwork(nn.Module):
         hidden = [_hidden(one) for one in there]  # (N, 1, 1, Q), (N, 1, 1, P)
         for block, weights in zip(self.encoder, self._weights("encoder"), strict=True):
             guide = block(guide, {"SA": hidden[0]}, guide, weights)
-        related = self._related()
         for place, (block, weights) in enumerate(
             zip(self.decoder, self._weights("decoder"), strict=True)
         ):
@@ -301,13 +305,20 @@ class EncDecNetwork(nn.Module):
             for block, row, computed in zip(blocks, weights, mixed, strict=True)
         ]
 
-    def _related(self) -> dict[int, Tensor]:
-        """Return what RSA adds to the scores of each block that may have it, (heads, P, P)."""
+    def _related(self, boxes: Tensor) -> dict[int, Tensor]:
+        """Return what RSA adds to the scores of each block that may have it.
+
+        Args:
+            boxes: (P, 4), or (N, P, 4) where each sample has its own.
+
+        Returns:
+            (heads, P, P), or (N, heads, P, P), by number of the block.
+        """
         if not self.related:
             return {}
-        weights = F.relu(self.weigh(F.relu(self.relate(self.get_buffer("relations")))))
-        scores = weights.clamp(min=LEAST).log().movedim(-1, 0)  # (blocks x heads, P, P)
-        return dict(zip(self.related, scores.chunk(len(self.related)), strict=True))
+        weights = F.relu(self.weigh(F.relu(self.relate(relations(boxes)))))
+        scores = weights.clamp(min=LEAST).log().movedim(-1, -3)  # (..., blocks x heads, P, P)
+        return dict(zip(self.related, scores.chunk(len(self.related), -3), strict=True))
 
 
 def _hidden(there: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ one operation for each block, so 12 and 18 blocks make 2^12 4^18 of them, and no
 same. The embedding is LN(AttFlat(encoded) + AttFlat(decoded)).
 
 Each modality enters by its deepest feature, through a batch norm and one linear layer. Its
-positions are those of the stored features: pieces of a text, cells of a grid over an image.
-RSA takes the decoded positions for a square grid, which those of a text are not. Where the
-decoded modality has one position, nothing is related, and there is no RSA.
+positions are those of the stored features: words or pieces of a text, regions of an image or
+cells of a grid over it. Without boxes RSA takes the decoded positions for a square grid, which
+those of a text are not. Where the decoded modality has one position, nothing is related, and
+there is no RSA.
 
-Deviations: text enters by frozen features, not by an LSTM that is trained along; regions are
-the cells of a grid, not a detector's; AttFlat's hidden layer has H channels, where the released
-code has 512 for an H of 256 and of 512 alike. For the blocks see `blocks`.
+Deviations: text enters by frozen features, not by an LSTM that is trained along; AttFlat's
+hidden layer has H channels, where the released code has 512 for an H of 256 and of 512 alike.
+For the blocks see `blocks`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_json
-from ssnas_core.common.modalities import by_modality, deepest
+from ssnas_core.common.modalities import by_modality, deepest, modality_of
 from ssnas_core.common.typed import brief, check_fields
 from ssnas_core.spaces.base import check_dropouts
 from ssnas_core.spaces.encdec.blocks import DECODER, ENCODER, EncDecNetwork, grid_boxes
@@ -76,6 +77,8 @@ class EncDecConfig:
         channels: H, width of every block.
         head: channels of an attention's head; they divide H.
         encoded: the modality that is encoded; the last by default, as text comes after image.
+        boxes: the feature, of 4 channels, that holds the boxes of the decoded positions, x1, y1,
+            x2, y2 in pixels; without one they are the cells of a square grid.
         dropout: after each operation, on the weights of attention, and inside FFN.
         modality_dropout: probability that a sample loses one modality in training.
     """
@@ -87,6 +90,7 @@ class EncDecConfig:
     channels: int = 256
     head: int = 64
     encoded: str | None = None
+    boxes: str | None = None
     dropout: float = 0.1
     modality_dropout: float = 0.0
 
@@ -152,8 +156,16 @@ class EncDecSpace:
         first = next(name for name in last if name in by_modality(channels)[encoded])
         second = next(name for name in last if name != first)
         self.channels = {first: channels[first], second: channels[second]}
-        self.features = tuple(self.channels)
-        self._boxes = grid_boxes(positions[second])
+        boxes = self.config.boxes
+        if boxes is not None and (
+            modality_of(boxes) != modality_of(second) or channels.get(boxes) != 4
+        ):
+            raise InputError(
+                f"expected a feature of 4 channels of {modality_of(second)} as --space.boxes, got "
+                f"{boxes!r} of {channels.get(boxes)}; name one of {', '.join(channels)[:200]}."
+            )
+        self.features = (first, second, *([] if boxes is None else [boxes]))
+        self._grid = grid_boxes(positions[second])
         self.pools = (ENCODER, DECODER if positions[second] > 1 else ("SA", "GA", "FFN"))
 
     @property
@@ -175,7 +187,7 @@ class EncDecSpace:
         """
         guide, chain = f"encoder_{len(encoder) - 1}", []
         for side, feature, operations in zip(
-            ("encoder", "decoder"), self.features, (encoder, decoder), strict=True
+            ("encoder", "decoder"), self.channels, (encoder, decoder), strict=True
         ):
             before = feature
             for place, operation in enumerate(operations):
@@ -283,7 +295,8 @@ class EncDecSpace:
             decoder,
             width=self.config.channels,
             head=self.config.head,
-            boxes=self._boxes,
+            grid=self._grid,
+            boxes=self.config.boxes,
             dropout=self.config.dropout,
             modality_dropout=self.config.modality_dropout,
         )

@@ -25,7 +25,7 @@ def network(encoder, decoder, positions: int = 4, **options) -> EncDecNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = EncDecNetwork(
-            CHANNELS, encoder, decoder, width=8, head=4, boxes=grid_boxes(positions),
+            CHANNELS, encoder, decoder, width=8, head=4, grid=grid_boxes(positions), boxes=None,
             **{"dropout": 0.0, "modality_dropout": 0.0, **options},
         )  # fmt: skip
     return made.eval()
@@ -109,7 +109,7 @@ def test_a_block_adds_and_then_normalises():
 
 def test_rsa_adds_the_logarithm_of_what_a_relation_weighs():
     made = network([["FFN"]], [["RSA"], ["FFN"], ["RSA"]])
-    related = made._related()
+    related = made._related(grid_boxes(4))
     assert list(related) == [0, 2]
     one = torch.relu(made.relate(relations(grid_boxes(4))))
     for place, heads in ((0, slice(0, 2)), (2, slice(2, 4))):
@@ -132,7 +132,7 @@ def test_only_rsa_sees_where_a_region_is():
 def test_a_block_of_rsa_has_as_many_weights_as_the_released_one():
     for width, numbers in ((512, 1_050_120), (256, 262_916)):
         made = EncDecNetwork(
-            CHANNELS, [["SA"]], [["RSA"]], width=width, head=64, boxes=grid_boxes(4),
+            CHANNELS, [["SA"]], [["RSA"]], width=width, head=64, grid=grid_boxes(4), boxes=None,
             dropout=0.1, modality_dropout=0.0,
         )  # fmt: skip
         parts = (made.decoder, made.weigh)
@@ -146,7 +146,7 @@ def test_relations_reach_the_attention_of_their_block_and_leave_padding_hidden()
     there = present(given["image_1"])
     x = made.stems["image_1"](given["image_1"], there)
     hidden = torch.zeros(2, 1, 1, 4).masked_fill(~there[:, None, None], -torch.inf)
-    attended = made.decoder[0].operations["RSA"](x, x, hidden + made._related()[0])
+    attended = made.decoder[0].operations["RSA"](x, x, hidden + made._related(grid_boxes(4))[0])
     expected = made.decoder[0].norms["RSA"](x + attended)
     flat = made.flatten["image_1"](expected, there)
     made.flatten["text_0"] = _Nothing()

@@ -12,6 +12,7 @@ from ssnas_core.runs.recipes import RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
 from ssnas_core.search.random import RandomConfig
+from ssnas_core.spaces.encdec.blocks import grid_boxes
 from ssnas_core.spaces.encdec.space import EncDecConfig, EncDecSpace, read_arch
 from ssnas_core.spaces.genotype import Genotype, Node
 
@@ -81,6 +82,53 @@ def test_one_position_has_no_relations():
     assert not one.supernet().related
     with pytest.raises(InputError, match=r"is not a genotype of this space: expected decoder_0 = "):
         one.genotype(["SA", "FFN"], ["RSA", "FFN"])
+
+
+def boxed(**options) -> EncDecSpace:
+    channels = {"regions_0": 4, "regions_1": 6, "text_0": 5}
+    positions = {"regions_0": 4, "regions_1": 4, "text_0": 3}
+    return space(positions, channels, boxes="regions_0", **options)
+
+
+def regions(boxes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features of `boxed` from those of `features`."""
+    given = features()
+    return {"regions_0": boxes, "regions_1": given["image_1"], "text_0": given["text_0"]}
+
+
+def test_boxes_of_each_sample_take_the_place_of_the_grid():
+    one, other = boxed(), space()
+    assert one.features == ("text_0", "regions_1", "regions_0")
+    torch.manual_seed(0)
+    ours = one.build(one.genotype(["SA", "FFN"], ["RSA", "GA"])).eval()
+    theirs = other.build(other.genotype(["SA", "FFN"], ["RSA", "GA"])).eval()
+    same = {name.replace("regions_1", "image_1"): w for name, w in ours.state_dict().items()}
+    theirs.load_state_dict(same)
+    grid = grid_boxes(4).expand(2, 4, 4)
+    torch.testing.assert_close(ours(regions(grid)), theirs(features()))
+    apart = grid.clone()
+    apart[1, 2] = torch.tensor([5.0, 5.0, 9.0, 6.0])
+    moved = (ours(regions(apart)) - ours(regions(grid))).abs().amax(1)
+    assert moved[0] < 1e-6 < 1e-4 < moved[1]  # the other sample's box is no matter
+
+
+def test_only_rsa_sees_boxes():
+    one, boxes = boxed(), torch.rand(2, 4, 4).cumsum(-1)
+    torch.manual_seed(0)
+    for genotype in list(one.genotypes())[::3]:
+        network = one.build(genotype).eval()
+        seen = not torch.equal(network(regions(boxes)), network(regions(boxes.flip(0))))
+        assert seen == ("RSA" in [node.operator for node in genotype.nodes])
+
+
+def test_boxes_that_are_none_are_refused():
+    for name in ("regions_1", "text_0", "regions_7"):
+        with pytest.raises(InputError, match="expected a feature of 4 channels of regions as"):
+            boxed().__class__(
+                {"regions_0": 4, "regions_1": 6, "text_0": 4},
+                {"regions_0": 4, "regions_1": 4, "text_0": 3},
+                EncDecConfig(boxes=name),
+            )
 
 
 @pytest.mark.parametrize(("name", "millions"), [

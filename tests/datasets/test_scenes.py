@@ -1,0 +1,130 @@
+"""Generated scenes: every answer follows from the regions, and one kind from their boxes alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.open import open_dataset
+from ssnas_core.datasets.scenes import (
+    CLEARER,
+    COLOURS,
+    KINDS,
+    NUMBERS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    kind_of,
+    read_scenes,
+)
+from ssnas_core.models.classifier import MultimodalClassifier, classifier_of
+from ssnas_core.runs.recipes import RECIPES, RunConfig
+from ssnas_core.runs.run import Run
+from ssnas_core.search.gates import GatesConfig
+from ssnas_core.spaces.encdec.space import EncDecConfig
+from ssnas_core.training.loop import TrainConfig
+
+SCENES = 200
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return read_scenes(SCENES)
+
+
+def shapes_of(regions):
+    """What each region is, and its centre, read from a record's array."""
+    found = []
+    for row in regions[regions.any(1)]:
+        named, box = row[:11], row[11:]
+        assert [named[:3].sum(), named[3:9].sum(), named[9:].sum()] == [1, 1, 1]
+        shape, colour = SHAPES[named[:3].argmax()], COLOURS[named[3:9].argmax()]
+        size = [*SIZES][named[9:].argmax()]
+        assert list(box[2:] - box[:2] + 1) == [SIZES[size]] * 2
+        assert box.min() >= 0 and box.max() <= SIDE
+        found.append((shape, colour, size, tuple((box[:2] + box[2:]) / 2)))
+    return found
+
+
+def test_every_answer_follows_from_the_regions(scenes):
+    asked = Counter()
+    for record in scenes.records:
+        shapes = shapes_of(record.inputs["regions"])
+        words = record.inputs["question"].split()
+        kind = kind_of(record.id)
+        if kind == "attribute":
+            size, shape = words[-2:]
+            answers = [colour for s, colour, z, _ in shapes if (s, z) == (shape, size)]
+        elif kind == "count":
+            answers = [NUMBERS[sum(colour == words[2] for _, colour, _, _ in shapes)]]
+        else:
+            colour, shape = words[-2:]
+            (centre,) = [c for s, own, _, c in shapes if (s, own) == (shape, colour)]
+            others = sorted((math.dist(centre, c), own) for _, own, _, c in shapes if c != centre)
+            assert others[1][0] >= CLEARER * others[0][0]
+            answers = [others[0][1]]
+        assert record.labels == tuple(answers)
+        asked[kind] += 1
+    assert asked == dict.fromkeys(KINDS, SCENES)
+
+
+def test_shapes_do_not_touch_and_are_4_to_8(scenes):
+    counts = set()
+    for record in scenes.records[::3]:
+        boxes = record.inputs["regions"][:, 11:]
+        boxes = boxes[boxes.any(1)]
+        counts.add(len(boxes))
+        low, high = boxes[:, None, :2], boxes[None, :, 2:]
+        apart = (low > high + 1).any(-1)
+        assert (apart | apart.T | np.eye(len(boxes), dtype=bool)).all()
+    assert counts == {4, 5, 6, 7, 8}
+
+
+def test_a_scene_is_in_one_split_and_a_seed_gives_the_same_again(scenes):
+    of_scene = {}
+    for record in scenes.records:
+        of_scene.setdefault(record.id[:5], set()).add(record.split)
+    assert all(len(splits) == 1 for splits in of_scene.values())
+    splits = Counter(next(iter(one)) for one in of_scene.values())
+    assert splits == {"train": 140, "dev": 20, "test": 40}
+    assert read_scenes(SCENES).fingerprint() == scenes.fingerprint()
+    assert read_scenes(SCENES, seed=1).fingerprint() != scenes.fingerprint()
+
+
+def test_kinds_can_be_chosen_and_bad_settings_are_refused():
+    counting = read_scenes(10, kinds=["count"])
+    assert counting.classes == NUMBERS and len(counting) == 10
+    assert read_scenes(10, kinds=["nearest"]).classes == COLOURS
+    for settings in ({"scenes": 9}, {"kinds": ()}, {"kinds": ("why",)}, {"seed": -1}):
+        with pytest.raises(InputError, match="expected at least 10 scenes, kinds among"):
+            read_scenes(**settings)
+
+
+def test_scenes_have_a_name():
+    assert open_dataset("scenes").name == "scenes"
+
+
+def test_a_run_on_scenes_goes_the_whole_way(tmp_path):
+    short = TrainConfig(epochs=1)
+    config = RunConfig(
+        data=read_scenes(20),
+        recipe=replace(RECIPES["scenes"], pretrain=short, finetune=short),
+        space=EncDecConfig(encoder=2, decoder=2, channels=16, head=8, boxes="regions_0"),
+        strategy=GatesConfig(epochs=2, every=1),
+        label_ratio=(1.0,),
+    )
+    run = Run(config, tmp_path / "run", device="cpu")
+    assert run.search().features == ("question_0", "regions_1")
+    assert 0 <= run.evaluate("found, pretrained", 1.0)["accuracy"] <= 1
+    model = classifier_of(run, "found, pretrained", 1.0)
+    model.save_pretrained(tmp_path / "model")
+    again = MultimodalClassifier.from_pretrained(tmp_path / "model")
+    inputs = run.prepared.dataset.records[-1].inputs
+    assert again.predict(inputs) == pytest.approx(model.predict(inputs), abs=1e-6)
+    blind = again.predict({"question": inputs["question"]})
+    assert blind.keys() == set(COLOURS + NUMBERS) and blind != again.predict(inputs)
