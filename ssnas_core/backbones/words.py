@@ -54,10 +54,10 @@ class Words(TextBackbone):
     def vectorize(self, texts: Sequence[str]) -> Tensor:
         """Texts as (N, P, C) float32, on the CPU."""
         rows = np.zeros((len(texts), *self._places.shape), np.float32)
-        for row, text in zip(rows, texts, strict=True):
+        for row, text in enumerate(texts):
             words = _WORD.findall(text.lower())[: self.positions]
             for place, word in enumerate(words):
-                row[place] = self._vector(word) + self._places[place]
+                rows[row, place] = self._vector(word) + self._places[place]
         return torch.from_numpy(rows)
 
     def _vector(self, word: str) -> np.ndarray:
