@@ -10,6 +10,7 @@ from .datasets.avmnist import read_avmnist as read_avmnist
 from .datasets.download import download as download
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
 from .datasets.mmimdb_hdf5 import read_mmimdb_hdf5 as read_mmimdb_hdf5
+from .datasets.nlvr import read_nlvr as read_nlvr
 from .datasets.open import open_dataset as open_dataset
 from .datasets.records import Dataset as Dataset
 from .datasets.records import Record as Record

@@ -45,17 +45,24 @@ class RegionArray(ArrayBackbone):
 
     Args:
         shape: of one image, (R, C + 4); the last four columns are x1, y1, x2, y2 in pixels.
+        positions: how many regions a store keeps apart; in a preparation `PrepareConfig.length`.
 
     Raises:
-        InputError: rows that are no regions.
+        InputError: rows that are no regions, or more or fewer of them than `positions`.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], positions: int | None = None) -> None:
         super().__init__(shape)
         if len(self.shape) != 2 or self.shape[1] < 5:
             raise InputError(
                 f"'regions' takes arrays (R, C + 4), a box at the end of each row, got rows of "
                 f"shape {self.shape}; use 'identity'."
+            )
+        if positions not in (None, self.shape[0]):
+            raise InputError(
+                f"expected as many regions as a store keeps positions, got {self.shape[0]} and "
+                f"{positions}; set PrepareConfig.length (--prepare.length) to {self.shape[0]}, or "
+                "fill up the arrays with rows of zeros to a square number."
             )
         self.name = f"array regions {self.shape}"
         self.channels = {"0": 4, "1": self.shape[1] - 4}

@@ -16,6 +16,7 @@ from typing import Any
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
+from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.rows import FORMS, table_files
 from ssnas_core.datasets.table import TableOptions
@@ -23,8 +24,8 @@ from ssnas_core.datasets.table import TableOptions
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
-    "each split, or a folder of MNIST's files and FSDD, or a .npz file of arrays, or "
-    "package.module:Name of a data set"
+    "each split, or a folder of MNIST's files and FSDD, or nlvr.tar.gz, or a .npz file of arrays, "
+    "or package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
@@ -54,6 +55,7 @@ def open_dataset(
     - a `.csv`, `.tsv`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of these: `read_table`
     - a `.npz` file: `read_npz`
     - a folder with MNIST's training images: `read_avmnist`
+    - a gzip archive that begins with a folder `nlvr`, or that folder or its parent: `read_nlvr`
 
     Args:
         data: a file or folder; the name of a dataset, as "package.module:Name"; or a dataset.
@@ -150,6 +152,8 @@ def form_of(path: Path) -> str:
             return "mmimdb"
         if is_avmnist(path):
             return "avmnist"
+        if is_nlvr(path):
+            return "nlvr"
         if table_files(path):
             return "table"
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
@@ -166,7 +170,7 @@ def form_of(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     for start, form in _STARTS.items():
         if head.startswith(start):
-            return form
+            return "nlvr" if form == "mmimdb" and is_nlvr(path) else form
     for ending, form in _ENDINGS.items():
         if path.name.lower().endswith(ending):
             return form  # whose reader says what is wrong

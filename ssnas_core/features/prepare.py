@@ -317,6 +317,7 @@ def fresh_backbones(dataset: Dataset, config: PrepareConfig) -> dict[str, Backbo
         elif kind == "text":
             asked["positions"] = config.length
         elif kind == "array":
+            asked["positions"] = config.length
             asked["shape"] = shape = dataset.records[0].inputs[modality].shape
             part = "identity" if part == "maxout" and len(shape) > 1 else part
         with seeded(config.seed, 40, place):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssnas_core.backbones.factory import array_backbone
+from ssnas_core.backbones.factory import array_backbone, open_backbone
 from ssnas_core.backbones.text import MaxoutMLP
 from ssnas_core.common.errors import InputError
 
@@ -128,3 +128,7 @@ def test_regions_stay_as_they_are_and_rows_of_zeros_stay_none():
     for shape in ((6,), (3, 4)):
         with pytest.raises(InputError, match=r"takes arrays \(R, C \+ 4\), a box at the end"):
             array_backbone("regions", shape)
+    with pytest.raises(
+        InputError, match=r"got 3 and 4; set PrepareConfig.length .* to 3, or fill up"
+    ):
+        open_backbone("array", "regions", shape=(3, 6), positions=4)
