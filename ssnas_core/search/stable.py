@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from ssnas_core.common.distributed import all_mean
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.spaces.base import SHADOW
 
 WEIGHTS_REACH = 0.01  # of w+- from w, in Euclidean length over all weights (DARTS, sec. 2.3)
 LOGIT_REACH = 0.01  # of a logit, to both sides, in differences of gradients
 LEFT_OUT = -1e4  # the logit of an option that weighs nothing
-LEAST = 1e-30  # weight of an option that is computed for its gradient alone
 WINDOW = 5  # k, epochs over which eigenvalues are averaged, and epochs to go back
 SHARPER = 0.75  # stop where the earlier mean is less than this share of the later one
 
@@ -185,10 +185,10 @@ def sampled(
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """Return weights that are one-hot `hard`, and have the gradient of `soft`, both (..., O).
 
-    Where there is a gradient, an option of `hard` 0 weighs just enough to be computed.
+    Where there is a gradient, an option of `hard` 0 weighs `SHADOW`, so that it is computed.
     """
     hard = hard.to(soft.dtype)
-    return hard.clamp(min=LEAST) + (soft - soft.detach()) if soft.requires_grad else hard
+    return hard.clamp(min=SHADOW) + (soft - soft.detach()) if soft.requires_grad else hard
 
 
 def smooth_maximum(logits: Iterable[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search import gates as module
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.gates import Gates, GatesConfig, gates, one_path
+from ssnas_core.spaces.base import SHADOW
 from ssnas_core.spaces.encdec.space import EncDecConfig, EncDecSpace
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
@@ -132,7 +133,7 @@ def test_the_gradient_of_logits_is_that_of_the_gates_in_closed_form(source, spac
 
     def relax(scores):  # the path's gates as leaves
         scored.append(scores)
-        slopes.append(next(drawn).clone().clamp(min=1e-30).requires_grad_())
+        slopes.append(next(drawn).clone().clamp(min=SHADOW).requires_grad_())
         return slopes[-1]
 
     one.supernet.relax = relax

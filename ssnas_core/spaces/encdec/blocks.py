@@ -19,9 +19,9 @@ heads of all RSA blocks come out of one product.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import drop_modality
+from ssnas_core.spaces.base import SHADOW
 
 ENCODER = ("SA", "FFN")
 DECODER = ("SA", "RSA", "GA", "FFN")
@@ -150,7 +151,7 @@ class Block(nn.Module):
         x: Tensor,
         scores: Mapping[str, Tensor],
         guide: Tensor,
-        weights: Mapping[str, Tensor] | None,
+        weights: Mapping[str, tuple[Tensor, float]] | None,
     ) -> Tensor:
         """Return the block's output (N, P, H) of x (N, P, H).
 
@@ -158,20 +159,25 @@ class Block(nn.Module):
             x: what is transformed.
             scores: of each operation of attention, as `Attention` takes them.
             guide: (N, Q, H), what the encoder returned.
-            weights: of the operations that are mixed; None where there is one.
+            weights: of the operations that are mixed, as a tensor and as a number; None where
+                there is one operation.
         """
-        outputs = []
-        for name in self.operations if weights is None else weights:
+
+        def output(name: str) -> Tensor:
             operation = self.operations[name]
             if name == "FFN":
                 change = operation(x)
             else:
                 change = operation(x, guide if name == "GA" else x, scores[name])
-            outputs.append(self.norms[name](x + self.dropout(change)))
+            return self.norms[name](x + self.dropout(change))
+
         if weights is None:
-            return outputs[0]
-        # no product of matrices, which would round the weights under autocast
-        parts = [weight * output for weight, output in zip(weights.values(), outputs, strict=True)]
+            return output(next(iter(self.operations)))
+        parts = []
+        for name, (weight, value) in weights.items():
+            with nullcontext() if value > SHADOW else torch.no_grad():
+                made = output(name)
+            parts.append(weight * made)  # a product of matrices would round it under autocast
         return torch.stack(parts).sum(0)
 
 
@@ -293,16 +299,19 @@ class EncDecNetwork(nn.Module):
         ]
         return self.norm(flat[0] + flat[1])
 
-    def _weights(self, side: str) -> Sequence[Mapping[str, Tensor] | None]:
+    def _weights(self, side: str) -> Sequence[Mapping[str, tuple[Tensor, float]] | None]:
         """Return each block's weights of the operations that have any; None where there is one."""
         blocks: Sequence[Any] = getattr(self, side)
         if side not in self.logits:
             return [None] * len(blocks)
         weights = self.relax(self.logits[side])  # (blocks, O)
-        mixed = (weights != 0).tolist()
         return [
-            dict(itertools.compress(zip(block.operations, row, strict=True), computed))
-            for block, row, computed in zip(blocks, weights, mixed, strict=True)
+            {
+                name: (weight, value)
+                for name, weight, value in zip(block.operations, row, values, strict=True)
+                if value != 0
+            }
+            for block, row, values in zip(blocks, weights, weights.tolist(), strict=True)
         ]
 
     def _related(self, boxes: Tensor) -> dict[int, Tensor]:
