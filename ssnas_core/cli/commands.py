@@ -278,8 +278,7 @@ def type_of(command: type, arguments: list[str]) -> Any:
     }
     flat: dict[str, Any] = {"table": tyro.conf.OmitArgPrefixes}  # --labels, not --table.labels
     fields = [
-        (key, flat[key][kind] if key in flat else kind, group(kind))
-        for key, kind in groups.items()
+        (key, flat[key][kind] if key in flat else kind, group(kind)) for key, kind in groups.items()
     ]
     made = dataclasses.make_dataclass(
         command.__name__, fields, bases=(command,), frozen=True, kw_only=True
