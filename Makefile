@@ -11,7 +11,14 @@ export SSNAS_CACHE ?= $(CURDIR)/build/cache
 export OMP_NUM_THREADS ?= 1
 # Threads that wait for each other in a product give the core to others after so many turns.
 export GOMP_SPINCOUNT ?= 20000
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder --ignore tests/browser
+# The first notebook prepares what most read; beside it run those that do without. Files of tests,
+# which are smaller, come last, so that no core waits long for the other.
+FIRST := $(addprefix book/, $(addsuffix .ipynb, intro house avmnist scale comparison))
+NOTEBOOKS := $(FIRST) $(filter-out $(FIRST), $(wildcard book/*.ipynb))
+# Where `make wheel` installs: by default an environment that it makes and deletes.
+WHEEL_ENV ?= build/wheel/env
 SHELL := /bin/bash
 export TIMEFORMAT = make $@: %0R s, %0U s of CPU
 
@@ -40,20 +47,20 @@ refresh: $(ENV) ## execute every notebook in place; seconds, memory and size of 
 	time $(BIN)/python book/_tools/notebooks.py refresh --table
 
 test: $(ENV) ## the tests; the notebooks run, and their checked outputs are compared
-	time $(PYTEST) -m "not thorough" --nbval-lax --ignore tests/browser tests book/*.ipynb
+	time $(PYTEST) -m "not thorough" --nbval-lax $(NOTEBOOKS) tests
 
-test-all: test ## and kills, launchers, Dask, fuzz and published encoders
-	time $(PYTEST) -m thorough --ignore tests/browser tests
+test-all: $(ENV) ## these, and kills, launchers, Dask, fuzz and published encoders
+	time $(PYTEST) --nbval-lax $(NOTEBOOKS) tests
 
 browser: $(ENV) ## open every page of the built book in Chromium, and move its widgets
 	time $(BIN)/python -m pytest -rs tests/browser
 
 wheel: ## the wheel in an environment of its own, outside of the checkout: demo, predict, save
 	rm -rf build/wheel
-	$(PYTHON) -m venv build/wheel/env
-	build/wheel/env/bin/python -m pip wheel --quiet --no-deps -w build/wheel .
-	build/wheel/env/bin/python -m pip install --quiet build/wheel/*.whl
-	cd build/wheel && time env/bin/python -I $(CURDIR)/tests/outside.py .
+	$(PYTHON) -m venv $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip wheel --quiet --no-deps -w build/wheel .
+	$(WHEEL_ENV)/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build/wheel && time $(abspath $(WHEEL_ENV))/bin/python -I $(CURDIR)/tests/outside.py .
 	rm -rf build/wheel/env # several GB
 
 bench: $(ENV) ## seconds of a search step, beside a loop oracle and the matrix-product rate

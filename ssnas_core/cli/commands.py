@@ -7,7 +7,7 @@ declared here: `type_of` adds to a command those of the parts that its options n
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -270,7 +270,7 @@ def type_of(command: type, arguments: list[str]) -> Any:
     """
     if not issubclass(command, RecipeCommand):
         return command
-    from ssnas_core.cli.options import shown
+    from ssnas_core.cli.options import group, shown
 
     groups = {
         key: shown(config, _HIDDEN)
@@ -278,8 +278,7 @@ def type_of(command: type, arguments: list[str]) -> Any:
     }
     flat: dict[str, Any] = {"table": tyro.conf.OmitArgPrefixes}  # --labels, not --table.labels
     fields = [
-        (key, flat[key][kind] if key in flat else kind, field(default_factory=kind))
-        for key, kind in groups.items()
+        (key, flat[key][kind] if key in flat else kind, group(kind)) for key, kind in groups.items()
     ]
     made = dataclasses.make_dataclass(
         command.__name__, fields, bases=(command,), frozen=True, kw_only=True

@@ -31,7 +31,7 @@ def shown(config: Any, hidden: tuple[str, ...] = ()) -> Any:
         if dataclasses.is_dataclass(value):
             inner = shown(value)
             hint = tyro.conf.Suppress[inner] if one.name in hidden else inner
-            fields.append((one.name, hint, dataclasses.field(default_factory=inner)))
+            fields.append((one.name, hint, group(inner)))
             continue
         hint, metavar = _readable(hints[one.name], value)
         argument = tyro.conf.arg(help=texts.get(one.name, ""), metavar=metavar)
@@ -39,6 +39,14 @@ def shown(config: Any, hidden: tuple[str, ...] = ()) -> Any:
     made = dataclasses.make_dataclass(type(config).__name__, fields, frozen=True, kw_only=True)
     made.__doc__ = (inspect.getdoc(type(config)) or "").partition("\n")[0]
     return made
+
+
+def group(made: Any) -> Any:
+    """Return the field of a group of options, of a `shown` type.
+
+    Its help is the type's docstring: told so, tyro does not look for it in source files.
+    """
+    return dataclasses.field(default_factory=made, metadata={"help": made.__doc__})
 
 
 def given(options: Any, config: Any) -> Any:

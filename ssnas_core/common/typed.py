@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -53,7 +54,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
             one.name for one in fields if one.default is missing and one.default_factory is missing
         }
         same_names(value, needed, {one.name for one in fields}, where)
-        hints = get_type_hints(hint)
+        hints = _hints(hint)
         given = {name: typed(hints[name], item, _at(where, name)) for name, item in value.items()}
         try:
             return hint(**given)  # type: ignore[operator]  # a class, not an instance
@@ -73,13 +74,19 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+@lru_cache(maxsize=256)
+def _hints(made: Any) -> dict[str, Any]:
+    """Return the type hints of a dataclass, which Python compiles from text at each call."""
+    return get_type_hints(made)
+
+
 def check_fields(config: Any, *positive: str, **least: float) -> None:
     """Raise `InputError` where a field of a dataclass is out of its range.
 
     A field with a `Literal` hint has one of its options; one in `positive` is finite and
     larger than 0; one in `least` is finite and at least so large, or None.
     """
-    for name, hint in get_type_hints(type(config)).items():
+    for name, hint in _hints(type(config)).items():
         value, options, where = getattr(config, name), get_args(hint), type(config).__name__
         if get_origin(hint) is Literal and value not in options:
             raise InputError(f"{where}.{name} must be one of {options}, got {value!r}.")

@@ -57,19 +57,19 @@ def labelling_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarr
     offsets = vectors - labels.mean(axis=0)  # (U, K)
     # |chosen + offset|^2 less |chosen|^2, where chosen is the sum of the offsets so far
     costs = (offsets**2).sum(axis=1) + 1e-9 * generator.random(len(vectors))
+    listed = shuffled[np.argsort(which, kind="stable")].tolist()
     left = np.bincount(which)
-    listed = shuffled[np.argsort(which, kind="stable")]
-    taken = np.cumsum(left) - left  # where each vector's samples begin
-    order = np.empty(count, dtype=np.int64)
-    for place in range(count):
-        best = costs.argmin()
-        order[place] = listed[taken[best]]
+    ends = np.cumsum(left).tolist()
+    taken = (np.cumsum(left) - left).tolist()  # where each vector's samples begin
+    order, doubled = [], 2 * offsets
+    for _ in range(count):
+        best = int(costs.argmin())
+        order.append(listed[taken[best]])
         taken[best] += 1
-        left[best] -= 1
-        costs += 2 * offsets @ offsets[best]
-        if left[best] == 0:
+        costs += doubled @ offsets[best]
+        if taken[best] == ends[best]:
             costs[best] = np.inf
-    return np.roll(order, generator.integers(count))
+    return np.roll(np.array(order, dtype=np.int64), generator.integers(count))
 
 
 def labelled_part(dataset: Dataset, ratio: float, seed: int) -> LabelledPart:

@@ -22,6 +22,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -268,6 +269,7 @@ def _part_of(words: list[str], config: TextAugment, seed: int, part: int) -> lis
     return [word for word, unit in zip(words, units, strict=True) if unit in mine]
 
 
+@lru_cache(maxsize=1 << 16)  # of a corpus most words come again and again
 def _alike(word: str) -> str:
     """Return a word without its case and the signs around it; signs alone as they are."""
     return re.sub(r"^\W+|\W+$", "", word.casefold()) or word

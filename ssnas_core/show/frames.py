@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.show.style import pixels
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, Stack, VBox
@@ -90,10 +91,7 @@ def image(figure: Figure, alt: str) -> str:
 def _png(figure: Figure) -> bytes:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    picture = Image.open(buffer).convert("RGB")
-    picture = picture.quantize(_COLOURS, dither=Image.Dither.NONE)
+    picture = pixels(figure, _DPI).quantize(_COLOURS, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -177,11 +177,17 @@ def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
     Least squares under these distances is an isotonic regression: blocks in each other's way
     are pooled and move together.
     """
-    from sklearn.isotonic import isotonic_regression
-
     heights = np.array([block.height for block in blocks])
     offsets = np.cumsum([0.0, *(heights[:-1] + heights[1:]) / 2 + _GAP])
-    return isotonic_regression(np.asarray(goals, float) + offsets, increasing=False) - offsets
+    pools: list[tuple[float, int]] = []  # mean and number of blocks that move together
+    for mean in np.asarray(goals, float) + offsets:
+        count = 1
+        while pools and pools[-1][0] < mean:
+            above, others = pools.pop()
+            mean, count = (above * others + mean * count) / (others + count), others + count
+        pools.append((mean, count))
+    means, counts = zip(*pools, strict=True)
+    return np.repeat(means, counts) - offsets
 
 
 # How it is painted.

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C7A00")
 """Okabe and Ito's palette (2008), most contrast first; its yellow darkened to show on white."""
@@ -36,8 +39,8 @@ LEGEND: Mapping[str, Any] = {
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 # No date and no version, so that the same figure is the same file.
-_METADATA = {
-    "png": {"Software": None},
+_METADATA: Mapping[str, Any] = {
+    "png": {},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
@@ -57,10 +60,28 @@ def _picture_class() -> type[Figure]:
 
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
-            self.savefig(buffer, format="png")
+            pixels(self, self.dpi).save(buffer, "png")
             return buffer.getvalue()
 
     return Picture
+
+
+def pixels(figure: Figure, dpi: float) -> Image:
+    """Return `figure` as a picture in RGB, the one that `savefig` writes.
+
+    It is drawn once: `savefig` draws it a first time for its layout alone.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    before = figure.dpi
+    figure.set_dpi(dpi)
+    try:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    finally:
+        figure.set_dpi(before)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -75,7 +96,10 @@ def save(figure: Figure, path: Path) -> Path:
     if kind not in _METADATA:
         raise InputError(f"expected a figure named .png, .svg or .pdf, got {Path(path).name!r}.")
     with matplotlib.rc_context({"svg.hashsalt": "ssnas"}), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, metadata=_METADATA[kind])
+        if kind == "png":
+            pixels(figure, 200).save(temporary, kind, dpi=(200, 200))
+        else:
+            figure.savefig(temporary, format=kind, metadata=_METADATA[kind])
     return Path(path)
 
 

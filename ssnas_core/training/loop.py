@@ -226,7 +226,7 @@ def finite(loss: Tensor, epoch: int, model: nn.Module, checkpoint: Path | None =
     """
     value = float(loss)
     mistake = "" if math.isfinite(value) else f"the loss became {value}"
-    if not mistake and not all(bool(p.isfinite().all()) for p in model.parameters()):
+    if not mistake and not all(math.isfinite(p.detach().sum()) for p in model.parameters()):
         mistake = "the weights became NaN or infinite"
     if mistake:
         saved = checkpoint is not None and Path(checkpoint).exists()

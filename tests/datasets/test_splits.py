@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -52,12 +54,19 @@ def test_labelling_order_depends_on_seed_alone():
     assert not np.array_equal(labelling_order(labels, 5), labelling_order(labels, 6))
 
 
+@cache
+def orders(samples, rounds):
+    """Labels, and their orders for the seeds 0, 1, ..., which several tests look at."""
+    labels = genre_like(samples)
+    return labels, [labelling_order(labels, seed) for seed in range(rounds)]
+
+
 @pytest.mark.parametrize("prefix", [30, 150, 300, 900, 2100])
 def test_every_prefix_is_far_more_even_than_chance(prefix):
-    labels = genre_like(3000)
+    labels, drawn = orders(3000, 20)
     ours, chance = [], []
-    for seed in range(20):
-        ours.append(distance(labels, labelling_order(labels, seed), prefix))
+    for seed, order in enumerate(drawn):
+        ours.append(distance(labels, order, prefix))
         chance.append(distance(labels, np.random.default_rng(seed).permutation(3000), prefix))
     assert 0.9 < np.mean(chance) < 1.1  # the yardstick itself
     assert np.mean(ours) < 0.4
@@ -109,10 +118,9 @@ def test_a_class_of_few_samples_is_spread_evenly():
 
 @pytest.mark.parametrize("prefix", [1, 7, 20])
 def test_every_sample_is_equally_likely_to_be_in_a_prefix(prefix):
-    labels, rounds = genre_like(45), 3000
-    counts = np.zeros(45)
-    for seed in range(rounds):
-        counts[labelling_order(labels, seed)[:prefix]] += 1
+    counts, rounds = np.zeros(45), 3000
+    for order in orders(45, rounds)[1]:
+        counts[order[:prefix]] += 1
     p = prefix / 45
     z = (counts - rounds * p) / np.sqrt(rounds * p * (1 - p))
     assert np.abs(z).max() < 4.5

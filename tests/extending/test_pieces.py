@@ -66,7 +66,7 @@ class Hadamard(nn.Module):
 
 
 def test_an_operator(axes):
-    config = FusionConfig(channels=8, length=4)
+    config = FusionConfig(channels=8, length=4, cells=1)
     space = FusionSpace(axes["source"].channels, config, operators={"Hadamard": Hadamard})
     assert len(list(space.genotypes())) > len(list(FusionSpace(space.channels, config).genotypes()))
     supernet = space.supernet()

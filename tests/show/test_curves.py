@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.show.curves import draw_genotype, plot_history, plot_losses, plot_scores, posters
 from ssnas_core.show.genotype import Layout, spread
-from ssnas_core.show.style import COLOURS, save
-from ssnas_core.show.widget_figures import draw_weights
+from ssnas_core.show.style import COLOURS, pixels, save
+from ssnas_core.show.widget_figures import draw_threshold, draw_weights
 from ssnas_core.spaces.genotype import Genotype, Node
 
 FEATURES = [f"{modality}_{depth}" for modality in ("image", "text") for depth in range(4)]
@@ -197,6 +200,18 @@ def test_blocks_that_are_not_in_each_others_way_stay_where_they_want_to_be():
     crowded = spread(blocks, [0.0, 0.0, 0.0, 0.0])
     assert crowded.mean() == pytest.approx(0)
     assert (np.diff(crowded) < -blocks[0].height).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spread_is_isotonic_regression(seed):
+    from sklearn.isotonic import isotonic_regression
+
+    column = max(Layout(GENOTYPES["published"], FEATURES, len).columns, key=len)
+    goals = np.sort(np.random.default_rng(seed).uniform(-3, 0, len(column)))[::-1]
+    distances = column[0].height + 0.16
+    offsets = distances * np.arange(len(column))
+    expected = isotonic_regression(goals + offsets, increasing=False) - offsets
+    assert spread(column, goals) == pytest.approx(expected)
 
 
 def history(epochs: int) -> list[dict]:
@@ -555,6 +570,20 @@ def test_same_figure_is_the_same_file(kind, tmp_path):
     assert all(word not in first for word in (b"CreationDate", b"<dc:date>", b"Software"))
     with pytest.raises(InputError, match=r"named \.png, \.svg or \.pdf, got 'figure\.gif'"):
         save(plot_scores(rows()), tmp_path / "figure.gif")
+
+
+@pytest.mark.parametrize("name", [*QUICK[:2], "thresholds"])
+def test_picture_is_the_one_that_savefig_writes(name):
+    def made() -> Any:
+        if name == "thresholds":
+            return draw_threshold(np.eye(4), np.eye(4, dtype=int), 0.5)
+        return FIGURES[name]()
+
+    buffer = io.BytesIO()
+    made().savefig(buffer, format="png", dpi=100)
+    figure = made()
+    assert (np.asarray(pixels(figure, 100)) == np.asarray(Image.open(buffer).convert("RGB"))).all()
+    assert figure.dpi == 150
 
 
 def test_posters_stand_in_rows_with_their_captions():
