@@ -49,8 +49,8 @@ refresh: $(ENV) ## execute every notebook in place; seconds, memory and size of 
 test: $(ENV) ## the tests; the notebooks run, and their checked outputs are compared
 	time $(PYTEST) -m "not thorough" --nbval-lax $(NOTEBOOKS) tests
 
-test-all: $(ENV) ## these, and kills, launchers, Dask, fuzz and published encoders
-	time $(PYTEST) --nbval-lax $(NOTEBOOKS) tests
+test-all: test ## and kills, launchers, Dask, fuzz and published encoders
+	time $(PYTEST) -m thorough tests
 
 browser: $(ENV) ## open every page of the built book in Chromium, and move its widgets
 	time $(BIN)/python -m pytest -rs tests/browser
