@@ -83,8 +83,9 @@ class RunCommand(RecipeCommand, SeveralCommand):
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
     space_name: Annotated[str, tyro.conf.arg(name="space")] = "fusion"
-    """What may be chosen: fusion (cells of BM-NAS), layers (of MFAS, no bilevel search), or
-    package.module:Name. --space NAME --help shows its options."""
+    """What may be chosen: fusion (cells of BM-NAS), layers (of MFAS, no bilevel search), encdec (of
+    MMnas), cells (of DARTS, over pixels), or package.module:Name. --space NAME --help shows its
+    options."""
     objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
     """What the search optimises: contrastive, swapped, comm, clip or matching without labels;
     supervised or hybrid with the labelled part of one label ratio; or package.module:Name."""
