@@ -37,10 +37,11 @@ class RecipeCommand(Output):
 
     data: str
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; package.module:Name."""
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; digits (scikit-learn's);
+    package.module:Name."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
-    sentence-encoder, published-encoders, classroom, av-mnist, or package.module:Name."""
+    sentence-encoder, published-encoders, classroom, av-mnist, digits, or package.module:Name."""
 
 
 @dataclass(frozen=True, kw_only=True)

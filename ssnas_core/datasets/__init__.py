@@ -11,6 +11,7 @@ DATASETS = Parts(
         "table": "ssnas_core.datasets.table:read_table",
         "npz": "ssnas_core.datasets.arrays:read_npz",
         "sample": "ssnas_core.datasets.sample.corpus:sample_archive",
+        "digits": "ssnas_core.datasets.digits:digits",
     },
 )
-"""Readers of a path, and `sample`, which needs none."""
+"""Readers of a path, and `sample` and `digits`, which need none."""

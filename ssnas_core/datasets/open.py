@@ -1,6 +1,6 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
-A name is that of a part: "sample", an entry point "ssnas.dataset" of an installed package,
+A name is that of a part: "sample", "digits", an entry point "ssnas.dataset" of an installed package,
 or "package.module:Name". It stands for a `Dataset`, or for a function or class that makes
 one (or the path of one) without arguments.
 """
@@ -23,13 +23,14 @@ from ssnas_core.datasets.table import TableOptions
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
-    "each split, or a folder of MNIST's files and FSDD, or a .npz file of arrays, or "
+    "each split, or a folder of MNIST's files and FSDD, or a .npz file of arrays, or digits, or "
     "package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
     **{b"PAR1": "table", b"ARROW1": "table"},
 }
+_NAMES = ("sample", "digits")  # of data that come with the library or with what it needs
 _ENDINGS = {
     **{".hdf5": "mmimdb-hdf5", ".h5": "mmimdb-hdf5", ".tar.gz": "mmimdb", ".tgz": "mmimdb"},
     **dict.fromkeys(FORMS, "table"),
@@ -116,7 +117,7 @@ def is_named(data: Path | str) -> bool:
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), attribute]
     dotted = bool(colon) and all(word.isidentifier() for word in words)
-    return (dotted or name == "sample" or name in DATASETS.brought) and not Path(data).exists()
+    return (dotted or name in (*_NAMES, *DATASETS.brought)) and not Path(data).exists()
 
 
 def _named(name: str) -> Dataset | Path:
