@@ -1,8 +1,8 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
-A name is that of a part: "sample", "digits", an entry point "ssnas.dataset" of an installed package,
-or "package.module:Name". It stands for a `Dataset`, or for a function or class that makes
-one (or the path of one) without arguments.
+A name is that of a part: "sample", "digits", an entry point "ssnas.dataset" of an installed
+package, or "package.module:Name". It stands for a `Dataset`, or for a function or class that
+makes one (or the path of one) without arguments.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class PrepareConfig:
 
     Args:
         image: small, vgg19, torchvision:MODEL, timm:NAME, transformers:NAME_OR_FOLDER, pixels
-            (the image itself) or package.module:Name; in Python a module too (`ssnas_core.backbones.own`).
+            (the image itself) or package.module:Name; in Python a module too
+            (`ssnas_core.backbones.own`).
         text: maxout, characters (languages without spaces between words), word2vec:FILE,
             transformers:NAME_OR_FOLDER, segments:BACKBONE (one of these on each of `length`
             pieces of a text, as positions) or package.module:Name.

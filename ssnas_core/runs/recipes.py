@@ -346,6 +346,13 @@ class RunConfig:
                 f"expected FusionConfig.length = {length}, as PrepareConfig.length, "
                 f"got {self.space.length}; give both (--space.length, --prepare.length) the same."
             )
+        image = self.recipe.prepare.image
+        if isinstance(self.space, CellsConfig) and image == PrepareConfig.image:
+            raise InputError(
+                f"cells read the pixels of an image, got what the backbone {image} makes of it; "
+                "give --prepare.image pixels and --prepare.image-size (PrepareConfig), or the "
+                "recipe digits."
+            )
         lacking = set(getattr(self.strategy, "needs", ())) & set(getattr(self.space, "lacks", ()))
         if lacking:
             raise InputError(

@@ -112,6 +112,11 @@ def test_one_modality_is_not_concatenated_with_itself():
     assert "late concat" in map(str, methods_of(["image", "text"]))
 
 
+def test_cells_over_a_backbone_that_is_trained_are_refused_before_any_work(few):
+    with pytest.raises(InputError, match="pixels of an image, got what the backbone small makes"):
+        RunConfig(data=few, space="cells")
+
+
 def test_the_fusion_space_says_that_pixels_alone_are_nothing_to_fuse(few, store, tmp_path):
     run = Run(configured(few, space="fusion"), tmp_path / "run", store=store, device="cpu")
     with pytest.raises(InputError, match=r"at least two features, got \['image_0'\]; .* cells"):
