@@ -11,6 +11,7 @@ the depth reduce: their operations on s_0 and s_1 have stride 2, and C doubles.
 
 Batch norms have weights in a final network, and none in the search. A batch norm follows each
 pool in the search alone.
+
 Deviations from the released code: pixels go through a batch norm without weights, where it
 subtracts and divides by numbers for each data set; the probability of drop path does not grow
 over the epochs; there is no auxiliary head.
@@ -92,7 +93,7 @@ def operation(name: str, channels: int, stride: int, *, affine: bool) -> nn.Modu
         )
     size = int(name[-1])
     if name.startswith("dil_conv"):
-        if stride == 2:  # reads even pixels alone, and is much slower on CPUs if written so
+        if stride == 2:  # it reads even pixels alone: of these it is an ordinary one, and faster
             return nn.Sequential(_EvenPixels(), *_separable(channels, size, affine=affine))
         return nn.Sequential(*_separable(channels, size, dilation=2, affine=affine))
     first = _separable(channels, size, stride=stride, affine=affine)
@@ -213,8 +214,11 @@ class Cell(nn.Module):
             for pair in plan.nodes
         )
 
-    def forward(self, first: Tensor, second: Tensor, weights: Tensor | None) -> Tensor:
-        """Return (N, len(concat) C, H', W') of the outputs of the two cells before."""
+    def forward(self, first: Tensor, second: Tensor, weights: None = None) -> Tensor:
+        """Return (N, len(concat) C, H', W') of the outputs of the two cells before.
+
+        Its operations are fixed, so that there is nothing to weigh.
+        """
         states = self.inputs(first, second)
         of_nodes: Any = self.nodes
         for (first_edge, second_edge), (one, other) in zip(self.plan.nodes, of_nodes, strict=True):

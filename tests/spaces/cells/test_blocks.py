@@ -145,7 +145,7 @@ def test_a_cell_adds_two_operations_in_each_node_and_joins_nodes(reduces, reduce
         states.append(
             sum(one(states[state]) for (_, state), one in zip(pair, operations, strict=True))
         )
-    output = cell(first, second, None)
+    output = cell(first, second)
     torch.testing.assert_close(output, torch.cat(states[2:], 1))
     side = 4 if reduces else 8
     assert output.shape == (3, 8, side, side)
@@ -193,13 +193,13 @@ def test_a_dropped_path_is_of_a_whole_sample_and_the_rest_is_scaled_up():
 def test_all_operations_but_identities_are_dropped_and_only_in_training():
     cell = Cell(PLAN, place(), 0.999999)
     x = image(5), image(6)
-    output = cell(*x, None)
+    output = cell(*x)
     kept = cell.inputs.second(x[1])
     torch.testing.assert_close(output, torch.cat([kept, torch.zeros_like(kept)], 1))
     cell = moved(cell)
     plain = moved(Cell(PLAN, place(), 0.0))
     plain.load_state_dict(cell.state_dict())
-    assert torch.equal(cell(*x, None), plain(*x, None))
+    assert torch.equal(cell(*x), plain(*x))
 
 
 @pytest.mark.parametrize(("cells", "reductions"), [(3, [1, 2]), (8, [2, 5]), (20, [6, 13])])
@@ -226,7 +226,7 @@ def test_a_network_reads_pixels_row_by_row_and_averages_what_its_last_cell_gives
     before = after = network.stem(network.norm(pixels))
     assert before.shape == (3, 8, 8, 8)
     for cell in network.cells:
-        before, after = after, cell(before, after, None)
+        before, after = after, cell(before, after)
     assert after.shape == (3, 32, 2, 2) and network.width == 32
     torch.testing.assert_close(network({"image_0": rows}), after.mean(3).mean(2))
 
