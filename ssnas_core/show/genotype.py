@@ -196,19 +196,19 @@ def drawn_parts(genotype: Genotype) -> list[Genotype]:
     if genotype.space != "cells":
         return [genotype]
     parts: list[Genotype] = []
-    steps: list[Node] = []
+    nodes: list[Node] = []
     for node in genotype.nodes:
         if node.operator == "concat":
-            parts.append(Genotype(genotype.space, (*steps, replace(node, name=OUTPUT))))
-            steps = []
+            parts.append(Genotype(genotype.space, (*nodes, replace(node, name=OUTPUT))))
+            nodes = []
         elif node.operator != "stem":
-            pairs = zip(node.operator.split("+"), node.inputs, strict=True)
-            steps += [
+            pairs = zip(node.operator.split("+"), node.inputs, strict=False)
+            steps = [
                 Node(f"{node.name}_step_{place}", operation, (read,))
                 for place, (operation, read) in enumerate(pairs)
             ]
-            steps.append(Node(node.name, "add", tuple(step.name for step in steps[-2:])))
-    return parts
+            nodes += [*steps, Node(node.name, "add", tuple(step.name for step in steps))]
+    return parts or [genotype]  # a file may name the space, and hold something else
 
 
 def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:

@@ -67,6 +67,7 @@ def test_convolutional_cells_stand_side_by_side_with_an_arrow_for_each_operation
             assert tuple(step.inputs[0] for step in block.nodes) == nodes[name].inputs
             assert {(source, name) for source in nodes[name].inputs} <= layout.routes.keys()
     assert drawn_parts(Genotype("mine", CHAIN)) == [Genotype("mine", CHAIN)]
+    draw_genotype(Genotype("cells", CHAIN))  # a file that is none of them
     figure = draw_genotype(genotype, ["image_0"])
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts.count("c_k-2") == texts.count("concat → c_k") == 2 and "image_0" not in texts

@@ -1,4 +1,4 @@
-"""Operations, cells and their stack (DARTS, arXiv:1806.09055, sec. 2.1, 3.1 and released code).
+"""Operations, cells and their stack (DARTS, arXiv:1806.09055, sec. 2, and released code).
 
 A cell has two inputs, the outputs s_0 and s_1 of the two cells before it, brought to C channels.
 Each of its nodes is the sum of two operations on two earlier states; the output is the

@@ -84,7 +84,7 @@ _PUBLISHED: dict[str, tuple[str, str]] = {
     ),
 }
 PUBLISHED = tuple(_PUBLISHED)
-"""Names of published pairs of cells; all but the last two are of this space."""
+"""Names of published pairs of cells; all but the last two are of a space of 4 or 5 nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)

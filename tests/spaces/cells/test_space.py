@@ -272,7 +272,7 @@ def test_members_have_names_and_build_as_published(name, nodes):
         assert cell.plan.concat == other.plan.concat
 
 
-def test_the_published_cells_read_as_the_facts_have_them():
+def test_published_cells_are_read_node_by_node():
     plans = {
         cell.plan
         for cell in cells_network("DARTS_V2", CHANNELS, POSITIONS, CellsConfig(**SMALL)).cells
