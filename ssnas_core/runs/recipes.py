@@ -229,6 +229,7 @@ RECIPES: dict[str, Recipe] = {
         pretrain=TrainConfig(epochs=10, batch_size=128),
         finetune=TrainConfig(epochs=10, min_steps=150, learning_rate=3e-3),
         finetune_dropout=0.1,
+        tuned={"supervised": Tuned(changes=_ONE_PASSES)},  # not tuned: BM-NAS's own cell
     ),
     # The published sizes and search schedule (BM-NAS, Table 8); the rest is ours.
     "bm-nas": Recipe(
