@@ -62,6 +62,9 @@ from .show.curves import draw_genotype as draw_genotype
 from .show.curves import plot_history as plot_history
 from .show.curves import plot_losses as plot_losses
 from .show.curves import plot_scores as plot_scores
+from .spaces.cells.space import CellsConfig as CellsConfig
+from .spaces.cells.space import CellsSpace as CellsSpace
+from .spaces.cells.space import cells_network as cells_network
 from .spaces.encdec.space import EncDecConfig as EncDecConfig
 from .spaces.encdec.space import EncDecSpace as EncDecSpace
 from .spaces.encdec.space import read_arch as read_arch

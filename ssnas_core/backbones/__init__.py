@@ -11,6 +11,7 @@ BACKBONES = Parts(
         "torchvision": "ssnas_core.backbones.image:TorchvisionNet",
         "timm": "ssnas_core.backbones.image:TimmNet",
         "transformers-image": "ssnas_core.backbones.transformers:TransformerImage",
+        "pixels": "ssnas_core.backbones.image:Pixels",
         "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
         "characters": "ssnas_core.backbones.text:CharacterMLP",
         "word2vec": "ssnas_core.backbones.text:Word2VecMLP",

@@ -33,6 +33,7 @@ class Backbone(nn.Module):
         channels: tap -> number of channels, in depth order; taps are "0", "1", ...
         learns: whether it comes without knowledge, so that a preparation is to
             train it by self-supervision.
+        whole: whether its maps are stored at all their positions, not pooled.
         options: arguments of the constructor, JSON values; no weights.
     """
 
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
     name: str
     channels: dict[str, int]
     learns: bool = False
+    whole: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
 
     argument: ClassVar[str] = ""  # of the library's own: what follows its name and a colon

@@ -39,7 +39,7 @@ def image_backbone(
 
     Args:
         part: small, vgg19, torchvision:MODEL (any classification model), timm:NAME,
-            timm:NAME@FILE, transformers:NAME_OR_FOLDER, or one's own, see
+            timm:NAME@FILE, transformers:NAME_OR_FOLDER, pixels, or one's own, see
             `ssnas_core.backbones.own`.
         weights: None for random ones (from torch's seed), "DEFAULT" for pre-trained.
         size: (H, W) of the images; None for the backbone's own default.

@@ -1,4 +1,4 @@
-"""Image backbones: a small conv net for two CPU cores, VGG-19, any model of torchvision or timm.
+"""Image backbones: a small conv net, the pixels, VGG-19, any model of torchvision or timm.
 
 VGG-19's taps are BM-NAS's (arXiv:2104.09379, released code): `features` after
 layers 20, 26, 33 and 36. Deviation from that code: it feeds BGR images with the
@@ -92,6 +92,30 @@ class SmallConvNet(ImageBackbone):
         for tap, block in zip(self.channels, self.blocks, strict=True):
             state = taps[tap] = block(state)
         return taps
+
+
+class Pixels(ImageBackbone):
+    """The image itself, at tap "0": all its pixels are stored, for networks that begin with them.
+
+    A grey image has three equal channels.
+
+    Args:
+        size: (H, W).
+    """
+
+    whole = True
+
+    def __init__(self, size: tuple[int, int] = (32, 32)) -> None:
+        super().__init__()
+        self.size = check_size(size)
+        self.name = f"pixels {self.size}"
+        self.channels = {"0": 3}
+        self.options = {"size": self.size}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) in [0, 1] -> tap "0", the same."""
+        check_images(images)
+        return {"0": images}
 
 
 class _TappedNet(ImageBackbone):

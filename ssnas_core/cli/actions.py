@@ -75,10 +75,9 @@ def run_command(command: Any) -> tuple[Any, str, int]:
 
 def _data(text: str, table: Any) -> Any:
     """Return the path that an option gives, or the dataset that it names."""
-    from ssnas_core.datasets.open import open_dataset
+    from ssnas_core.datasets.open import is_named, open_dataset
 
-    path = Path(text)
-    return open_dataset(text, table=table) if ":" in text and not path.exists() else path
+    return open_dataset(text, table=table) if is_named(text) else Path(text)
 
 
 def _open(path: Path, command: commands.TrainCommand | commands.ModelCommand) -> Run:

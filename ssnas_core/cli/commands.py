@@ -37,10 +37,12 @@ class RecipeCommand(Output):
 
     data: str
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; package.module:Name."""
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; scenes; digits;
+    package.module:Name."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
-    sentence-encoder, published-encoders, classroom, av-mnist, or package.module:Name."""
+    sentence-encoder, published-encoders, classroom, av-mnist, scenes, digits, or
+    package.module:Name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class RunCommand(RecipeCommand, SeveralCommand):
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
     space_name: Annotated[str, tyro.conf.arg(name="space")] = "fusion"
-    """What may be chosen: fusion (cells of BM-NAS), layers (of MFAS, no bilevel search), or
+    """What may be chosen: fusion (BM-NAS), layers (MFAS), encdec (MMnas), cells (DARTS), or
     package.module:Name. --space NAME --help shows its options."""
     objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
     """What the search optimises: contrastive, swapped, comm, clip or matching without labels;

@@ -13,8 +13,9 @@ DATASETS = Parts(
         "npz": "ssnas_core.datasets.arrays:read_npz",
         "sample": "ssnas_core.datasets.sample.corpus:sample_archive",
         "scenes": "ssnas_core.datasets.scenes:read_scenes",
+        "digits": "ssnas_core.datasets.digits:digits",
     },
 )
 """Readers of a path, and those of `MADE_HERE`, which need none."""
 
-MADE_HERE = ("sample", "scenes")
+MADE_HERE = ("sample", "scenes", "digits")

@@ -2,7 +2,8 @@
 
 Feature maps are stored as the search sees them first: adaptive max pool to
 sqrt(L) x sqrt(L) positions (BM-NAS, arXiv:2104.09379, released code). Pooling
-has no parameters, so only the rounding to half precision is lost.
+has no parameters, so only the rounding to half precision is lost. Backbones that are
+`whole` are not pooled.
 """
 
 from __future__ import annotations
@@ -65,10 +66,15 @@ def store_key(
     return content_key(content, views, length, seed)
 
 
-def pooled(value: Tensor, length: int) -> Tensor:
-    """A tap as (n, P, C) float32, P in {1, L}: maps (n, C, H, W) and rows (n, C, T) max pooled."""
+def pooled(value: Tensor, length: int, *, whole: bool = False) -> Tensor:
+    """A tap as (n, P, C) float32, P in {1, L}: maps (n, C, H, W) and rows (n, C, T) max pooled.
+
+    If `whole`, P is all its positions, of a map row by row.
+    """
     value = value.float()
-    if value.ndim == 4:
+    if whole:
+        value = value.flatten(2)
+    elif value.ndim == 4:
         value = functional.adaptive_max_pool2d(value, math.isqrt(length)).flatten(2)
     elif value.shape[2] not in (1, length):
         value = functional.adaptive_max_pool1d(value, length)
@@ -95,9 +101,10 @@ class Taps(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features "<modality>_<tap>" -> (n, P, C) float32."""
+        backbones: dict[str, Any] = dict(self.backbones.items())
         return {
-            f"{modality}_{tap}": pooled(value, self.length)
-            for modality, backbone in self.backbones.items()
+            f"{modality}_{tap}": pooled(value, self.length, whole=backbone.whole)
+            for modality, backbone in backbones.items()
             for tap, value in backbone(inputs[modality]).items()
         }
 
@@ -164,7 +171,8 @@ class _Extractor:
                 if draws is not None and kind == "array":
                     seen = apply_array(seen, self.augment.array, draws)
                 for tap, value in backbone(seen).items():
-                    stored = pooled(value, self.length).clamp(-limit, limit).half()
+                    stored = pooled(value, self.length, whole=backbone.whole)
+                    stored = stored.clamp(-limit, limit).half()
                     features.setdefault(f"{modality}_{tap}", []).append(stored)
         return {name: torch.stack(views, 1) for name, views in features.items()}
 

@@ -2,8 +2,8 @@
 
 Searching over features that never change costs a gather instead of a backbone.
 A store is a folder: one `<modality>_<tap>.npy` per tap, float16 (N, 1 + V, P, C),
-view 0 clean, and `store.json`, written last. P is L for feature maps, the number
-of tokens (1 for vectors) for texts. `extract_features` fills it.
+view 0 clean, and `store.json`, written last. P is L for feature maps (H * W for the pixels
+of an image), the number of tokens (1 for vectors) for texts. `extract_features` fills it.
 """
 
 from __future__ import annotations

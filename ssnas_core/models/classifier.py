@@ -166,8 +166,10 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
 
     def encode(self, modality: str, tensor: Tensor) -> dict[str, Tensor]:
         """Return features of a modality's vectorized values: "<modality>_<tap>" -> (n, P, C)."""
-        taps = self.backbones[modality](tensor.to(self.head.weight.device))
-        return {f"{modality}_{tap}": pooled(taps[tap], self.spec.length) for tap in taps}
+        backbone: Any = self.backbones[modality]
+        taps = backbone(tensor.to(self.head.weight.device)).items()
+        length, whole = self.spec.length, backbone.whole
+        return {f"{modality}_{tap}": pooled(value, length, whole=whole) for tap, value in taps}
 
     def _batches(self, inputs: Any, size: int) -> Iterator[dict[str, Tensor]]:
         """Yield features of raw inputs, batch by batch, in eval mode."""

@@ -38,7 +38,8 @@ class LateConcat(FusionNetwork):
     def __init__(
         self, channels: Mapping[str, int], config: FusionConfig, positions: Mapping[str, int]
     ) -> None:
-        plain = replace(config, released=())  # layers of cells
+        length = max(positions[name] for name in channels)  # pixels have more than other maps
+        plain = replace(config, released=(), length=length)  # none of the layers of cells
         super().__init__(channels, (), range(len(channels)), plain, {}, positions)
 
 

@@ -79,10 +79,13 @@ class Method:
 
 
 def methods_of(modalities: Iterable[str]) -> tuple[Method, ...]:
-    """Return the methods that a run compares, weakest claim first."""
+    """Return the methods that a run compares, weakest claim first.
+
+    Of one modality there is nothing to concatenate.
+    """
     alone = [Method(f"{modality} only") for modality in modalities][::-1]
-    networks = (Method("late concat"), Method("random"), Method("found"), Method("found", True))
-    return (*alone, *networks)
+    late = (Method("late concat"),) if len(alone) > 1 else ()
+    return (*alone, *late, Method("random"), Method("found"), Method("found", True))
 
 
 def all_methods(modalities: Iterable[str]) -> tuple[Method, ...]:

@@ -13,7 +13,8 @@ MMnas, arXiv:2004.12070, sec. 3.3), or two that are drawn by p ("two", Proxyless
 whose share of p is kept: what the one gains, the other loses.
 
 Any supernet can be searched so whose choices are weighed by `relax`; what is not drawn is left
-out of the computation where the supernet does so, as that of encoder and decoder. Deviations
+out of the computation where the supernet does so, as those of encoder and decoder and of
+convolutional cells do. Deviations
 from MMnas's code: options that are not drawn are truly frozen, where Adam moves them on there;
 the steps of the logits are counted over all epochs; and where MMnas's code has 3 epochs of
 rising rates and 20 of fixed logits among 100, here they are shares of the epochs.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.show.genotype import Block, Layout, paint, spread
+from ssnas_core.show.genotype import Block, Layout, drawn_parts, paint, spread
 from ssnas_core.show.style import (
     COLOURS,
     FONT,
@@ -65,7 +65,8 @@ def draw_genotype(
     Features stand in one column, grouped by modality, shallow ones on top. A
     node's first input (x) enters above its second (y). A cell of several steps
     is a frame around them; the head takes the concatenated outputs of all cells, or, in the
-    layer space, the last layer's.
+    layer space, the last layer's. Convolutional cells, the normal and the reduction one, stand
+    side by side, each between the outputs of the two cells before and its own.
 
     Args:
         genotype: what to draw.
@@ -77,7 +78,12 @@ def draw_genotype(
         A figure in its natural printed size (8 features and 4 cells in a row: 7.3 inches wide).
     """
     names = tuple(dict.fromkeys((*(features or ()), *genotype.features)))
-    return paint(Layout(genotype, names, text_width), genotype.features, title)
+    layouts, used = [], list(genotype.features)
+    for part in drawn_parts(genotype):
+        shown = names if part is genotype else part.features
+        layouts.append(Layout(part, shown, text_width))
+        used += part.features
+    return paint(layouts, used, title)
 
 
 def plot_history(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,13 +95,14 @@ class Layout:
             inputs = dict.fromkeys(self.owner.get(i, i) for node in nodes for i in node.inputs)
             graph.add_edges_from((source, cell) for source in inputs if source != cell)
         ends = [cell for cell in self.cells if not graph.out_degree(cell)]
-        if genotype.space == "fusion":  # what it names, else all cells, not only the ends
-            last = genotype.nodes[-1]
+        last = genotype.nodes[-1]
+        if genotype.space in ("fusion", "cells"):  # what it names, else all, not only the ends
             ends = list(last.inputs if last.name == OUTPUT else self.cells)
         if genotype.space == "encdec":  # the last of either side, though GA asks the encoder's
             sides = ([c for c in self.cells if c.startswith(side)] for side in ("enc", "dec"))
             ends = [side[-1] for side in sides if side]
         joins = genotype.space == "fusion" or len(ends) > 1
+        join = {"encdec": "sum → head", "cells": "concat → c_k"}.get(genotype.space)
         graph.add_edges_from((end, "head") for end in ends)
 
         self.blocks: dict[str, Block] = {}
@@ -112,7 +113,7 @@ class Layout:
                 nodes = self.cells.get(name, [])
                 texts = [node.operator for node in nodes] or [name]
                 if name == "head" and joins:
-                    texts = ["sum → head" if genotype.space == "encdec" else "concat → head"]
+                    texts = [join or "concat → head"]
                 self._add(Block(name, column, texts, nodes))
         self.routes = {edge: self._route(*edge) for edge in graph.edges}
         self._arrange(text_width)
@@ -157,6 +158,21 @@ class Layout:
         """Return the mean height of the inputs, which keeps edges short and mostly uncrossed."""
         return float(np.mean([self.blocks[source].y for source in block.sources]))
 
+    def extent(self) -> tuple[float, float, float, float]:
+        """Return left, right, bottom and top of all blocks."""
+        blocks = self.blocks.values()
+        return (
+            min(block.x - block.width / 2 for block in blocks),
+            max(block.x + block.width / 2 for block in blocks),
+            min(block.y - max(block.height, BOX) / 2 for block in blocks),
+            max(block.y + max(block.height, BOX) / 2 for block in blocks),
+        )
+
+    def move(self, right: float, up: float) -> None:
+        """Move all blocks."""
+        for block in self.blocks.values():
+            block.x, block.y = block.x + right, block.y + up
+
 
 def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
     """Return operations by cell: a node itself, or `cell_0` for `cell_0_step_0` and so on.
@@ -169,6 +185,30 @@ def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
         if node.name not in (*cells, OUTPUT):
             cells.setdefault(re.sub(r"_step_\d+$", "", node.name), []).append(node)
     return cells
+
+
+def drawn_parts(genotype: Genotype) -> list[Genotype]:
+    """Return what is drawn side by side: a genotype itself, or its two convolutional cells.
+
+    Those read the outputs of the two cells before as features, and each operation of a node
+    stands for itself.
+    """
+    if genotype.space != "cells":
+        return [genotype]
+    parts: list[Genotype] = []
+    nodes: list[Node] = []
+    for node in genotype.nodes:
+        if node.operator == "concat":
+            parts.append(Genotype(genotype.space, (*nodes, replace(node, name=OUTPUT))))
+            nodes = []
+        elif node.operator != "stem":
+            pairs = zip(node.operator.split("+"), node.inputs, strict=False)
+            steps = [
+                Node(f"{node.name}_step_{place}", operation, (read,))
+                for place, (operation, read) in enumerate(pairs)
+            ]
+            nodes += [*steps, Node(node.name, "add", tuple(step.name for step in steps))]
+    return parts or [genotype]  # a file may name the space, and hold something else
 
 
 def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
@@ -195,13 +235,14 @@ def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
 _MARGIN = 0.12  # inches
 
 
-def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
-    """Return the placed genotype as a figure; features that are not `used` are pale."""
-    blocks = layout.blocks.values()
-    left = min(block.x - block.width / 2 for block in blocks) - _MARGIN
-    right = max(block.x + block.width / 2 for block in blocks) + _MARGIN
-    bottom = min(block.y - max(block.height, BOX) / 2 for block in blocks) - _MARGIN
-    top = max(block.y + max(block.height, BOX) / 2 for block in blocks) + _MARGIN
+def paint(layouts: Sequence[Layout], used: Sequence[str], title: str | None) -> Figure:
+    """Return what is placed, side by side, as a figure; features that are not `used` are pale."""
+    for before, layout in zip(layouts, layouts[1:], strict=False):
+        (_, end, *_, height), (start, *_, top) = before.extent(), layout.extent()
+        layout.move(end + 2 * _BETWEEN_COLUMNS - start, height - top)
+    ends = np.array([layout.extent() for layout in layouts])
+    left, bottom = ends[:, [0, 2]].min(0) - _MARGIN
+    right, top = ends[:, [1, 3]].max(0) + _MARGIN
     if title is not None:
         top += 0.25
         right = max(right, left + 2 * _MARGIN + 1.2 * text_width(title))
@@ -210,7 +251,12 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
     axes.set_axis_off()
     if title is not None:
         _write(axes, (left + right) / 2, top - 0.18, title, size=FONT + 1)
+    for layout in layouts:
+        _paint_layout(axes, layout, used)
+    return figure
 
+
+def _paint_layout(axes: Axes, layout: Layout, used: Sequence[str]) -> None:
     colours: dict[str, str] = {}
     for number, names in enumerate(by_modality(layout.features).values()):
         colours |= dict.fromkeys({*names} & {*used}, COLOURS[number % len(COLOURS)])
@@ -231,7 +277,6 @@ def paint(layout: Layout, used: Sequence[str], title: str | None) -> Figure:
             _edge(axes, layout, source, target, end, colours.get(source, INK))
     _box(axes, head.x, head.y, head.width, BOX, facecolor=INK, edgecolor=INK)
     _write(axes, head.x, head.y, head.texts[0], PAPER)
-    return figure
 
 
 def _paint_cell(axes: Axes, layout: Layout, cell: str, colours: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ SPACES = Parts(
         "fusion": "ssnas_core.spaces.fusion.space:FusionConfig",
         "layers": "ssnas_core.spaces.layers:LayersConfig",
         "encdec": "ssnas_core.spaces.encdec.space:EncDecConfig",
+        "cells": "ssnas_core.spaces.cells.space:CellsConfig",
     },
 )
 OPERATORS = Parts(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssnas_core.backbones.factory import image_backbone
+from ssnas_core.backbones.factory import backbone_from_config, image_backbone
 from ssnas_core.backbones.image import VGG19, SmallConvNet, TorchvisionNet
 from ssnas_core.common.errors import InputError
 
@@ -49,6 +49,20 @@ def test_every_weight_of_the_small_net_is_trained():
     net = SmallConvNet(widths=(4, 8, 8))
     net.train()(torch.rand(4, 3, 32, 32))["2"].square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in net.parameters())
+
+
+def test_pixels_are_the_image_itself_at_one_tap():
+    net = image_backbone("pixels", size=(8, 4))
+    images = torch.rand(2, 3, 8, 4)
+    taps = net(images)
+    assert list(taps) == ["0"] and torch.equal(taps["0"], images)
+    assert (net.channels, net.size, net.learns, net.whole) == ({"0": 3}, (8, 4), False, True)
+    assert image_backbone("pixels").size == (32, 32)
+    again = backbone_from_config(net.config())
+    again.load_state_dict(net.state_dict())
+    assert again.fingerprint() == net.fingerprint() != image_backbone("pixels").fingerprint()
+    with pytest.raises(InputError, match=r"needs float images \(N, 3, H, W\)"):
+        net(torch.rand(2, 1, 8, 4))
 
 
 @pytest.mark.thorough

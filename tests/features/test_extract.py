@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ssnas_core.backbones.image import SmallConvNet
+from ssnas_core.backbones.image import Pixels, SmallConvNet
 from ssnas_core.backbones.text import MaxoutMLP
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
@@ -32,7 +32,7 @@ from ssnas_core.features.augment import (
     image_draws,
     seed_draws,
 )
-from ssnas_core.features.extract import extract_features, store_key
+from ssnas_core.features.extract import Taps, extract_features, store_key
 from ssnas_core.features.inputs import RawInputs, decode_images, draws_generator, prepare_inputs
 from ssnas_core.features.live import LiveInputs
 from ssnas_core.features.store import FeatureStore, draw_views
@@ -799,3 +799,26 @@ def test_sizes_that_no_store_has_are_refused(backbones, tmp_path, views, length)
     wrong = rf"views >= 0 and a square length .* got {views} and {length}"
     with pytest.raises(InputError, match=wrong):
         extract_features(made_inputs(2), backbones, tmp_path / "s", views=views, length=length)
+
+
+def test_pixels_are_stored_whole_row_by_row_and_augmented_as_all_images_are(tmp_path):
+    inputs = made_inputs(5)
+    inputs = replace(inputs, columns={"image": inputs.columns["image"]}, kinds={"image": "image"})
+    pixels = {"image": Pixels(SIZE)}
+    store = extract_features(inputs, pixels, tmp_path / "store", views=2, length=4, seed=3)
+    assert (store.channels, store.positions) == ({"image_0": 3}, {"image_0": SIZE[0] * SIZE[1]})
+    images = inputs.images("image", slice(None))
+    rows = torch.arange(5)
+
+    def row_by_row(shown: torch.Tensor) -> torch.Tensor:
+        places = [(y, x) for y in range(SIZE[0]) for x in range(SIZE[1])]
+        return torch.stack([shown[:, :, y, x] for y, x in places], 1).half().float()
+
+    assert torch.equal(store.clean(rows)["image_0"], row_by_row(images))
+    for view in (0, 1):
+        draws = image_draws(5, draws_generator(3, 0, view))
+        expected = row_by_row(apply_image(images, ImageAugment(), draws))
+        stored = np.load(tmp_path / "store" / "image_0.npy")[:, 1 + view]
+        torch.testing.assert_close(torch.from_numpy(stored).float(), expected, atol=1e-3, rtol=0)
+    live = Taps(pixels, 4)({"image": images})
+    torch.testing.assert_close(live["image_0"], store.clean(rows)["image_0"], atol=1e-3, rtol=0)

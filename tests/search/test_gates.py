@@ -14,6 +14,7 @@ from ssnas_core.search import gates as module
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.gates import Gates, GatesConfig, gates, one_path
 from ssnas_core.spaces.base import SHADOW
+from ssnas_core.spaces.cells.space import CellsConfig, CellsSpace
 from ssnas_core.spaces.encdec.space import EncDecConfig, EncDecSpace
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 
@@ -34,6 +35,12 @@ def source(memory_source):
     return memory_source(rows, noise=0.3)
 
 
+@pytest.fixture
+def pixels(memory_source):
+    rows = torch.randn(SAMPLES, 16, 4, generator=torch.Generator().manual_seed(0))
+    return memory_source({"image_0": rows}, noise=0.3)
+
+
 def encdec(**options) -> EncDecSpace:
     given = {"encoder": 2, "decoder": 3, "channels": 8, "head": 4, "dropout": 0.0, **options}
     return EncDecSpace(CHANNELS, dict.fromkeys(CHANNELS, 4), EncDecConfig(**given))
@@ -42,6 +49,11 @@ def encdec(**options) -> EncDecSpace:
 def fusion() -> FusionSpace:
     sizes = FusionConfig(channels=4, length=4, cells=1, dropout=0.0)
     return FusionSpace(CHANNELS, sizes)
+
+
+def cells() -> CellsSpace:
+    sizes = CellsConfig(cells=3, channels=2, stem=1, nodes=2)
+    return CellsSpace({"image_0": 4}, {"image_0": 16}, sizes)
 
 
 def opened(source, space, **changes) -> Gates:
@@ -85,9 +97,9 @@ def test_a_weight_step_computes_one_operation_a_block_and_a_logit_step_all_or_tw
     assert counted.total() == len(counted) == computed
 
 
-@pytest.mark.parametrize("space", [encdec, fusion])
-def test_weights_that_no_path_went_through_are_frozen(source, space):
-    one = opened(source, space())
+@pytest.mark.parametrize("space", [encdec, fusion, cells])
+def test_weights_that_no_path_went_through_are_frozen(source, pixels, space):
+    one = opened(pixels if space is cells else source, space())
     unmoved = []
     for seed in range(6):
         before = {name: w.detach().clone() for name, w in one.model.named_parameters()}
@@ -109,8 +121,11 @@ def test_weights_that_no_path_went_through_are_frozen(source, space):
     assert unmoved  # with momentum of earlier steps
 
 
-@pytest.mark.parametrize("space", [encdec, fusion])
-def test_the_gradient_of_logits_is_that_of_the_gates_in_closed_form(source, space, monkeypatch):
+@pytest.mark.parametrize("space", [encdec, fusion, cells])
+def test_the_gradient_of_logits_is_that_of_the_gates_in_closed_form(
+    source, pixels, space, monkeypatch
+):
+    source = pixels if space is cells else source
     one = opened(source, space())
     with torch.no_grad():
         for values in one.named.values():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssnas_core.show.genotype import Block, Layout, spread
+from ssnas_core.show.curves import draw_genotype
+from ssnas_core.show.genotype import Block, Layout, drawn_parts, paint, spread
+from ssnas_core.spaces.cells.blocks import OPERATIONS
+from ssnas_core.spaces.cells.space import CellsConfig, CellsSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 
 
@@ -45,3 +48,34 @@ def test_blocks_are_moved_apart_and_no_further():
     assert far.tolist() == [4.0, 2.0, 0.0]  # where they do not overlap, they stay
     room = blocks[0].height
     assert (-np.diff(near) >= room).all() and near.mean() == pytest.approx(1.0)
+
+
+def test_convolutional_cells_stand_side_by_side_with_an_arrow_for_each_operation():
+    space = CellsSpace({"image_0": 3}, {"image_0": 64}, CellsConfig(nodes=5))
+    genotype = space.named("CSNAS s5")
+    parts = drawn_parts(genotype)
+    for kind, part in zip(("normal", "reduce"), parts, strict=True):
+        layout = laid_out(part)
+        nodes = {node.name: node for node in genotype.nodes}
+        assert set(layout.features) == {"c_k-2", "c_k-1"}
+        assert list(layout.blocks["head"].texts) == ["concat → c_k"]
+        assert into_head(layout) == set(nodes[kind].inputs)
+        for number in range(2, 7):
+            name = f"{kind}_{number}"
+            block = layout.blocks[name]
+            assert block.framed and "+".join(block.texts) == nodes[name].operator
+            assert tuple(step.inputs[0] for step in block.nodes) == nodes[name].inputs
+            assert {(source, name) for source in nodes[name].inputs} <= layout.routes.keys()
+    assert drawn_parts(Genotype("mine", CHAIN)) == [Genotype("mine", CHAIN)]
+    draw_genotype(Genotype("cells", CHAIN))  # a file that is none of them
+    figure = draw_genotype(genotype, ["image_0"])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts.count("c_k-2") == texts.count("concat → c_k") == 2 and "image_0" not in texts
+    assert sum(text in OPERATIONS for text in texts) == 20
+
+
+def test_layouts_side_by_side_do_not_overlap_and_begin_at_one_height():
+    first, second = laid_out(Genotype("mine", CHAIN)), laid_out(Genotype("mine", FORK))
+    paint([first, second], ["image_0"], None)
+    (_, right, _, top), (left, _, _, other) = first.extent(), second.extent()
+    assert left > right and other == pytest.approx(top)

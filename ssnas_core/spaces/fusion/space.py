@@ -242,7 +242,8 @@ class FusionSpace:
         self.primitives = (*PRIMITIVES, *self.operators)
         if len(self.features) < 2:
             raise InputError(
-                f"a fusion space needs at least two features, got {list(self.features)}."
+                f"a fusion space needs at least two features, got {list(self.features)}; take "
+                "backbones that give more, or for the pixels of an image the space cells."
             )
         steps = self.config.steps
         self._nodes_per_cell = steps + (steps > 1)  # several are concatenated by a node
