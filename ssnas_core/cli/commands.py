@@ -37,12 +37,10 @@ class RecipeCommand(Output):
 
     data: str
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz of arrays; scenes; digits;
-    package.module:Name."""
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes; digits; package.module:Name."""
     recipe: str = "two-core"
-    """Sizes, schedules and backbones: two-core is small, bm-nas has the published sizes; others:
-    sentence-encoder, published-encoders, classroom, av-mnist, scenes, digits, or
-    package.module:Name."""
+    """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
+    published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +89,8 @@ class RunCommand(RecipeCommand, SeveralCommand):
     """What the search optimises: contrastive, swapped, comm, clip or matching without labels;
     supervised or hybrid with the labelled part of one label ratio; or package.module:Name."""
     strategy_name: Annotated[str, tyro.conf.arg(name="strategy")] = "bilevel"
-    """How the architecture is found: bilevel, random, evolution, tpe, surrogate, or
-    package.module:Name."""
+    """How the architecture is found: bilevel, gates, random, evolution, tpe,
+    surrogate, or package.module:Name."""
     views: Literal["stored", "live"] = "stored"
     """Stored views, or views made anew for each step of search and pretraining (slow)."""
     inherit: Flag = False
