@@ -55,9 +55,10 @@ from torch import nn
 from ssnas_core.common.errors import InputError
 from ssnas_core.spaces.genotype import Genotype
 
-SHADOW = 1e-30
+SHADOW = 2.0**-100
 """Weight of an option that is computed for its weight's gradient alone: it adds nothing, and what
-it computes needs no gradient. An option of weight 0 need not be computed at all."""
+it computes needs no gradient. (It is the same number in every precision.) An option of weight 0
+need not be computed at all."""
 
 
 class Space(Protocol):

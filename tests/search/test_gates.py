@@ -97,6 +97,17 @@ def test_a_weight_step_computes_one_operation_a_block_and_a_logit_step_all_or_tw
     assert counted.total() == len(counted) == computed
 
 
+def test_of_all_that_a_logit_step_computes_the_path_alone_keeps_a_graph(source):
+    one = opened(source, encdec())
+    learning = []
+    for block in (*one.supernet.encoder, *one.supernet.decoder):
+        for norm in block.norms.values():
+            norm.register_forward_hook(lambda _, __, x: learning.append(x.requires_grad))
+    one.step_logits(CONTEXT.dev[:8], chance(1))
+    # the first block of either side reads features, so that nothing before it has logits
+    assert len(learning) == 2 * 2 + 3 * 4 and sum(learning) == 1 + 2
+
+
 @pytest.mark.parametrize("space", [encdec, fusion, cells])
 def test_weights_that_no_path_went_through_are_frozen(source, pixels, space):
     one = opened(pixels if space is cells else source, space())
