@@ -140,9 +140,10 @@ class Gates:
         self.named: dict[str, Tensor] = dict(self.supernet.logits.items())  # each (..., O)
         if config.prior is not None:
             self._start(config.prior)
-        self.logits = list(self.named.values())
-        leaves = {id(one) for one in self.logits}
-        self.weights = [p for p in self.model.parameters() if id(p) not in leaves]
+        leaves = {id(one) for one in self.named.values()}
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.logits = [p for p in learning if id(p) in leaves]
+        self.weights = [p for p in learning if id(p) not in leaves]
         self.weight_optimizer = torch.optim.Adam(
             self.weights, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True
         )

@@ -179,6 +179,18 @@ def test_the_gradient_of_logits_is_that_of_the_gates_in_closed_form(
     assert sum(value.abs().max() > 1e-6 for value in expected.values()) > 1
 
 
+def test_weights_that_a_space_froze_stay_frozen(source):
+    space = encdec()
+    supernet = space.supernet().requires_grad_(False)
+    for block in (*supernet.encoder, *supernet.logits.values()):
+        block.requires_grad_(True)
+    space.supernet = lambda: supernet
+    one = opened(source, space)
+    before = {name: w.detach().clone() for name, w in supernet.decoder.named_parameters()}
+    one.step_weights(CONTEXT.train[:8], 1e-2, chance(1))
+    assert all(torch.equal(w, before[name]) for name, w in supernet.decoder.named_parameters())
+
+
 def test_of_two_options_one_gains_what_the_other_loses(source):
     one = opened(source, encdec(), options="two", arch_learning_rate=0.5)
     before = {name: value.detach().clone() for name, value in one.named.items()}
