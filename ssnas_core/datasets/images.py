@@ -51,10 +51,11 @@ _ENDINGS = (
 
 
 def holds_images(folder: Path, depth: int = 2) -> bool:
-    """Whether there is an image in a folder, or so deep below it."""
+    """Whether there is an image in a folder's folders, down to a depth below it."""
     with contextlib.suppress(OSError):  # of a folder that cannot be read nothing is known
-        images, folders = _listed(folder)
-        return bool(images) or (depth > 0 and any(holds_images(one, depth - 1) for one in folders))
+        for one in _listed(folder)[1]:
+            if _listed(one)[0] or (depth > 1 and holds_images(one, depth - 1)):
+                return True
     return False
 
 
@@ -105,7 +106,7 @@ def read_images(
     given = {split for split in parts.values() if split in SPLITS}
     if empty := given - {one.split for one in records}:
         raise InputError(
-            f"{folder}: expected usable images in {empty.pop()}, got none "
+            f"{folder}: expected usable images in {' and '.join(sorted(empty))}, got none "
             f"({len(skips.reasons)} unusable); restore them, or delete the folder."
         )
     placed = with_splits(records, classes, seed)
