@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         format="ssnas: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "onnxscript", "PIL"):
+    for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "onnx_ir", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         # torch.hub prints where it downloads from

@@ -101,6 +101,8 @@ class _Graph(nn.Module):
         self.model = model
         self.inputs = _inputs(model, features)
         self.features = features
+        own = model.backbones.items()
+        self.regions = [name for name, one in own if isinstance(one, RegionArray)]
         self.eval()
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -138,32 +140,25 @@ class _Graph(nn.Module):
                 backbone: Any = self.model.backbones[name]
                 values.append(backbone.vectorize([" ".join(["word"] * n) for n in range(count)]))
             else:
-                values.append(torch.randn(size, generator=drawn))
-                if name in self.model.backbones and isinstance(
-                    self.model.backbones[name], RegionArray
-                ):
-                    values[-1][..., -4:] = values[-1][..., -4:].abs().cumsum(-1)  # corners
+                value = torch.randn(size, generator=drawn)
+                if name in self.regions:
+                    value[..., -4:] = value[..., -4:].abs().cumsum(-1)  # corners of a box
+                values.append(value)
         return tuple(values)
 
     def notes(self) -> dict[str, Any]:
         """Return what whoever has the file alone needs to know."""
         spec = self.model.spec
-        what = "softmax over the classes" if spec.single_label else "of each class by itself"
+        meaning = (
+            "softmax over the classes, of which the one with the largest is predicted"
+            if spec.single_label
+            else "of each class by itself; all that are larger than the threshold are predicted"
+        )
+        probabilities = {"shape": ["N", len(spec.classes)], "dtype": "float32", "to": meaning}
         return {
             "made_by": f"ssnas {__version__}",
             "inputs": self.inputs,
-            "outputs": {
-                "probabilities": {
-                    "shape": ["N", len(spec.classes)],
-                    "dtype": "float32",
-                    "to": f"{what}; "
-                    + (
-                        "the class of the largest is predicted"
-                        if spec.threshold is None
-                        else "all classes above the threshold are predicted"
-                    ),
-                }
-            },
+            "outputs": {"probabilities": probabilities},
             "classes": list(spec.classes),
             "single_label": spec.single_label,
             "threshold": spec.threshold,
@@ -221,8 +216,9 @@ def _inputs(model: MultimodalClassifier, features: Mapping[str, str]) -> dict[st
     return inputs
 
 
-_IN_PYTHON = "in Python: model = ssnas_core.MultimodalClassifier.from_pretrained(FOLDER), of "
-_IN_PYTHON += "ssnas save"
+_IN_PYTHON = (
+    "in Python: model = ssnas_core.MultimodalClassifier.from_pretrained(FOLDER), of ssnas save"
+)
 
 
 def _input(modality: str, backbone: Any, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -237,19 +233,16 @@ def _input(modality: str, backbone: Any, shape: tuple[int, ...]) -> dict[str, An
             f"it is scaled (bicubic, antialiased, as Pillow's ImageOps.fit) to cover {height} x "
             f"{width} pixels (height x width), and its centre of that size is cut out",
         }
-    if isinstance(backbone, RegionArray) or (
-        isinstance(backbone, ArrayBackbone) and _standardises(backbone)
-    ):
-        return {
-            "shape": ["N", *shape],
-            "dtype": "float32",
-            "from": "the numbers as in the data, in their units: the file standardises them"
-            if _standardises(backbone)
-            else "a row for each region as in the data, its box at the end; rows of zeros are none",
-        }
+    numbers = {"shape": ["N", *shape], "dtype": "float32"}
+    if isinstance(backbone, RegionArray):
+        what = "a row for each region as in the data, its box at the end; rows of zeros are none"
+        return {**numbers, "from": what}
+    if isinstance(backbone, ArrayBackbone) and _standardises(backbone):
+        what = "the numbers as in the data, in their units: the file standardises them"
+        return {**numbers, "from": what}
     example = _vectorized(backbone, shape)
     dtype = str(example.dtype).removeprefix("torch.")
-    way = f"{_IN_PYTHON}; {modality} = model.backbones[{modality!r}].vectorize(texts)"
+    way = f"{_IN_PYTHON}; values = model.backbones[{modality!r}].vectorize(raw)"
     if isinstance(backbone, TransformerText):
         tokenizer = backbone.tokenizer
         way = (
@@ -258,7 +251,7 @@ def _input(modality: str, backbone: Any, shape: tuple[int, ...]) -> dict[str, An
             f"{tokenizer.pad_token_id} ({tokenizer.pad_token}); or {way}"
         )
     else:
-        way = f"what the vectorizer of {backbone.name} makes of texts; {way}"
+        way = f"what the vectorizer of {backbone.name} makes of raw values; {way}"
     return {"shape": ["N", *example.shape[1:]], "dtype": dtype, "from": way}
 
 

@@ -208,8 +208,8 @@ def test_notes_tell_classes_threshold_and_what_is_to_be_done_before(tmp_path):
     for said in ("levels 0 to 255", "not normalised", "bicubic", "12 x 20", "centre"):
         assert said in image["from"]
     assert text["shape"] == ["N", 300] and text["dtype"] == "float32"
-    assert "model.backbones['text'].vectorize(texts)" in text["from"]
-    assert "above the threshold" in notes["outputs"]["probabilities"]["to"]
+    assert "model.backbones['text'].vectorize(raw)" in text["from"]
+    assert "larger than the threshold" in notes["outputs"]["probabilities"]["to"]
     single = graphs._Graph(MODELS["cells"](), {}).notes()
     assert single["threshold"] is None and "largest" in single["outputs"]["probabilities"]["to"]
     assert list(single["inputs"]) == ["image"]  # what has to be given is not asked for
