@@ -197,9 +197,9 @@ def test_file_gives_the_models_probabilities_of_any_number_of_raw_values(name, e
     assert list(tmp_path.iterdir()) == [tmp_path / f"model{ending}"]
 
 
-def test_notes_tell_classes_threshold_and_what_is_to_be_done_before(tmp_path):
+def test_notes_tell_classes_threshold_and_what_is_to_be_done_before():
     model = MODELS["fusion"]()
-    notes = export_model(model, tmp_path / "model.pt2")
+    notes = graphs._Graph(model, {}).notes()  # what is written, see above
     assert notes["classes"] == list(CLASSES) and not notes["single_label"]
     assert notes["threshold"] == 0.3
     assert notes["space"] == "fusion" and notes["network"] == str(model.spec.genotype)
