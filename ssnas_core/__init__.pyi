@@ -7,9 +7,13 @@ from .common.errors import InputError as InputError
 from .datasets.arrays import ArrayDataset as ArrayDataset
 from .datasets.arrays import read_npz as read_npz
 from .datasets.avmnist import read_avmnist as read_avmnist
+from .datasets.cifar import read_cifar as read_cifar
 from .datasets.download import download as download
+from .datasets.images import read_images as read_images
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
+from .datasets.mmimdb import read_posters as read_posters
 from .datasets.mmimdb_hdf5 import read_mmimdb_hdf5 as read_mmimdb_hdf5
+from .datasets.mnist import read_mnist as read_mnist
 from .datasets.nlvr import read_nlvr as read_nlvr
 from .datasets.open import open_dataset as open_dataset
 from .datasets.records import Dataset as Dataset
@@ -30,6 +34,7 @@ from .features.store import FeatureStore as FeatureStore
 from .models.classifier import MultimodalClassifier as MultimodalClassifier
 from .models.classifier import classifier_of as classifier_of
 from .models.export import export_embeddings as export_embeddings
+from .models.graph import export_model as export_model
 from .objectives.contrastive import Contrastive as Contrastive
 from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid

@@ -22,6 +22,7 @@ SIBLINGS = {
 COMPOSED = {
     *("objectives/hybrid.py", "datasets/open.py", "datasets/download.py"),
     *("datasets/mmimdb_hdf5.py", "datasets/toy_avmnist.py"),  # the same data in another form
+    "datasets/avmnist.py",  # of MNIST and FSDD
 }
 HEAVY = {
     *("torchvision", "sklearn", "transformers", "matplotlib", "PIL", "networkx", "IPython"),

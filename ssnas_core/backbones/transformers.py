@@ -361,7 +361,7 @@ class TransformerText(_Transformer, TextBackbone):
 
     def forward(self, vectorized: Tensor) -> dict[str, Tensor]:
         """(N, T) int64 tokens -> tap -> (N, C, 1), the mean over tokens that are not padding."""
-        if not self._trims or len(vectorized) < 2 * _PIECES:
+        if not self._shortens() or len(vectorized) < 2 * _PIECES:
             return self._taps(vectorized)
         # Texts of like length together: a batch's longest would pad all the others.
         order = (vectorized != self.tokenizer.pad_token_id).sum(1).argsort()
@@ -369,9 +369,13 @@ class TransformerText(_Transformer, TextBackbone):
         back = order.argsort()
         return {tap: torch.cat([piece[tap] for piece in pieces])[back] for tap in pieces[0]}
 
+    def _shortens(self) -> bool:
+        """Whether padding is left out: not while it is traced, as shapes then depend on texts."""
+        return self._trims and not torch.compiler.is_compiling()
+
     def _taps(self, vectorized: Tensor) -> dict[str, Tensor]:
         mask = (vectorized != self.tokenizer.pad_token_id).long()
-        longest = max(int(mask.sum(1).max()), 1) if self._trims else mask.shape[1]
+        longest = max(int(mask.sum(1).max()), 1) if self._shortens() else mask.shape[1]
         tokens, mask = vectorized[:, :longest], mask[:, :longest]
         states = self._states(tokens, mask)
         weights = (mask / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(2).to(states[0])

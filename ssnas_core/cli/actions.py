@@ -343,6 +343,20 @@ def _embed(command: commands.EmbedCommand) -> tuple[Any, str]:
     return result, f"{command.out}: {rows} embeddings of {width} numbers"
 
 
+def _export(command: commands.ExportCommand) -> tuple[Any, str]:
+    from ssnas_core.models.graph import export_model
+
+    notes = export_model(_classifier(command), command.out)
+    lines = [f"{command.out}: differs from the model by at most {notes['difference']:.1g}"]
+    for name, told in {**notes["inputs"], **notes["outputs"]}.items():
+        shape = ", ".join(map(str, told["shape"]))
+        lines += ["", f"{name} ({shape}) {told['dtype']}: {told.get('from') or told.get('to')}"]
+    threshold = notes["threshold"]
+    lines += ["", f"classes: {', '.join(notes['classes'])}"]
+    lines += [] if threshold is None else [f"threshold: {threshold:g}"]
+    return {"file": str(command.out), **notes}, "\n".join(lines)
+
+
 def _download(command: commands.DownloadCommand) -> tuple[Any, str]:
     from ssnas_core.datasets.download import download
 
@@ -435,6 +449,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], tuple[Any, str]]]] = {
     "predict": (commands.PredictCommand, _predict),
     "save": (commands.SaveCommand, _save),
     "embed": (commands.EmbedCommand, _embed),
+    "export": (commands.ExportCommand, _export),
     "download": (commands.DownloadCommand, _download),
     "list": (commands.ListCommand, _list),
 }

@@ -36,8 +36,10 @@ class RecipeCommand(Output):
     """Options of what starts from raw data: which, and what is made of it."""
 
     data: str
-    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes; digits; package.module:Name."""
+    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's or MNIST's
+    files, of torchvision's CIFAR10 or CIFAR100, or with a folder of images for each class; a table
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes; digits; package.module:Name; or
+    READER:PATH, as posters:mmimdb.tar.gz, with a reader of `ssnas list dataset`."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
     published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""
@@ -235,6 +237,14 @@ class EmbedCommand(ModelCommand):
 
     out: Path
     """A .npz or .csv file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand(ModelCommand):
+    """Write a model as one file that runs without ssnas, and say what goes into it."""
+
+    out: Path
+    """A .onnx file (needs ssnas[onnx]), or a .pt2 of torch.export."""
 
 
 @dataclass(frozen=True, kw_only=True)

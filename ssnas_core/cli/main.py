@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         format="ssnas: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("distributed", "httpx", "huggingface_hub", "matplotlib", "PIL"):
+    loud = ("distributed", "httpx", "huggingface_hub", "matplotlib", "onnx_ir", "onnxscript", "PIL")
+    for noisy in loud:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         # torch.hub prints where it downloads from

@@ -7,7 +7,11 @@ DATASETS = Parts(
     {
         "mmimdb": "ssnas_core.datasets.mmimdb:read_mmimdb",
         "mmimdb-hdf5": "ssnas_core.datasets.mmimdb_hdf5:read_mmimdb_hdf5",
+        "posters": "ssnas_core.datasets.mmimdb:read_posters",
         "avmnist": "ssnas_core.datasets.avmnist:read_avmnist",
+        "mnist": "ssnas_core.datasets.mnist:read_mnist",
+        "cifar": "ssnas_core.datasets.cifar:read_cifar",
+        "images": "ssnas_core.datasets.images:read_images",
         "nlvr": "ssnas_core.datasets.nlvr:read_nlvr",
         "table": "ssnas_core.datasets.table:read_table",
         "npz": "ssnas_core.datasets.arrays:read_npz",

@@ -26,72 +26,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError, one_line
+from ssnas_core.datasets.mnist import PARTS, Digits, has_digits, read_digits
 from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
 
 _Range = tuple[float, float]
-_Digits = tuple[np.ndarray, np.ndarray]  # images and their digits
-
-# Digits: MNIST's images and labels in the IDX form, gzipped or not (LeCun et al. 1998).
-
-DIGIT_SIDE = 28  # pixels
-PARTS: tuple[str, str] = ("train", "t10k")
-_MOST = 200_000  # images of a file; MNIST has 60,000, its extended form EMNIST more
-_MAGIC = {"images-idx3": 0x803, "labels-idx1": 0x801}
-
-
-def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """Return the file `<part>-<what>-ubyte[.gz]` in the folder; None where there is none."""
-    names = (f"{part}-{what}-ubyte{suffix}" for suffix in (".gz", ""))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def read_digits(folder: Path, part: str) -> _Digits:
-    """Return images (N, 28, 28) uint8 and digits (N,) int64 of one of `PARTS`.
-
-    Raises:
-        InputError: a file is missing, is none, is cut short, or they do not fit.
-    """
-    images = _read(folder, part, "images-idx3", (DIGIT_SIDE, DIGIT_SIDE))
-    labels = _read(folder, part, "labels-idx1", ())
-    if len(images) != len(labels) or labels.max(initial=0) > 9:
-        raise InputError(
-            f"{folder}: expected one label from 0 to 9 for each of the {len(images)} images of "
-            f"{part}, got {len(labels)} up to {labels.max(initial=0)}; download both files again."
-        )
-    return images, labels.astype(np.int64)
-
-
-def _read(folder: Path, part: str, what: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the rows of a file, uint8 (N, *shape)."""
-    path = _idx_file(folder, part, what)
-    if path is None:
-        raise InputError(
-            f"{folder}: expected {part}-{what}-ubyte.gz, got no such file; fetch it by "
-            "`ssnas download avmnist`."
-        )
-    dimensions = 1 + len(shape)
-    row = int(np.prod(shape))
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = np.frombuffer(file.read(4 * (1 + dimensions)), ">u4").tolist()
-            count = header[1] if len(header) == 1 + dimensions else 0
-            good = header[:1] == [_MAGIC[what]] and tuple(header[2:]) == shape
-            if not good or not 1 <= count <= _MOST:
-                raise InputError(
-                    f"{path}: expected an IDX file of 1 to {_MOST:,} rows of "
-                    f"{' x '.join(map(str, shape)) or 'one byte'}, got the header {header}; "
-                    "download it again."
-                )
-            content = file.read(count * row + 1)  # of another one no more than this is unpacked
-    except (EOFError, ValueError, zlib.error, OSError) as error:
-        raise InputError(f"cannot read {path} ({one_line(error)}); download it again.") from error
-    if len(content) != count * row:
-        raise InputError(
-            f"{path}: expected {count * row:,} bytes of {count:,} rows, got "
-            f"{'more' if len(content) > count * row else f'{len(content):,}'}; download it again."
-        )
-    return np.frombuffer(content, np.uint8).reshape(count, *shape)
-
 
 # Spoken digits: the recordings of FSDD (Jackson et al.), and their spectrograms in noise.
 
@@ -182,9 +120,8 @@ def read_recordings(folder: Path, skips: Skips) -> _Recordings:
     Raises:
         InputError: none there, or an archive that is broken or too large.
     """
-    places = [folder / "recordings", *sorted(folder.glob("*/recordings")), folder]
-    wavs = next((sorted(p.glob("*.wav")) for p in places if any(p.glob("*.wav"))), [])
-    archives = [path for path in sorted(folder.iterdir()) if path.name.endswith(_ARCHIVES)]
+    wavs = next((sorted(place.glob("*.wav")) for place in _places(folder)), [])
+    archives = _archives(folder)
     if not wavs and len(archives) != 1:
         raise InputError(
             f"{folder}: expected FSDD's recordings as one .tar.gz, or as wav files in "
@@ -225,6 +162,16 @@ def read_recordings(folder: Path, skips: Skips) -> _Recordings:
         np.stack([_centred(read[name]) for name in names]),
         np.array([np.square(read[name], dtype=np.float64).mean() for name in names]),
     )
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield the folders that hold recordings."""
+    places = [folder / "recordings", *sorted(folder.glob("*/recordings")), folder]
+    yield from (place for place in places if any(place.glob("*.wav")))
+
+
+def _archives(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.name.endswith(_ARCHIVES)]
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
@@ -326,8 +273,9 @@ _CHUNK = 256  # spectrograms computed at a time; decides the order of chance, so
 
 
 def is_avmnist(folder: Path) -> bool:
-    """Whether the folder holds MNIST's training images, so is to be read as AV-MNIST."""
-    return _idx_file(folder, PARTS[0], "images-idx3") is not None
+    """Whether the folder holds MNIST's training images, and recordings or an archive of them."""
+    sounds = (*_places(folder), *_archives(folder))
+    return has_digits(folder) and bool(sounds)
 
 
 def read_avmnist(
@@ -443,7 +391,7 @@ def _check(
 
 
 def _chosen(
-    sources: dict[str, _Digits], pairs: tuple[int, int, int], seed: int, folder: Path
+    sources: dict[str, Digits], pairs: tuple[int, int, int], seed: int, folder: Path
 ) -> dict[str, np.ndarray]:
     """Return the rows of the images of each part, in MNIST's own order."""
     train, dev, test = pairs

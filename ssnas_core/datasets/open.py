@@ -2,7 +2,8 @@
 
 A name is that of a part: "sample", "scenes", "digits", an entry point "ssnas.dataset" of an
 installed package, or "package.module:Name". It stands for a `Dataset`, or for a function or class
-that makes one (or the path of one) without arguments.
+that makes one (or the path of one) without arguments. Or it is a reader's with a path behind it,
+as "posters:mmimdb.tar.gz" and "mnist:FOLDER", where the content alone would lead to another one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
+from ssnas_core.datasets.cifar import is_cifar
+from ssnas_core.datasets.images import holds_images
+from ssnas_core.datasets.mnist import has_digits
 from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.rows import FORMS, table_files
@@ -24,12 +28,18 @@ from ssnas_core.datasets.table import TableOptions
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
-    "each split, or a folder of MNIST's files and FSDD, or nlvr.tar.gz, or a .npz file of arrays, "
-    "or scenes, digits or package.module:Name of a data set"
+    "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
+    "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or a .npz file of "
+    "arrays, or READER:PATH, as posters:mmimdb.tar.gz, or scenes, digits or package.module:Name "
+    "of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
     **{b"PAR1": "table", b"ARROW1": "table"},
+}
+_FOLDERS = {  # asked in this order
+    **{"avmnist": is_avmnist, "mnist": has_digits, "nlvr": is_nlvr, "cifar": is_cifar},
+    **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }
 _ENDINGS = {
     **{".hdf5": "mmimdb-hdf5", ".h5": "mmimdb-hdf5", ".tar.gz": "mmimdb", ".tgz": "mmimdb"},
@@ -54,11 +64,15 @@ def open_dataset(
     - a gzip archive, or a folder with `split.json` or its parent: `read_mmimdb`
     - a `.csv`, `.tsv`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of these: `read_table`
     - a `.npz` file: `read_npz`
-    - a folder with MNIST's training images: `read_avmnist`
+    - a folder with MNIST's training images: `read_avmnist` where recordings or an archive of
+      them are beside them, else `read_mnist`
     - a gzip archive that begins with a folder `nlvr`, or that folder or its parent: `read_nlvr`
+    - a folder that torchvision's CIFAR10 or CIFAR100 downloaded to: `read_cifar`
+    - any other folder with images in it, or in its folders: `read_images`
 
     Args:
-        data: a file or folder; the name of a dataset, as "package.module:Name"; or a dataset.
+        data: a file or folder; that behind the name of its reader, as "posters:mmimdb.tar.gz";
+            the name of a dataset, as "package.module:Name"; or a dataset.
         table: what the columns of a table are; of other data nothing but the default is taken.
         unpack_to: folder for an archive's files, see `read_mmimdb`.
         strict: raise on the first unusable record instead of leaving it out.
@@ -68,19 +82,21 @@ def open_dataset(
         InputError: nothing that is understood at a path, a name that stands for no dataset,
             options of a table for something else, or what the reader raises.
     """
+    form = ""
     if not isinstance(data, Dataset) and is_named(data):
-        data = _named(str(data))
+        form, path = _reader_in(str(data))
+        data = Path(path) if form else _named(str(data))
     if isinstance(data, Dataset):
         _refuse_options(data.name, table)
         return data
     path = Path(data)
-    form = form_of(path)
+    form = form or form_of(path)
     options: dict[str, Any] = {"strict": strict, "progress": progress}
     if form == "table":
         options["options"] = table
     else:
         _refuse_options(str(data), table)
-    if form == "mmimdb":
+    if form in ("mmimdb", "posters"):
         options["unpack_to"] = unpack_to
     if form == "npz":
         options = {}
@@ -113,12 +129,20 @@ def _refuse_options(name: str, table: TableOptions | None) -> None:
 
 
 def is_named(data: Path | str) -> bool:
-    """Whether `data` is the name of a dataset, and no path."""
+    """Whether `data` is the name of a dataset or of a reader with a path, and no path."""
     name = str(data)
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), attribute]
     dotted = bool(colon) and all(word.isidentifier() for word in words)
-    return (dotted or name in MADE_HERE or name in DATASETS.brought) and not Path(data).exists()
+    known = name in MADE_HERE or name in DATASETS.brought or bool(_reader_in(name)[0])
+    return (dotted or known) and not Path(data).exists()
+
+
+def _reader_in(name: str) -> tuple[str, str]:
+    """Return the reader and the path of "READER:PATH"; "" for the reader of any other name."""
+    reader, _, path = name.partition(":")
+    there = path and reader in DATASETS.table and reader not in MADE_HERE
+    return (reader, path) if there else ("", name)
 
 
 def _named(name: str) -> Dataset | Path:
@@ -150,12 +174,9 @@ def form_of(path: Path) -> str:
     if path.is_dir():
         if any((root / "split.json").is_file() for root in (path, path / "mmimdb")):
             return "mmimdb"
-        if is_avmnist(path):
-            return "avmnist"
-        if is_nlvr(path):
-            return "nlvr"
-        if table_files(path):
-            return "table"
+        for form, holds in _FOLDERS.items():
+            if holds(path):
+                return form
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         tables = [name for name in names if name.lower().endswith(FORMS)]
         held = f"{len(tables)} tables" if tables else ", ".join(names[:5]) or "nothing"

@@ -12,13 +12,14 @@ does not say how its labels were drawn.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.records import Dataset, Record, label_matrix
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,35 @@ def stratified_split(labels: np.ndarray, seed: int) -> list[str]:
     names[order[:dev]] = "dev"
     names[order[dev : dev + test]] = "test"
     return names.tolist()
+
+
+def with_splits(records: Sequence[Record], classes: Sequence[str], seed: int) -> tuple[Record, ...]:
+    """Return the records, each in a split: those of split "" get one.
+
+    They are drawn by `stratified_split` into the splits that no record has yet, the others of
+    them and the unlabelled go to train. So records with a test part of their own get a dev
+    part out of train, and those without any part all three.
+
+    Args:
+        records: in any order, which is kept.
+        classes: names of all their classes.
+        seed: whole number >= 0.
+
+    Raises:
+        InputError: as `stratified_split`.
+    """
+    filled = {one.split for one in records if one.split}
+    free = [place for place, one in enumerate(records) if not one.split]
+    known = [place for place in free if records[place].labels is not None]
+    drawn = dict.fromkeys(free, "train")
+    if known:
+        matrix = label_matrix([records[place] for place in known], classes)
+        for place, split in zip(known, stratified_split(matrix, seed), strict=True):
+            drawn[place] = "train" if split in filled else split
+    return tuple(
+        replace(one, split=drawn[place]) if place in drawn else one
+        for place, one in enumerate(records)
+    )
 
 
 def _check_seed(seed: int) -> None:

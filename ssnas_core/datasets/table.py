@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -26,10 +26,9 @@ from ssnas_core.datasets.records import (
     Record,
     Skips,
     check_bytes,
-    label_matrix,
 )
 from ssnas_core.datasets.rows import SPLIT_NAMES, Row, only_file, read_rows, table_name
-from ssnas_core.datasets.splits import stratified_split
+from ssnas_core.datasets.splits import with_splits
 
 MAX_IMAGE_BYTES = 50 * 10**6
 """A larger image is not decoded."""
@@ -145,26 +144,14 @@ def read_table(
             f"{where}: expected 2 to {MAX_CLASSES} classes, got {len(classes)}{example}; name the "
             "right column by --labels (TableOptions.labels)."
         )
-    _split_rest(records, classes, seed)
-    skips.check(records)
+    placed = with_splits(records, classes, seed)
+    skips.check(placed)
     single = options.single_label
     if single is None:
         single = all(len(one.labels) == 1 for one in records if one.labels is not None)
     kinds = dict.fromkeys(columns.images.values(), "image")
     kinds |= dict.fromkeys(columns.texts.values(), "text")
-    return Dataset(name, kinds, classes, tuple(records), skips.reasons, single)
-
-
-def _split_rest(records: list[Record], classes: Sequence[str], seed: int) -> None:
-    """Give the records without a split one: the unlabelled train, the others at random."""
-    free = [place for place, one in enumerate(records) if not one.split]
-    known = [place for place in free if records[place].labels is not None]
-    drawn = dict.fromkeys(free, "train")
-    if known:
-        matrix = label_matrix([records[place] for place in known], classes)
-        drawn |= zip(known, stratified_split(matrix, seed), strict=True)
-    for place, split in drawn.items():
-        records[place] = replace(records[place], split=split)
+    return Dataset(name, kinds, classes, placed, skips.reasons, single)
 
 
 @dataclass(frozen=True)

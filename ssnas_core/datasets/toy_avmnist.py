@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.avmnist import DIGIT_SIDE as SIDE
-from ssnas_core.datasets.avmnist import PARTS, RATE
+from ssnas_core.datasets.avmnist import RATE
+from ssnas_core.datasets.mnist import DIGIT_SIDE as SIDE
+from ssnas_core.datasets.mnist import PARTS
 
 _SPEAKERS = ("anna", "bert", "carl", "dora", "emil", "fay")
 _FACES = (

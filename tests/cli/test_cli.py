@@ -860,7 +860,7 @@ def test_a_forgotten_plot_is_no_option(trained):
     refused(call("predict", *trained, "--plot", "--poster", "x.jpg"), "Missing value .*--plot")
 
 
-@pytest.mark.parametrize("command", ["predict", "save", "embed"])
+@pytest.mark.parametrize("command", ["predict", "save", "embed", "export"])
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -923,6 +923,24 @@ def test_embeddings_are_written_for_other_tools(trained, tmp_path):
         assert found["embeddings"].shape == (told["samples"], told["width"]) == (60, 2 * 4 * 8)
     refused(call("embed", *trained, "--out", tmp_path / "e.txt"), r"\.npz or a \.csv")
     refused(call("embed", "--model", tmp_path, "--out", tmp_path / "e.npz"), "needs --run")
+
+
+def test_a_model_becomes_one_file_whose_inputs_are_told(trained, tmp_path):
+    import torch
+
+    told = call("export", *trained, "--out", tmp_path / "m.pt2")
+    assert told.code == 0 and re.search(
+        r"m\.pt2: differs from the model by at most \S+$", told.out, re.M
+    )
+    assert re.search(
+        r"^image \(N, 3, 32, 32\) uint8: levels 0 to 255 of red, green", told.out, re.M
+    )
+    assert re.search(r"^text \(N, 300\) float32: .*vectorize\(raw\)$", told.out, re.M)
+    assert re.search(r"^threshold: 0\.\d+$", told.out, re.M)
+    extra = {"ssnas.json": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    assert json.loads(extra["ssnas.json"])["classes"][0] == "Drama"
+    refused(call("export", *trained, "--out", tmp_path / "m.pt"), r"\.onnx or a \.pt2 file, got")
 
 
 def test_runs_are_compared_as_one_table(finished, run, tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import mmimdb
-from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb
+from ssnas_core.datasets.mmimdb import GENRES, read_mmimdb, read_posters
+from ssnas_core.datasets.open import open_dataset
 
 SPLIT = {"train": ["0003", "0001", "0002"], "dev": ["0005", "0004"], "test": ["0006"]}
 
@@ -499,3 +500,20 @@ def test_movies_without_genres_are_unlabelled_but_in_test(tmp_path):
     unlabelled = {record.id: record.split for record in data.records if record.labels is None}
     assert unlabelled == {train[0]: "train", train[1]: "train", dev[0]: "dev"}
     assert data.skipped == {test[0]: "no genre, in test"}
+
+
+def test_posters_alone_are_the_same_records_without_plots(movies, tmp_path):
+    folder = movies.folder(tmp_path / "mmimdb")
+    broken = json.loads((folder / movies.json(3)).read_text())
+    (folder / movies.json(3)).write_text(json.dumps({**broken, "plot": []}))
+    both, alone = read_mmimdb(folder), read_posters(folder)
+    assert alone.kinds == {"image": "image"} and not alone.single_label
+    assert (alone.classes, alone.skipped) == (both.classes, both.skipped)
+    assert [(r.id, r.labels, r.split, r.inputs) for r in alone.records] == [
+        (r.id, r.labels, r.split, {"image": r.inputs["image"]}) for r in both.records
+    ]
+    archive = movies.archive(tmp_path / "mmimdb.tar.gz")
+    named = open_dataset(f"posters:{archive}", unpack_to=tmp_path / "unpacked")
+    assert len(named) == 60 and (tmp_path / "unpacked" / "split.json").exists()
+    with pytest.raises(InputError, match="does not exist; expected mmimdb.tar.gz"):
+        open_dataset(f"posters:{tmp_path / 'nowhere'}")

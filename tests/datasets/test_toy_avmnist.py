@@ -10,10 +10,10 @@ from ssnas_core.datasets.avmnist import (
     WINDOW,
     principal,
     read_avmnist,
-    read_digits,
     read_recordings,
     spectrograms,
 )
+from ssnas_core.datasets.mnist import read_digits
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.records import Skips
 from ssnas_core.datasets.toy_avmnist import toy_avmnist

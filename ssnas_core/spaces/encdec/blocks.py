@@ -191,8 +191,11 @@ class _Stem(nn.Module):
 
     def forward(self, feature: Tensor, there: Tensor) -> Tensor:
         """Return (N, P, H) of a feature (N, P, C) that is at the positions `there` (N, P)."""
-        normed = torch.zeros_like(feature)
-        normed[there] = self.norm(feature[there])
+        if self.training:  # padding does not count in the statistics
+            normed = torch.zeros_like(feature)
+            normed[there] = self.norm(feature[there])
+        else:
+            normed = self.norm(feature.mT).mT * there[..., None]
         return self.out(normed)
 
 
