@@ -247,9 +247,9 @@ RECIPES: dict[str, Recipe] = {
             CellsConfig(cells=3, channels=8),
             FusionConfig(channels=64, dropout=0.1),  # of the baseline
             BilevelConfig(epochs=6, arch_learning_rate=1e-2),
-            RandomConfig(trials=24, train=_TWICE),
-            EvolutionConfig(trials=24, population=12, sample=4, train=_TWICE),
-            TPEConfig(trials=24, startup=12, train=_TWICE),
+            RandomConfig(trials=40, train=_TWICE),
+            EvolutionConfig(trials=40, population=20, sample=5, train=_TWICE),
+            TPEConfig(trials=40, startup=20, candidates=20_000, train=_TWICE),  # as CSNAS means it
         ),
         pretrain=TrainConfig(epochs=10, batch_size=128),
         finetune=TrainConfig(epochs=10, min_steps=150, learning_rate=3e-3),
