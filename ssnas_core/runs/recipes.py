@@ -17,6 +17,7 @@ from ssnas_core.features.augment import ArrayAugment, ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.memory_bank import MemoryBank
 from ssnas_core.search import STRATEGIES
 from ssnas_core.search.bilevel import BilevelConfig
 from ssnas_core.search.evolution import EvolutionConfig
@@ -299,8 +300,9 @@ class RunConfig:
         label_ratio: the ratios r of labels, in train and dev.
         space: what may be chosen: "fusion", "layers", or a configuration.
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
-            modalities ("swapped", "comm", "clip"), "matching", "supervised", "hybrid", or a
-            configuration, or an objective that needs no labels. A contrastive one pretrains too.
+            modalities ("swapped", "comm", "clip"), "matching", "memory-bank", "supervised",
+            "hybrid", or a configuration, or an objective that needs no labels. A contrastive one
+            and the memory bank pretrain too.
         strategy: how it is found: "bilevel", "gates", "random", "evolution", "tpe", "surrogate", or
             a configuration.
         views: those stored, or views made anew for each step of the search and of
@@ -397,9 +399,9 @@ class RunConfig:
         return _AXES[axis].name_of(getattr(self, axis))
 
     @property
-    def pretraining(self) -> Contrastive:
-        """The loss of pretraining: the search's where that is contrastive, else the recipe's."""
-        own = isinstance(self.objective, Contrastive)
+    def pretraining(self) -> Contrastive | MemoryBank:
+        """The loss of pretraining: the search's where that tells samples apart, or the recipe's."""
+        own = isinstance(self.objective, Contrastive | MemoryBank)
         return self.objective if own else self.recipe.contrastive
 
     @property
