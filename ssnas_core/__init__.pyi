@@ -40,6 +40,7 @@ from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid
 from .objectives.hybrid import HybridConfig as HybridConfig
 from .objectives.matching import Matching as Matching
+from .objectives.memory_bank import MemoryBank as MemoryBank
 from .objectives.supervised import Supervised as Supervised
 from .objectives.supervised import SupervisedConfig as SupervisedConfig
 from .runs.compare import compare_runs as compare_runs

@@ -10,6 +10,7 @@ OBJECTIVES = Parts(
         "comm": "ssnas_core.objectives.contrastive:COMM",
         "clip": "ssnas_core.objectives.contrastive:CLIP",
         "matching": "ssnas_core.objectives.matching:Matching",
+        "memory-bank": "ssnas_core.objectives.memory_bank:MemoryBank",
         "supervised": "ssnas_core.objectives.supervised:SupervisedConfig",
         "hybrid": "ssnas_core.objectives.hybrid:HybridConfig",
     },

@@ -17,6 +17,7 @@ from ssnas_core.features.augment import ArrayAugment, ImageAugment, JointAugment
 from ssnas_core.features.config import PrepareConfig
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
+from ssnas_core.objectives.memory_bank import MemoryBank
 from ssnas_core.search import STRATEGIES
 from ssnas_core.search.bilevel import BilevelConfig
 from ssnas_core.search.evolution import EvolutionConfig
@@ -247,9 +248,9 @@ RECIPES: dict[str, Recipe] = {
             CellsConfig(cells=3, channels=8),
             FusionConfig(channels=64, dropout=0.1),  # of the baseline
             BilevelConfig(epochs=6, arch_learning_rate=1e-2),
-            RandomConfig(trials=24, train=_TWICE),
-            EvolutionConfig(trials=24, population=12, sample=4, train=_TWICE),
-            TPEConfig(trials=24, startup=12, train=_TWICE),
+            RandomConfig(trials=40, train=_TWICE),
+            EvolutionConfig(trials=40, population=20, sample=5, train=_TWICE),
+            TPEConfig(trials=40, startup=20, candidates=20_000, train=_TWICE),  # as CSNAS means it
         ),
         pretrain=TrainConfig(epochs=10, batch_size=128),
         finetune=TrainConfig(epochs=10, min_steps=150, learning_rate=3e-3),
@@ -299,8 +300,9 @@ class RunConfig:
         label_ratio: the ratios r of labels, in train and dev.
         space: what may be chosen: "fusion", "layers", or a configuration.
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
-            modalities ("swapped", "comm", "clip"), "matching", "supervised", "hybrid", or a
-            configuration, or an objective that needs no labels. A contrastive one pretrains too.
+            modalities ("swapped", "comm", "clip"), "matching", "memory-bank", "supervised",
+            "hybrid", or a configuration, or an objective that needs no labels. A contrastive one
+            and the memory bank pretrain too.
         strategy: how it is found: "bilevel", "gates", "random", "evolution", "tpe", "surrogate", or
             a configuration.
         views: those stored, or views made anew for each step of the search and of
@@ -397,9 +399,9 @@ class RunConfig:
         return _AXES[axis].name_of(getattr(self, axis))
 
     @property
-    def pretraining(self) -> Contrastive:
-        """The loss of pretraining: the search's where that is contrastive, else the recipe's."""
-        own = isinstance(self.objective, Contrastive)
+    def pretraining(self) -> Contrastive | MemoryBank:
+        """The loss of pretraining: the search's where that tells samples apart, or the recipe's."""
+        own = isinstance(self.objective, Contrastive | MemoryBank)
         return self.objective if own else self.recipe.contrastive
 
     @property

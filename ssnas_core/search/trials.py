@@ -3,6 +3,9 @@
 The strategies that try share this. Such a strategy is a pure function of its seed and
 of the losses that it gets, so its only state to save is the trials' results:
 after a kill it begins anew, and gets what was measured before.
+
+A strategy may end a trial early (`Stop`): it is then judged on dev after each epoch. Judging
+changes nothing in it, so one that reaches its last epoch has the loss that it has anyway.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import on_rank_zero
+from ssnas_core.common.distributed import on_rank_zero, rank
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
@@ -30,6 +34,7 @@ from ssnas_core.training.checkpoints import (
 )
 from ssnas_core.training.loop import (
     TrainConfig,
+    epochs_of,
     finite,
     fit,
     loss_of,
@@ -37,6 +42,11 @@ from ssnas_core.training.loop import (
     parts_of,
     steps_of,
 )
+
+_MEASURED = ("dev_loss", "dev_losses", "stopped")
+
+Stop = Callable[[int, float], bool]
+"""Whether to end a trial, of the number of its epochs so far and its loss on dev after them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +66,10 @@ class TrialConfig:
 
     def steps(self, history: Sequence[Mapping[str, Any]], train: int, dev: int) -> int:
         """Return how many steps all trials of that history took; repeats took none."""
-        trained = sum("dev_loss" in trial and "repeats" not in trial for trial in history)
-        return trained * steps_of(train, self.train)
+        trained = [one for one in history if "dev_loss" in one and "repeats" not in one]
+        epochs = epochs_of(train, self.train)
+        done = sum(len(one["dev_losses"]) if "dev_losses" in one else epochs for one in trained)
+        return done * steps_of(train, self.train) // epochs
 
 
 class Trials:
@@ -103,7 +115,19 @@ class Trials:
         if shared is not None:
             shared.update(weights)
 
-    def evaluate(self, genotype: Genotype, *, space: Space | None = None, **extra: Any) -> float:
+    @property
+    def epochs(self) -> int:
+        """How long a trial is trained that is not stopped."""
+        return epochs_of(len(self.context.train), self.config)
+
+    def evaluate(
+        self,
+        genotype: Genotype,
+        *,
+        space: Space | None = None,
+        stop: Stop | None = None,
+        **extra: Any,
+    ) -> float:
         """Return the loss on dev of the next trial, in the units of the objective.
 
         While the checkpoint holds it, it is only read.
@@ -111,35 +135,46 @@ class Trials:
         Args:
             genotype: the architecture to train and judge.
             space: the space that builds it; the trials' own by default.
+            stop: asked after each epoch, in the first process, whether to go no further; told
+                the last one as well, and all of a trial that is only read. The entry then has
+                `dev_losses`, after each epoch, and `stopped` where it was.
             extra: more for its entry in the history, plain JSON values.
 
         Raises:
             InputError: the checkpoint holds another architecture there, or a loss that
                 is not finite.
         """
-        return self._add(genotype, lambda: self._train(genotype, space or self.space), extra)
+        measure = partial(self._train, genotype, space or self.space, stop)
+        return self._add(genotype, measure, extra, stop)
 
-    def evaluate_once(self, genotype: Genotype, **extra: Any) -> float:
+    def evaluate_once(self, genotype: Genotype, *, stop: Stop | None = None, **extra: Any) -> float:
         """As `evaluate`; one tried before is not trained again, and its entry `repeats` that."""
         name = str(genotype)
         first = next((entry for entry in self.history if entry["genotype"] == name), None)
         if first is None:
-            return self.evaluate(genotype, **extra)
-        known = {"dev_loss": first["dev_loss"], "repeats": first["trial"]}
-        return self._add(genotype, lambda: known, extra)
+            return self.evaluate(genotype, stop=stop, **extra)
+        known = {name: first[name] for name in _MEASURED if name in first}
+        return self._add(genotype, lambda: {**known, "repeats": first["trial"]}, extra, stop)
 
     def best(self, among: Iterable[int] | None = None) -> SearchResult:
         """Return the genotype of the lowest loss (the first of equals), and the whole history.
+
+        Trials that were stopped are not compared with those that were not.
 
         Args:
             among: numbers of the trials to choose from; all by default.
         """
         numbers = range(len(self.history)) if among is None else among
-        best = min(numbers, key=lambda trial: self.history[trial]["dev_loss"])
+        whole = [trial for trial in numbers if not self.history[trial].get("stopped")]
+        best = min(whole, key=lambda trial: self.history[trial]["dev_loss"])
         return SearchResult(self._tried[best], tuple(self.history))
 
     def _add(
-        self, genotype: Genotype, measure: Callable[[], dict[str, Any]], extra: Mapping[str, Any]
+        self,
+        genotype: Genotype,
+        measure: Callable[[], dict[str, Any]],
+        extra: Mapping[str, Any],
+        stop: Stop | None,
     ) -> float:
         """Return the next trial's loss: the checkpoint's, or else what `measure` says."""
         trial, name = len(self.history), str(genotype)
@@ -150,12 +185,16 @@ class Trials:
             )
         new = {} if stored else {"trial": trial, "genotype": name, **measure(), **extra}
         self._tried.append(genotype)
-        self.history.append(new or self._stored[trial])
+        entry = new or self._stored[trial]
+        self.history.append(entry)
+        if stop is not None and (stored or "repeats" in entry) and rank() == 0:
+            for epoch, loss in enumerate(entry.get("dev_losses", ()), 1):
+                stop(epoch, loss)
         if new:
             on_rank_zero(self._save)
-        return self.history[-1]["dev_loss"]
+        return entry["dev_loss"]
 
-    def _train(self, genotype: Genotype, space: Space) -> dict[str, float]:
+    def _train(self, genotype: Genotype, space: Space, stop: Stop | None) -> dict[str, Any]:
         """Train a network of `genotype`; return its `dev_loss`, and the report on dev."""
         trial, context = len(self.history), self.context
         with seeded(context.seed, 1, trial):
@@ -168,22 +207,35 @@ class Trials:
         model = model.to(context.device)
         label = context.progress and f"{context.progress} {trial + 1}"
         label = f"{label}/{self.total}" if label and self.total else label
-        fit(
-            model, self.source, self.objective, context.train, self.config,
-            seed=context.seed, progress=label, precision=context.precision,
+        losses: list[float] = []
+
+        def judged(epochs: int) -> bool:
+            losses.append(self._judge(model, epochs))
+            return stop is not None and on_rank_zero(lambda: stop(epochs, losses[-1]))
+
+        history = fit(
+            model, self.source, self.objective, context.train, self.config, seed=context.seed,
+            progress=label, precision=context.precision, stop=None if stop is None else judged,
         )  # fmt: skip
-        loss_at = loss_of(model, self.objective, context.precision)
-        # The same dev batches and views for every trial.
-        with seeded(context.seed, 2) as generator, torch.no_grad():
-            parts = parts_of(context.dev, self.config.batch_size)
-            judged = mean_loss(loss_at, self.source, parts, generator)
-        loss = finite(judged, self.config.epochs, model)
+        stopped = len(history) < self.epochs
+        if not stopped:
+            judged(self.epochs)
         for key, weight in self._sharing(encoder):
             shared[key] = weight.detach().to("cpu", copy=True)
         with seeded(context.seed, 3) as generator:
             report = self.objective.report(model, self.source, context.dev[:256], generator)
+        early = {} if stop is None else {"dev_losses": losses}
+        early |= {"stopped": True} if stopped else {}
         # from the loss the next architecture follows, in all processes
-        return on_rank_zero(lambda: {"dev_loss": loss, **report})
+        return on_rank_zero(lambda: {"dev_loss": losses[-1], **early, **report})
+
+    def _judge(self, model: nn.Module, epochs: int) -> float:
+        """Return the loss on dev, on the same batches and views for every trial and epoch."""
+        model.eval()
+        loss_at = loss_of(model, self.objective, self.context.precision)
+        with seeded(self.context.seed, 2) as generator, torch.no_grad():
+            parts = parts_of(self.context.dev, self.config.batch_size)
+            return finite(mean_loss(loss_at, self.source, parts, generator), epochs, model)
 
     def _sharing(self, encoder: nn.Module) -> list[tuple[str, Tensor]]:
         """Return a network's own tensors that are shared, with their keys."""

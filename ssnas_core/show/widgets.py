@@ -30,6 +30,7 @@ from ssnas_core.show.widget_figures import (
     pair_shares,
     partner_shares,
 )
+from ssnas_core.spaces.cells.space import CellsSpace
 from ssnas_core.spaces.fusion.space import FusionSpace
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.metrics import choose_threshold, f1_scores
@@ -217,10 +218,12 @@ def genotype_editor(
             f"they read like {next(iter(genotypes))!r}."
         )
 
+    length = dict.fromkeys(space.features, space.config.length) | dict(positions or {})
+
     @functools.cache
     def known(text: str) -> HTML:
         genotype = genotypes[text]
-        parameters, flops = _cost(space, genotype, positions)
+        parameters, flops = _cost(space, genotype, length)
         costs = f"{parameters:,} parameters, {flops:,} floating-point operations per sample"
         lines = [text, costs]
         if scores is not None:
@@ -260,13 +263,66 @@ def genotype_editor(
     return box([inputs, operator, pages], f"genotype editor: {len(genotypes)} genotypes")
 
 
+def cells_editor(
+    space: CellsSpace, losses: Mapping[Genotype, float], positions: Mapping[str, int]
+) -> VBox:
+    """Choose the two operations of a normal cell; see it, its cost, and its loss without labels.
+
+    Args:
+        space: of cells of one node.
+        losses: of the 49 genotypes with one reduction cell, that of the first; less is better.
+        positions: of the pixels, as `FeatureStore.positions`.
+
+    Raises:
+        InputError: a space of more nodes, or a loss is missing.
+    """
+    from ipywidgets import Dropdown, HBox, Layout
+
+    if space.config.nodes != 1 or not losses:
+        raise InputError(
+            f"expected cells of one node and their losses, got {space.config.nodes} nodes and "
+            f"{len(losses)} losses; use CellsConfig(nodes=1)."
+        )
+    operations, base = space.variables["normal_2 first"], space.encode(next(iter(losses)))
+
+    def leaf(first: int, second: int) -> HTML:
+        genotype = space.decode({**base, "normal_2 first": first, "normal_2 second": second})
+        if genotype not in losses:
+            raise InputError(f"expected a loss of {genotype!s:.300}, got none; train it as well.")
+        node, loss = str(genotype.nodes[2]), losses[genotype]
+        parameters, flops = _cost(space, genotype, positions)
+        place = 1 + sum(other < loss for other in losses.values())
+        lines = (
+            f"{node}: {parameters:,} parameters, {flops:,} floating-point operations per sample",
+            f"loss without labels: {loss:.2f} nats (place {place} of {len(losses)})",
+        )
+        graph = image(draw_genotype(genotype), f"The cells with {node} as two graphs.")
+        return page(graph + sentence("\n".join(lines)))
+
+    chosen = [
+        Dropdown(
+            options=operations, index=base[f"normal_2 {which}"], description=f"{which} operation",
+            layout=Layout(width="auto", min_width="220px"),
+            style={"description_width": "initial"},
+        )
+        for which in ("first", "second")
+    ]  # fmt: skip
+    controls = HBox(chosen, layout=Layout(flex_flow="row wrap"))
+    return box([controls, linked(chosen, leaf)], f"cell editor: {len(losses)} cells")
+
+
 def _cost(
-    space: FusionSpace, genotype: Genotype, positions: Mapping[str, int] | None
+    space: FusionSpace | CellsSpace, genotype: Genotype, length: Mapping[str, int]
 ) -> tuple[int, int]:
-    """Return parameters, and operations (2 per multiply-add of matrix products) for one sample."""
+    """Return parameters, and operations (2 per multiply-add of matrix products) for one sample.
+
+    Args:
+        space: of the genotype.
+        genotype: of the network.
+        length: positions of each feature.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    length = dict.fromkeys(space.features, space.config.length) | dict(positions or {})
     with torch.random.fork_rng(devices=[]):
         network = space.build(genotype).eval()
     sample = {name: torch.zeros(1, length[name], width) for name, width in space.channels.items()}

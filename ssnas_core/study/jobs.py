@@ -164,7 +164,7 @@ def _folder_name(config: RunConfig) -> str:
     """Return a name that says what a run searches, and that no other setting of the axes has."""
     plain, axes = config.plain(), ("space", "objective", "strategy")
     ratio = [f"r{config.label_ratio[0]:g}"] if config.uses_labels else []
-    task = config.pretraining.task
+    task = getattr(config.pretraining, "task", "simclr")  # another loss is the objective itself
     tasks = [] if task == "simclr" else [task]
     key = content_key([plain[axis] for axis in axes], config.recipe.pretrain_dropout, *tasks)[:8]
     names = [plain[axis]["name"] for axis in axes]

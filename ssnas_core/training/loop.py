@@ -66,6 +66,7 @@ def fit(
     checkpoint: Path | None = None,
     progress: str | None = None,
     on_epoch: OnEpoch | None = None,
+    stop: Callable[[int], bool] | None = None,
     precision: str = "float32",
 ) -> list[dict[str, Any]]:
     """Train `model` in place on the samples `indices` of `source`.
@@ -85,10 +86,13 @@ def fit(
         progress: label of a progress bar on standard error; none without it.
         on_epoch: called with the history after each epoch, and when going on from a
             checkpoint, with its history; in the first process alone.
+        stop: called with the number of epochs done after each but the last, in every process;
+            training ends where it returns True, the same in all.
         precision: of the network's products while training, see `loss_of`.
 
     Returns:
-        One entry per epoch: `epoch`, `loss`, and the objective's report at the end.
+        One entry per epoch: `epoch`, `loss`, and the objective's report at the end; none of
+        that where `stop` ended it.
 
     Raises:
         InputError: fewer than two samples, a loss that is not finite, or a
@@ -100,7 +104,7 @@ def fit(
         raise InputError(f"training needs at least two samples, got {len(indices)}.")
     batch = min(config.batch_size, len(indices))
     steps = len(indices) // batch
-    epochs = steps_of(len(indices), config) // steps
+    epochs = epochs_of(len(indices), config)
     join_norms(model)
     broadcast_parameters(model)
     loss_at = loss_of(model, objective, precision)
@@ -131,14 +135,21 @@ def fit(
             history.append(entry)
             bar.set_postfix(loss=f"{entry['loss']:.3f}")
             keep_epoch(checkpoint, parts, history, settings, on_epoch)
+            if stop is not None and epoch + 1 < epochs and stop(epoch + 1):
+                break
     model.eval()
     return history
 
 
 def steps_of(samples: int, config: TrainConfig) -> int:
     """Steps that `fit` takes on so many samples, in whole epochs."""
+    return samples // min(config.batch_size, samples) * epochs_of(samples, config)
+
+
+def epochs_of(samples: int, config: TrainConfig) -> int:
+    """Epochs that `fit` takes on so many samples."""
     steps = samples // min(config.batch_size, samples)
-    return steps * max(config.epochs, math.ceil(config.min_steps / steps))
+    return max(config.epochs, math.ceil(config.min_steps / steps))
 
 
 def loss_of(

@@ -26,6 +26,7 @@ from ssnas_core.common.random import seeded
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.matching import Matching
+from ssnas_core.objectives.memory_bank import MemoryBank
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.search.bilevel import BilevelConfig, bilevel
 from ssnas_core.search.context import SearchContext
@@ -92,6 +93,7 @@ def objective(name: str) -> Any:
         "contrastive": simclr,
         **{task: replace(simclr, task=task) for task in ("swapped", "comm", "clip")},
         "matching": Matching(),
+        "bank": MemoryBank(negatives=4, out=4, samples=SAMPLES),
         "supervised": Supervised(labels=several),
         "clean": Supervised(labels=one, classes=CLASSES, augment=False),
         # 3 of the first 7 samples are labelled: 2 of the first process's share, 1 of the second's

@@ -105,7 +105,7 @@ def without_figures(history: Any) -> list[dict[str, Any]]:
 STEPS = [
     *itertools.product(NETS, ("contrastive", "supervised", "hybrid"), (7, 8)),
     *(("conv", "clean", rows) for rows in (7, 8)),
-    *itertools.product(("fusion",), ("swapped", "comm", "clip", "matching"), (7, 8)),
+    *itertools.product(("fusion",), ("swapped", "comm", "clip", "matching", "bank"), (7, 8)),
 ]
 
 
@@ -113,7 +113,10 @@ STEPS = [
     ("net", "kind", "rows"),
     few(
         STEPS,
-        *(("fusion", kind, 7) for kind in ("hybrid", "swapped", "comm", "clip", "matching")),
+        *(
+            ("fusion", kind, 7)
+            for kind in ("hybrid", "swapped", "comm", "clip", "matching", "bank")
+        ),
         ("conv", "contrastive", 7),
     ),
 )

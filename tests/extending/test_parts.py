@@ -237,7 +237,7 @@ def test_list_names_every_part_and_ones_own():
     assert {"fusion", "layers", "encdec", "cells", "own.space:OneFeatureConfig"} == names["space"]
     assert "own.operator:Hadamard" in names["operator"]
     assert {"bilevel", "gates", "random", "evolution", "tpe", "surrogate"} == names["strategy"]
-    without = {"contrastive", "swapped", "comm", "clip", "matching"}
+    without = {"contrastive", "swapped", "comm", "clip", "matching", "memory-bank"}
     assert {*without, "supervised", "hybrid"} == names["objective"]
     assert "SSNAS" in names["method"] and set(RECIPES) == names["recipe"]
     assert all(row["about"] and row["source"] for rows in told.values() for row in rows)

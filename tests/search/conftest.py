@@ -85,7 +85,7 @@ def table() -> type[Table]:
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of a `Table` without networks: the same losses, sooner."""
 
-    def loss(self: Any, genotype: Genotype, space: Any) -> dict[str, float]:
+    def loss(self: Any, genotype: Genotype, *_: Any) -> dict[str, float]:
         return {"dev_loss": float(self.objective.of(number_of(str(genotype))))}
 
     monkeypatch.setattr(Trials, "_train", loss)

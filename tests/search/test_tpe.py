@@ -149,10 +149,119 @@ def test_space_without_an_architecture_is_refused(digits, table):
         search(Nothing(), table(smooth))
 
 
-@pytest.mark.parametrize("wrong", [{"trials": 0}, {"startup": 0}, {"gamma": 0.0}, {"gamma": 1.5}])
+def test_good_ones_are_counted_as_hyperopt_or_as_optuna_counts_them():
+    from optuna.samplers._tpe.sampler import default_gamma, hyperopt_default_gamma
+
+    hyperopt, optuna = TPEConfig(gamma=0.25), TPEConfig(gamma=0.1, good="share")
+    for n in (1, 10, 20, 41, 120, 250, 251, 20_000):
+        assert hyperopt.good_of(n) == hyperopt_default_gamma(n)
+        assert optuna.good_of(n) == default_gamma(n)
+    assert TPEConfig().good_of(120) == 3 and TPEConfig(gamma=1.0, good="share").good_of(90) == 25
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.thorough
+def test_many_candidates_are_more_promising_than_few(digits, table):
+    """In the mean of the trials after the start: the best of more is nearer to the good ones."""
+
+    def mean(candidates: int) -> float:
+        losses = [
+            one["dev_loss"]
+            for seed in range(4)
+            for one in search(
+                digits(digits=8, values=8), table(smooth),
+                trials=60, startup=20, seed=seed, candidates=candidates,
+            ).history[20:]
+        ]  # fmt: skip
+        return sum(losses) / len(losses)
+
+    assert mean(1_000) < 0.9 * mean(2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"trials": 0}, {"startup": 0}, {"candidates": 0}, {"gamma": 0.0}, {"gamma": 1.5}],
+)
 def test_configuration_without_trials_or_good_ones_is_refused(wrong):
-    with pytest.raises(InputError, match=r"trials >= 1, startup >= 1 and gamma in \(0, 1\], got"):
+    expected = r"trials >= 1, startup >= 1, candidates >= 1 and gamma in \(0, 1\], got"
+    with pytest.raises(InputError, match=expected):
         TPEConfig(**wrong)
+
+
+# --- trials that end early
+
+PRUNED = {"startup": 10, "trials": 14, "train": replace(BRIEF, epochs=9)}
+
+
+def ended(result) -> list[bool]:
+    return [one.get("stopped", False) for one in result.history]
+
+
+def test_median_ends_trials_above_the_median_of_those_that_went_on(space, source):
+    """The rule as a loop: of at least five whole trials, after as many epochs."""
+    result = search(space, OBJECTIVES["contrastive"], source, seed=5, pruning="median", **PRUNED)
+    whole = []
+    for one in result.history:
+        length = 9
+        for epoch in range(1, 9):
+            known = sorted(losses[epoch - 1] for losses in whole)
+            if len(whole) >= 5 and min(one["dev_losses"][:epoch]) > np.median(known):
+                length = epoch
+                break
+        assert len(one["dev_losses"]) == length and one.get("stopped", False) == (length < 9)
+        if length == 9:
+            whole.append(one["dev_losses"])
+        assert one["dev_loss"] == one["dev_losses"][-1]
+    assert any(ended(result)) and not all(ended(result))
+
+
+def test_hyperband_halves_trials_away_after_1_3_or_9_epochs(space, source):
+    result = search(space, OBJECTIVES["contrastive"], source, seed=5, pruning="hyperband", **PRUNED)
+    lengths = [len(one["dev_losses"]) for one in result.history]
+    assert set(lengths) == {1, 3, 9}
+    assert [length < 9 for length in lengths] == ended(result)
+    whole = [one for one in result.history if not one.get("stopped")]
+    best = min(whole, key=lambda one: one["dev_loss"])
+    assert str(result.genotype) == best["genotype"]
+
+
+def test_estimator_is_told_which_trials_ended_early(digits, table, monkeypatch):
+    import optuna
+
+    studies = []
+
+    def noted(*args, old=optuna.create_study, **more):
+        studies.append(old(*args, **more))
+        return studies[-1]
+
+    monkeypatch.setattr(optuna, "create_study", noted)
+    train = replace(BRIEF, epochs=3)
+    result = search(digits(digits=4), table(smooth), trials=20, train=train, pruning="median")
+    known = [one for one in studies[0].trials if one.intermediate_values]
+    assert [one.state.name == "PRUNED" for one in known] == ended(result)
+    for trial, one in zip(known, result.history, strict=True):
+        assert trial.intermediate_values == dict(enumerate(one["dev_losses"], 1))
+    assert any(ended(result)) and not all(ended(result))
+
+
+@pytest.mark.parametrize("pruning", ["median", "hyperband"])
+@pytest.mark.parametrize(
+    "after", [150, *(pytest.param(n, marks=pytest.mark.thorough) for n in (3, 60, 121))]
+)
+def test_search_that_ends_trials_and_is_killed_resumes_to_the_same_result(
+    space, source, killed, tmp_path, pruning, after
+):
+    objective, path = OBJECTIVES["contrastive"], tmp_path / "search.pt"
+    config = {"seed": 5, "pruning": pruning, **PRUNED}
+    whole = search(space, objective, source, **config)
+    with pytest.raises(killed.Kill):
+        search(space, killed(objective, after), source, checkpoint=path, **config)
+    counted = killed(objective)
+    assert search(space, counted, source, checkpoint=path, **config) == whole
+    epochs = [len(one["dev_losses"]) for one in whole.history if "repeats" not in one]
+    done = sum(1 for n in range(len(epochs)) if 2 * sum(epochs[: n + 1]) <= after)
+    # an epoch is a step and a judging; what was begun when it was killed is done again
+    assert counted.losses == 2 * sum(epochs[done:])
 
 
 # --- what else is in the process

@@ -130,6 +130,70 @@ def test_progress_counts_trials(space, source, capsys):
         assert label in capsys.readouterr().err
 
 
+# --- trials that end early
+
+
+def asked_for(answers=()):
+    """A `Stop` that notes what it is asked, and answers True after so many epochs."""
+    asked = []
+
+    def stop(epochs, loss):
+        asked.append((epochs, loss))
+        return epochs in answers
+
+    return stop, asked
+
+
+def test_judging_after_each_epoch_changes_nothing_in_a_trial(space, source):
+    genotype = space.sample(torch.Generator().manual_seed(0))
+    plain, judged = trials_of(space, source), trials_of(space, source)
+    stop, asked = asked_for()
+    assert plain.evaluate(genotype) == judged.evaluate(genotype, stop=stop)
+    (entry,) = judged.history
+    assert entry.pop("dev_losses") == [loss for _, loss in asked]
+    assert [epochs for epochs, _ in asked] == [1, 2]
+    assert plain.history == [entry]
+
+
+def test_stopped_trial_is_as_long_as_it_was_trained(space, source):
+    genotype = space.sample(torch.Generator().manual_seed(0))
+    whole = trials_of(space, source)
+    whole.evaluate(genotype, stop=asked_for()[0])
+    trials, (stop, asked) = trials_of(space, source), asked_for({1})
+    loss = trials.evaluate(genotype, stop=stop)
+    (entry,) = trials.history
+    assert entry["stopped"] and asked == [(1, loss)]
+    assert entry["dev_losses"] == [loss] == whole.history[0]["dev_losses"][:1]
+    assert CONFIG.steps(trials.history, len(TRAIN), len(DEV)) == 2  # of 4 in two epochs
+    assert CONFIG.steps(whole.history, len(TRAIN), len(DEV)) == 4
+
+
+def test_after_the_last_epoch_nobody_is_stopped(space, source):
+    trials = trials_of(space, source)
+    trials.evaluate(space.sample(torch.Generator().manual_seed(0)), stop=asked_for({2})[0])
+    assert "stopped" not in trials.history[0] and len(trials.history[0]["dev_losses"]) == 2
+
+
+def test_stopped_trials_are_never_the_best(made):
+    trials = made()
+    trials.evaluate(number("120"), stop=asked_for({1})[0])
+    trials.evaluate(number("310"))
+    assert trials.best().genotype == number("310")
+
+
+def test_what_is_only_read_or_repeated_is_told_as_well(made, tmp_path):
+    path = tmp_path / "search.pt"
+    first = made(checkpoint=path)
+    for digits in ("310", "120"):
+        first.evaluate_once(number(digits), stop=asked_for({1})[0])
+    again, (stop, asked) = made(checkpoint=path), asked_for({1})
+    for digits in ("310", "120", "310"):
+        again.evaluate_once(number(digits), stop=stop)
+    assert again.space.built == []
+    assert [(epochs, round(loss, 2)) for epochs, loss in asked] == [(1, 3.1), (1, 1.2), (1, 3.1)]
+    assert again.history[2]["stopped"] and again.history[2]["repeats"] == 0
+
+
 # --- resuming
 
 

@@ -32,12 +32,14 @@ from ssnas_core.show.widget_figures import (
     draw_weights,
 )
 from ssnas_core.show.widgets import (
+    cells_editor,
     genotype_editor,
     label_ratio_widget,
     search_widget,
     temperature_widget,
     threshold_widget,
 )
+from ssnas_core.spaces.cells.space import CellsConfig
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.study.figures import plot_differences
 from ssnas_core.study.widgets import differences_widget, study_widget
@@ -335,6 +337,63 @@ def test_editor_says_the_score_and_its_place_or_that_there_is_none(space, editor
     best, count = names[-1], len(names) - 1
     assert last_line(best) == f"weighted F1 once trained: {count / 100:.3f} (place 1 of {count})"
     assert last_line(names[0]) == "weighted F1 once trained: not in the table"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """A space of cells of one node, and a loss for each of its normal cells."""
+    config = CellsConfig(cells=3, nodes=1, channels=2)
+    space = config.open({"image_0": 3}, {"image_0": 64})
+    base = {**dict.fromkeys(space.variables, 0), "reduce_2 first": 2}
+    forms = [
+        space.decode({**base, "normal_2 first": first, "normal_2 second": second})
+        for first in range(7) for second in range(7)
+    ]  # fmt: skip
+    return space, {genotype: 100.0 - number for number, genotype in enumerate(forms)}
+
+
+def test_editor_of_cells_reaches_each_by_its_two_operations(cells):
+    space, losses = cells
+    editor, seen = Page(cells_editor(space, losses, {"image_0": 64})), set()
+    for first, one in enumerate(space.variables["normal_2 first"]):
+        for second, other in enumerate(space.variables["normal_2 second"]):
+            editor.move("first operation", first)
+            editor.move("second operation", second)
+            costs, place = editor.text().splitlines()
+            assert costs.startswith(f"{one}+{other}(c_k-2, c_k-1): ")
+            assert place == (
+                f"loss without labels: {100 - 7 * first - second:.2f} nats "
+                f"(place {49 - 7 * first - second} of 49)"
+            )
+            seen.add(costs)
+    assert len(seen) == 49
+    (genotype,) = (one for one in losses if losses[one] == 52)
+    assert same_picture(editor.pictures()[0][0], draw_genotype(genotype))
+    parameters = sum(p.numel() for p in space.build(genotype).parameters())
+    assert f" {parameters:,} parameters, " in costs
+
+
+def test_editor_of_cells_counts_the_operations_of_convolutions(cells):
+    """Of pools alone, what is left are the stem, the cells' inputs and the halvings."""
+    space, losses = cells
+    editor = Page(cells_editor(space, losses, {"image_0": 64}))
+    editor.move("first operation", 0)
+    editor.move("second operation", 0)
+    wanted = 64 * 3 * 6 * 9  # the stem: 3 -> 6 channels, 3 x 3
+    # normal, reduce and reduce again; C = 2, 4, 8 with 6 channels from the stem
+    wanted += 64 * (6 * 2 + 6 * 2) + 64 * (6 * 4 + 2 * 4) + 16 * (2 * 8 + 4 * 8)
+    # the reduction's identity of the first state, which is a halving there
+    wanted += 16 * 4 * 4 + 4 * 8 * 8
+    assert f" {2 * wanted:,} floating-point operations" in editor.text()
+
+
+def test_editor_of_cells_refuses_what_it_cannot_show(cells):
+    space, losses = cells
+    two = CellsConfig(cells=3, nodes=2, channels=2).open({"image_0": 3}, {"image_0": 64})
+    with pytest.raises(InputError, match="expected cells of one node and their losses, got 2"):
+        cells_editor(two, losses, {"image_0": 64})
+    with pytest.raises(InputError, match="expected a loss of .*, got none; train it as well"):
+        cells_editor(space, dict(list(losses.items())[:3]), {"image_0": 64})
 
 
 def test_thresholds_go_by_twentieths(scored):
