@@ -160,7 +160,7 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
     from ssnas_core.runs.reading import read_trained
 
     run = _open(command.run, command)
-    cell, name = run.train(command.method, command.label_ratio), run.scoring.primary
+    cell, name = run.train(command.method, command.label_ratio), run.task.primary
     result = {"folder": str(cell), **read_trained(cell / "train.json", name)}
     score = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
     return result, f"{cell}: {score} on the labelled dev part"

@@ -37,7 +37,8 @@ class RecipeCommand(Output):
 
     data: str
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's files; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes; digits; package.module:Name."""
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes, scenes:grounding; digits;
+    package.module:Name."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
     published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""

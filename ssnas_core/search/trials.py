@@ -20,7 +20,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
-from ssnas_core.spaces.base import Space, width_of
+from ssnas_core.spaces.base import Space
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import (
     load_checkpoint,
@@ -32,6 +32,7 @@ from ssnas_core.training.loop import (
     TrainConfig,
     finite,
     fit,
+    join,
     loss_of,
     mean_loss,
     parts_of,
@@ -160,7 +161,7 @@ class Trials:
         trial, context = len(self.history), self.context
         with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
-            model = nn.Sequential(encoder, self.objective.head(width_of(encoder)))
+            model = join(encoder, encoder, self.objective)
         shared = {} if self.shared is None else self.shared
         for key, weight in self._sharing(encoder):
             if key in shared:
