@@ -16,6 +16,7 @@ from .datasets.records import Dataset as Dataset
 from .datasets.records import Record as Record
 from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
+from .datasets.scenes import read_captions as read_captions
 from .datasets.scenes import read_phrases as read_phrases
 from .datasets.scenes import read_scenes as read_scenes
 from .datasets.splits import labelled_part as labelled_part
@@ -36,6 +37,7 @@ from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid
 from .objectives.hybrid import HybridConfig as HybridConfig
 from .objectives.matching import Matching as Matching
+from .objectives.matching import MatchingPairs as MatchingPairs
 from .objectives.supervised import Supervised as Supervised
 from .objectives.supervised import SupervisedConfig as SupervisedConfig
 from .objectives.supervised import SupervisedRegions as SupervisedRegions

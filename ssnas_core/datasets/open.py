@@ -1,8 +1,8 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
-A name is that of a part: "sample", "scenes", "scenes:grounding", "digits", an entry point "ssnas.dataset" of an
-installed package, or "package.module:Name". It stands for a `Dataset`, or for a function or class
-that makes one (or the path of one) without arguments.
+A name is that of a part: "sample", "scenes", "scenes:grounding", "scenes:captions", "digits", an
+entry point "ssnas.dataset" of an installed package, or "package.module:Name". It stands for a
+`Dataset`, or for a function or class that makes one (or the path of one) without arguments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
     "each split, or a folder of MNIST's files and FSDD, or nlvr.tar.gz, or a .npz file of arrays, "
-    "or scenes, scenes:grounding, digits or package.module:Name of a data set"
+    "or scenes, scenes:grounding, scenes:captions, digits or package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},

@@ -19,6 +19,11 @@ Phrases (`read_phrases`), which mean one region:
 - nearest: "the shape nearest to the red square";
 - left: "the circle left of the red square", where another circle lies right of it. Relations of
   MMnas's kind hold distances alone, so to them both are as good.
+
+Captions (`read_captions`), which say something of their own scene:
+
+- what: "a large red circle, a small blue square and a small grey circle";
+- where: "a blue square nearest to the red circle, a red square nearest to the grey triangle".
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +44,7 @@ SIZES = {"small": 10, "large": 20}  # sides, in pixels
 NUMBERS = ("none", "one", "two", "three", "four")
 KINDS = ("attribute", "count", "nearest")
 PHRASES = ("named", "nearest", "left")
+CAPTIONS = ("what", "where")
 SIDE = 100  # of a scene, in pixels
 REGIONS = 16  # rows of a scene's array; those after its shapes are 0
 CLEARER = 1.3  # the second nearest shape is at least so many times as far away as the nearest
@@ -88,6 +94,25 @@ def read_phrases(scenes: int = 3000, *, kinds: Sequence[str] = PHRASES, seed: in
     given = {"regions": "array", "phrase": "text"}
     rows = tuple(str(row) for row in range(REGIONS))
     return Dataset("scenes:grounding", given, rows, records, single_label=True, task="grounding")
+
+
+def read_captions(scenes: int = 1000, *, kinds: Sequence[str] = CAPTIONS, seed: int = 0) -> Dataset:
+    """Return captions of generated scenes, one of each kind for each scene: matching.
+
+    Modalities: `regions`, as `read_scenes` has them, and `caption`. The label is the scene, by
+    number. A caption may be true of another scene by chance.
+
+    Args:
+        scenes, kinds, seed: as for `read_scenes`, kinds of caption.
+
+    Raises:
+        InputError: as `read_scenes`.
+    """
+    records = _records(scenes, "caption", {k: _CAPTIONS[k] for k in _known(kinds, CAPTIONS)}, seed)
+    records = tuple(replace(one, labels=(one.id.partition("-")[0],)) for one in records)
+    given = {"regions": "array", "caption": "text"}
+    names = tuple(dict.fromkeys(one.labels[0] for one in records if one.labels))
+    return Dataset("scenes:captions", given, names, records, single_label=True, task="matching")
 
 
 def kind_of(record_id: str) -> str:
@@ -254,6 +279,23 @@ def _left_phrase(shapes: Sequence[_Shape], rng: random.Random) -> tuple[str, str
 def _row_of(one: _Shape, shapes: Sequence[_Shape]) -> str:
     return str(next(row for row, other in enumerate(shapes) if other is one))
 
+
+def _what_caption(shapes: Sequence[_Shape], rng: random.Random) -> tuple[str, str] | None:
+    """Name three of the shapes."""
+    first, second, third = (f"a {s.size} {s.colour} {s.shape}" for s in rng.sample(shapes, 3))
+    return f"{first}, {second} and {third}", ""
+
+
+def _where_caption(shapes: Sequence[_Shape], rng: random.Random) -> tuple[str, str] | None:
+    """Say of two shapes which one is nearest to them."""
+    said = [
+        f"a {near.colour} {near.shape} nearest to the {one.colour} {one.shape}"
+        for one, near in _neighbours(shapes, rng)
+    ]
+    return (", ".join(said[:2]), "") if len(said) > 1 else None
+
+
+_CAPTIONS: dict[str, _Says] = {"what": _what_caption, "where": _where_caption}
 
 _PHRASES: dict[str, _Says] = {
     "named": _named_phrase,

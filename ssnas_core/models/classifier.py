@@ -23,6 +23,7 @@ from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import check_shapes, save_tensors, write_json, write_text
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import plain
+from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.features.extract import Taps, pooled
 from ssnas_core.models import folder as folders
@@ -73,7 +74,7 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             )
         self.backbones = nn.ModuleDict(read)
         self.network = spec.build()
-        learning = learning_of(spec.task, torch.zeros(0), len(spec.classes))
+        learning = learning_of(spec.task, torch.zeros(0), len(spec.classes), spec.kinds)
         self.head: Any = join(self.network, self.network, learning)[1]
         self.missing = nn.Module()  # feature -> (P, C): what stands for one that is not given
         for name, width in expected.items():
@@ -375,10 +376,8 @@ def _spec(run: Run, method: str, threshold: float | None) -> ClassifierSpec:
     return ClassifierSpec(
         kinds=dict(dataset.kinds),
         shapes={name: tuple(first[name].shape) for name in arrays},
-        classes=dataset.classes,
-        single_label=dataset.single_label,
+        **_answers(dataset, threshold),
         task=dataset.task,
-        threshold=threshold,
         length=run.recipe.prepare.length,
         channels=dict(run.prepared.store.channels),
         positions=dict(run.prepared.store.positions),
@@ -386,6 +385,14 @@ def _spec(run: Run, method: str, threshold: float | None) -> ClassifierSpec:
         genotype=genotype,
         baseline=None if genotype else Method.parse(method, dataset.kinds).network,
     )
+
+
+def _answers(dataset: Dataset, threshold: float | None) -> dict[str, Any]:
+    """Return what a classifier's probabilities are of; of pairs, that they are some."""
+    if dataset.task == "matching":
+        return {"classes": ("match",), "single_label": False, "threshold": 0.5}
+    single = dataset.single_label
+    return {"classes": dataset.classes, "single_label": single, "threshold": threshold}
 
 
 def features_of(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -423,7 +430,7 @@ def _facts(
 ) -> ModelFacts:
     """Return what the run recorded, with the contents of the cell's files."""
     config, dataset, counts = run.config, run.prepared.dataset, run.prepared.counts()
-    scores = _dev_scores(model, run, trained["label_ratio"])
+    scores = _dev_scores(model, run, trained)
     dev = {n: float(v) for n, v in trained["dev"].items() if n != "threshold" and v is not None}
     searched = Method.parse(trained["method"], dataset.kinds).searched
     generated = _is_sample(config.data)
@@ -452,9 +459,13 @@ def _facts(
 
 
 @torch.no_grad()
-def _dev_scores(model: MultimodalClassifier, run: Run, ratio: float) -> dict[str, float]:
+def _dev_scores(
+    model: MultimodalClassifier, run: Run, trained: Mapping[str, Any]
+) -> dict[str, float]:
     """Return the main score on the labelled dev part: with all ("") and without each modality."""
-    dev, task = torch.from_numpy(run.part(ratio).dev), run.task
+    dev, task = torch.from_numpy(run.part(trained["label_ratio"]).dev), run.task
+    if model.spec.task == "matching":  # a pair that lacks one is none
+        return {"": trained["dev"][task.primary]}
     modalities = model.spec.modalities
     probs: dict[str, list[Tensor]] = {}
     for features in features_of(model, run, dev):

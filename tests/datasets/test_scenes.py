@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.facts import doubts, labels_in_words
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.scenes import (
     ASIDE,
+    CAPTIONS,
     CLEARER,
     COLOURS,
     KINDS,
@@ -22,6 +24,7 @@ from ssnas_core.datasets.scenes import (
     SIDE,
     SIZES,
     kind_of,
+    read_captions,
     read_phrases,
     read_scenes,
 )
@@ -142,9 +145,10 @@ def test_every_phrase_means_the_region_of_its_label_and_no_other():
 def test_scenes_have_names():
     assert open_dataset("scenes").name == "scenes"
     assert open_dataset("scenes:grounding").task == "grounding"
+    assert open_dataset("scenes:captions").task == "matching"
 
 
-@pytest.mark.parametrize("read", [read_scenes, read_phrases])
+@pytest.mark.parametrize("read", [read_scenes, read_phrases, read_captions])
 def test_a_run_on_scenes_goes_the_whole_way(tmp_path, read):
     short, data = TrainConfig(epochs=1), read(20)
     _, text = data.kinds
@@ -157,12 +161,40 @@ def test_a_run_on_scenes_goes_the_whole_way(tmp_path, read):
     )
     run = Run(config, tmp_path / "run", device="cpu")
     assert run.search().features == (f"{text}_0", "regions_1")
-    assert 0 <= run.evaluate("found, pretrained", 1.0)["accuracy"] <= 1
+    scores = run.evaluate("found, pretrained", 1.0)
+    assert 0 <= scores[run.task.primary] <= 1
+    assert ("pictures_at_10" in scores) == (read is read_captions)
     model = classifier_of(run, "found, pretrained", 1.0)
     model.save_pretrained(tmp_path / "model")
     again = MultimodalClassifier.from_pretrained(tmp_path / "model")
     inputs = run.prepared.dataset.records[-1].inputs
     assert again.predict(inputs) == pytest.approx(model.predict(inputs), abs=1e-6)
     blind = again.predict({text: inputs[text]})
-    assert blind.keys() == set(data.classes) and blind != again.predict(inputs)
+    assert blind.keys() == ({"match"} if read is read_captions else set(data.classes))
+    assert blind != again.predict(inputs)
     assert len(again.embed(inputs).shape) == 2 + (read is read_phrases)
+
+
+def test_every_caption_is_true_of_its_scene():
+    data = read_captions(SCENES)
+    said = Counter()
+    for record in data.records:
+        shapes = shapes_of(record.inputs["regions"])
+        kind, words = kind_of(record.id), record.inputs["caption"].replace(",", "").split()
+        if kind == "what":
+            named = [tuple(words[at : at + 4]) for at in (0, 4, 9)]
+            there = Counter(("a", size, colour, form) for form, colour, size, _ in shapes)
+            assert words[8] == "and" and not Counter(named) - there
+        else:
+            for at in (0, 8):
+                _, colour, form, *_, of_colour, of_form = words[at : at + 8]
+                (anchor,) = [c for s, own, _, c in shapes if (s, own) == (of_form, of_colour)]
+                others = [one for one in shapes if one[3] != anchor]
+                nearest = min(others, key=lambda one: math.dist(anchor, one[3]))
+                assert nearest[:2] == (form, colour)
+            assert len(words) == 16
+        assert record.labels == (record.id[:5],)
+        said[kind] += 1
+    assert said == dict.fromkeys(CAPTIONS, SCENES) and data.task == "matching"
+    assert labels_in_words(data) == f"{SCENES} pictures of {2 * SCENES} texts"
+    assert not any("without a record" in doubt for doubt in doubts(data))

@@ -9,7 +9,7 @@ from torch import nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import Dataset, Record
-from ssnas_core.datasets.scenes import read_phrases, read_scenes
+from ssnas_core.datasets.scenes import read_captions, read_phrases, read_scenes
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import RegionHead, Supervised, SupervisedRegions
 from ssnas_core.training.loop import join
@@ -90,3 +90,53 @@ GIVEN = {"regions": "array", "text": "text"}
 def test_data_without_what_their_task_needs_are_refused(task, single, classes, message):
     with pytest.raises(InputError, match=message):
         Dataset("own", GIVEN, tuple(classes), (RECORD,), single_label=single, task=task)
+
+
+CAPTIONS = read_captions(12)
+
+
+class Features:
+    """A feature of each modality in which a record and its picture have a number."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def clean(self, indices):
+        self.read += len(indices)
+        pictures = torch.tensor([int(CAPTIONS.records[row].labels[0]) for row in indices.tolist()])
+        return {"regions_0": pictures[:, None].float(), "caption_0": indices[:, None].float()}
+
+
+class Likes(nn.Module):
+    """High where text // 2 and picture are the same number, or where they are not."""
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, features):
+        text, picture = features["caption_0"] // 2, features["regions_0"]
+        return -self.sign * (text - picture).abs()
+
+
+def test_all_pairs_of_a_part_go_through_the_network_and_each_row_is_read_once_a_batch():
+    task, source = task_of(CAPTIONS), Features()
+    rows = torch.tensor([9, 4, 5, 8, 2])  # of the pictures 4, 2, 2, 4, 1
+    scores = task.predict(Likes(), source, rows)
+    wanted = [[-abs(row // 2 - picture) for picture in (1, 2, 4)] for row in rows.tolist()]
+    assert scores.tolist() == wanted
+    assert source.read == 5 + 3 + 1
+    assert set(task.scores(scores, rows, None).values()) == {1.0}
+    assert task.scores(task.predict(Likes(-1), source, rows), rows, None)["texts_at_1"] == 0
+
+
+def test_text_and_picture_of_a_match_are_what_the_data_set_has():
+    with pytest.raises(InputError, match="expected pictures, one text, got 'matching'"):
+        Dataset("own", {"a": "text"}, ("0",), (), single_label=True, task="matching")
+    task = task_of(CAPTIONS)
+    assert (task.primary, task.learning.text, task.threshold(None, None)) == (
+        "recall",
+        "caption",
+        None,
+    )
+    assert task.learning.pictures.tolist() == [row // 2 for row in range(24)]
