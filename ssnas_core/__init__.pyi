@@ -20,6 +20,8 @@ from .datasets.records import Dataset as Dataset
 from .datasets.records import Record as Record
 from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
+from .datasets.scenes import read_captions as read_captions
+from .datasets.scenes import read_phrases as read_phrases
 from .datasets.scenes import read_scenes as read_scenes
 from .datasets.splits import labelled_part as labelled_part
 from .datasets.table import TableOptions as TableOptions
@@ -40,9 +42,11 @@ from .objectives.contrastive import nt_xent as nt_xent
 from .objectives.hybrid import Hybrid as Hybrid
 from .objectives.hybrid import HybridConfig as HybridConfig
 from .objectives.matching import Matching as Matching
+from .objectives.matching import MatchingPairs as MatchingPairs
 from .objectives.memory_bank import MemoryBank as MemoryBank
 from .objectives.supervised import Supervised as Supervised
 from .objectives.supervised import SupervisedConfig as SupervisedConfig
+from .objectives.supervised import SupervisedRegions as SupervisedRegions
 from .runs.compare import compare_runs as compare_runs
 from .runs.compare import comparison_table as comparison_table
 from .runs.lessons import classroom as classroom
@@ -101,5 +105,6 @@ from .training.loop import fit as fit
 from .training.loop import predict as predict
 from .training.metrics import Scoring as Scoring
 from .training.shuffling import shuffled_scores as shuffled_scores
+from .training.tasks import task_of as task_of
 
 __version__: str

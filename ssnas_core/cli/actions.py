@@ -160,7 +160,7 @@ def _train(command: commands.TrainCommand) -> tuple[Any, str]:
     from ssnas_core.runs.reading import read_trained
 
     run = _open(command.run, command)
-    cell, name = run.train(command.method, command.label_ratio), run.scoring.primary
+    cell, name = run.train(command.method, command.label_ratio), run.task.primary
     result = {"folder": str(cell), **read_trained(cell / "train.json", name)}
     score = f"{name.replace('_f1', ' F1')} {result['dev'][name]:.3f}"
     return result, f"{cell}: {score} on the labelled dev part"
@@ -274,8 +274,16 @@ def _trained(path: Path, command: commands.ModelCommand) -> Run:
 
 def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
     model = _classifier(command)
+    task, asked = model.spec.task, {"--captions": command.captions, "--png": command.png}
+    for option, own in (("--captions", "matching"), ("--png", "grounding")):
+        if asked[option] is not None and task != own:
+            raise InputError(f"{option} is for a model of {own}, this is one of {task}; drop it.")
     inputs = _sample(command, model.kinds)
+    if command.captions is not None:
+        return _ranked(model, inputs, command.captions)
     probabilities = model.predict(inputs)
+    if task == "grounding":
+        return _grounded(probabilities, inputs, command.png)
     lines = [f"{name:<20}{value:>7.3f}" for name, value in probabilities.items()]
     if model.threshold is not None:
         above = sum(value > model.threshold for value in probabilities.values())
@@ -286,6 +294,51 @@ def _predict(command: commands.PredictCommand) -> tuple[Any, str]:
         lines.append(f"(without {', '.join(told)}: its mean stands in, so trust this less)")
     result = {"probabilities": probabilities, "threshold": model.threshold, "missing": missing}
     return result, "\n".join(lines)
+
+
+def _grounded(
+    probabilities: dict[str, float], inputs: dict[str, Any], png: Path | None
+) -> tuple[Any, str]:
+    """Return the region that is meant and its box, the last four columns of its row."""
+    import numpy as np
+
+    from ssnas_core.show.regions import draw_regions
+    from ssnas_core.show.style import save
+
+    regions = next((value for value in inputs.values() if isinstance(value, np.ndarray)), None)
+    if regions is None:
+        raise InputError("expected the regions of a picture, got none; give --input NAME=FILE.npy.")
+    region, share = next(iter(probabilities.items()))
+    box = [round(float(value), 1) for value in regions[int(region), -4:]]
+    result = {"region": int(region), "box": box, "probability": share}
+    lines = [f"region {region}: box {' '.join(f'{value:g}' for value in box)} ({share:.3f})"]
+    if png is not None:
+        shares = [probabilities[str(row)] for row in range(len(regions))]
+        title = next((value for value in inputs.values() if isinstance(value, str)), "")
+        save(draw_regions(regions[:, -4:], shares, title=title), png)
+        result["drawn"] = str(png)
+        lines.append(f"drawn: {png}")
+    return result, "\n".join(lines)
+
+
+def _ranked(model: MultimodalClassifier, inputs: dict[str, Any], file: Path) -> tuple[Any, str]:
+    """Return the texts of a file by how well they fit a picture."""
+    from ssnas_core.common.files import MAX_JSON, read_bytes
+
+    name = next(name for name, kind in model.kinds.items() if kind == "text")
+    try:
+        texts = [line for line in read_bytes(file, MAX_JSON).decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected texts in UTF-8; convert it.") from error
+    if name in inputs or not inputs or not texts:
+        raise InputError(
+            f"--captions needs a picture, no other {name}, and a file with a text in each line, "
+            f"got {', '.join(inputs) or 'nothing'} and {len(texts)} texts; give these."
+        )
+    rows = model.predict([{**inputs, name: text} for text in texts])
+    order = sorted(range(len(texts)), key=lambda place: -rows[place]["match"])
+    result = [{"text": texts[place], "match": rows[place]["match"]} for place in order]
+    return result, "\n".join(f"{one['match']:.3f}  {one['text']}" for one in result)
 
 
 def _sample(command: commands.PredictCommand, kinds: dict[str, str]) -> dict[str, Any]:

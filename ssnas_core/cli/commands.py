@@ -38,8 +38,8 @@ class RecipeCommand(Output):
     data: str
     """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's or MNIST's
     files, of torchvision's CIFAR10 or CIFAR100, or with a folder of images for each class; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes; digits; package.module:Name; or
-    READER:PATH, as posters:mmimdb.tar.gz, with a reader of `ssnas list dataset`."""
+    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes[:grounding|:captions]; digits;
+    package.module:Name; or READER:PATH, as posters:mmimdb.tar.gz (`ssnas list dataset`)."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
     published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""
@@ -214,14 +214,22 @@ class ModelCommand(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand(ModelCommand):
-    """Classes of one sample with their probabilities; a modality may be missing."""
+    """The answer to one sample: classes, the region that a text means, or texts by how they fit."""
 
-    poster: Place = None
+    poster: Annotated[
+        Path | None, tyro.conf.arg(metavar="PATH", constructor=Path, aliases=["--image"])
+    ] = None
     """Image file, for the model's only image modality."""
-    plot: Annotated[str | None, tyro.conf.arg(metavar="TEXT", constructor=str)] = None
+    plot: Annotated[
+        str | None, tyro.conf.arg(metavar="TEXT", constructor=str, aliases=["--question", "--text"])
+    ] = None
     """Text, for the model's only text modality."""
     input: tuple[str, ...] = ()
     """Others as NAME=VALUE: a path of an image or .npy array, or a text."""
+    captions: Place = None
+    """Of a model of matching: a file with a text in each line, to be told best first."""
+    png: Place = None
+    """Of a model of grounding: where to draw the regions and the one that is meant."""
 
 
 @dataclass(frozen=True, kw_only=True)

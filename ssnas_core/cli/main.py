@@ -142,16 +142,17 @@ def parse(arguments: list[str]) -> Any:
 
 
 def _with_texts(arguments: list[str], types: dict[str, Any]) -> list[str]:
-    """Return the arguments with a plot joined to its option: a text may begin with a dash."""
-    if "--plot" not in arguments[:-1]:
+    """Return the arguments with a text joined to its option: it may begin with a dash."""
+    names = ("--plot", "--question", "--text")
+    place = next((k for k, word in enumerate(arguments[:-1]) if word in names), None)
+    if place is None or "predict" not in arguments[:place]:
         return arguments
-    place = arguments.index("--plot")
     fields = dataclasses.fields(types["predict"])
     options = {f"--{field.name.replace('_', '-')}" for field in fields}
     text = arguments[place + 1]
     if text in options:  # the text was forgotten
         return arguments
-    return [*arguments[:place], f"--plot={text}", *arguments[place + 2 :]]
+    return [*arguments[:place], f"{arguments[place]}={text}", *arguments[place + 2 :]]
 
 
 DESCRIPTION = (

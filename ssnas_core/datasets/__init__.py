@@ -17,9 +17,11 @@ DATASETS = Parts(
         "npz": "ssnas_core.datasets.arrays:read_npz",
         "sample": "ssnas_core.datasets.sample.corpus:sample_archive",
         "scenes": "ssnas_core.datasets.scenes:read_scenes",
+        "scenes:grounding": "ssnas_core.datasets.scenes:read_phrases",
+        "scenes:captions": "ssnas_core.datasets.scenes:read_captions",
         "digits": "ssnas_core.datasets.digits:digits",
     },
 )
 """Readers of a path, and those of `MADE_HERE`, which need none."""
 
-MADE_HERE = ("sample", "scenes", "digits")
+MADE_HERE = ("sample", "scenes", "scenes:grounding", "scenes:captions", "digits")

@@ -33,6 +33,10 @@ def class_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 def labels_in_words(dataset: Dataset) -> str:
     """Return how many classes there are, the first ones, and how many a record may have."""
     shown = ", ".join(dataset.classes[:5]) + (", ..." if len(dataset.classes) > 5 else "")
+    if dataset.task == "grounding":
+        return f"one of {len(dataset.classes)} regions"
+    if dataset.task == "matching":
+        return f"{len(dataset.classes)} pictures of {len(dataset)} texts"
     form = "single-label" if dataset.single_label else "multi-label"
     return f"{len(dataset.classes)} classes ({shown}), {form}"
 
@@ -50,6 +54,8 @@ def doubts(dataset: Dataset) -> list[str]:
             f"{lacking} of {len(dataset)} records have no label: they serve backbones, searches "
             "and pretraining without labels, and are in no score"
         )
+    if dataset.task != "classification":  # rows of a list are no names, and some are padding
+        return found
     for names in similar(dataset.classes):
         found.append(
             f"{len(names)} classes differ by case, spaces or hyphens alone: "

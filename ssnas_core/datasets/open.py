@@ -1,7 +1,7 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
-A name is that of a part: "sample", "scenes", "digits", an entry point "ssnas.dataset" of an
-installed package, or "package.module:Name". It stands for a `Dataset`, or for a function or class
+A name is that of a part: "sample", "scenes", "scenes:grounding", "scenes:captions", "digits", an
+entry point "ssnas.dataset" of an installed package, or "package.module:Name". It stands for a `Dataset`, or for a function or class
 that makes one (or the path of one) without arguments. Or it is a reader's with a path behind it,
 as "posters:mmimdb.tar.gz" and "mnist:FOLDER", where the content alone would lead to another one.
 """
@@ -30,8 +30,8 @@ _UNDERSTOOD = (
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
     "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
     "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or a .npz file of "
-    "arrays, or READER:PATH, as posters:mmimdb.tar.gz, or scenes, digits or package.module:Name "
-    "of a data set"
+    "arrays, or READER:PATH, as posters:mmimdb.tar.gz, or scenes, scenes:grounding, "
+    "scenes:captions, digits or package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},

@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
+TASKS = ("classification", "grounding", "matching")
 
 
 class StoredImage(Protocol):
@@ -72,12 +73,17 @@ class Dataset:
         skipped: id -> reason, of the samples left out.
         single_label: each sample has exactly one label, and is scored by accuracy;
             else any number of labels, scored by F1 at a threshold.
+        task: what the labels are (`training.tasks`): "classification", classes of samples. Or,
+            of data of one label a sample, "grounding": the region that is meant, where class k
+            is row k of the data's regions, an array (P, C) of K = P rows; or "matching": the
+            picture, which several records share, each with another text about it.
 
     Raises:
         InputError: an id occurs twice, or a record has an unknown split or
             class, other modalities than `kinds`, an array of another shape than
             the others or with NaN, or another number of labels than one where
-            `single_label`, or one of test has no labels.
+            `single_label`, or one of test has no labels; or data without what their task
+            needs.
     """
 
     name: str
@@ -86,8 +92,10 @@ class Dataset:
     records: tuple[Record, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     single_label: bool = False
+    task: str = "classification"
 
     def __post_init__(self) -> None:
+        self._check_task()
         for modality, kind in self.kinds.items():
             if kind not in KINDS or not is_modality(modality):
                 raise InputError(
@@ -121,6 +129,26 @@ class Dataset:
                     f"{self.name}: record {record.id!r} needs {problem}; mend or drop the record."
                 )
             ids.add(record.id)
+
+    def _check_task(self) -> None:
+        """Raise `InputError` where the data lack what their task needs."""
+        kinds, classes = list(self.kinds.values()), len(self.classes)
+        inputs = self.records[0].inputs if self.records else {}
+        rows = [len(x) for x in inputs.values() if isinstance(x, np.ndarray) and x.ndim == 2]
+        needed = {
+            "classification": "",
+            "grounding": "" if rows == [classes] else f"one array of {classes} regions",
+            "matching": "" if kinds.count("text") == 1 and len(kinds) > 1 else "pictures, one text",
+        }
+        if self.task not in TASKS or self.task != TASKS[0] and not self.single_label:
+            problem = f"a task among {', '.join(TASKS)}, the latter two of one label a sample"
+        else:
+            problem = needed[self.task]
+        if problem:
+            raise InputError(
+                f"{self.name}: expected {problem}, got {self.task!r} of {self.kinds} with arrays "
+                f"of {rows} rows; give another task."
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -187,7 +215,8 @@ class Dataset:
                     f"are bad (e.g. {record.id}: {bad[record.id]}); restore the data."
                 )
         skipped = {**self.skipped, **bad}
-        return Dataset(self.name, self.kinds, self.classes, usable, skipped, self.single_label)
+        form = (self.single_label, self.task)
+        return Dataset(self.name, self.kinds, self.classes, usable, skipped, *form)
 
     def fingerprint(self) -> str:
         """Return a hash (BLAKE2b, 32 hex digits) of what can be learnt from without labels.
@@ -204,8 +233,9 @@ class Dataset:
     def label_fingerprint(self) -> str:
         """Return a hash (BLAKE2b, 16 hex digits) of the classes and of every record's labels."""
         labels = [(record.id, record.labels) for record in self.records]
-        content = repr((self.classes, self.single_label, labels)).encode("utf-8", "surrogateescape")
-        return hashlib.blake2b(content, digest_size=8).hexdigest()
+        content = repr((self.classes, self.single_label, self.task, labels))
+        encoded = content.encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -329,7 +359,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
 
     Texts and the paths of images are written, but no pixels and arrays.
     """
-    names = ("name", "kinds", "classes", "skipped", "single_label")
+    names = ("name", "kinds", "classes", "skipped", "single_label", "task")
     records = [_plain(record) for record in dataset.records]
     write_json(path, {**{name: getattr(dataset, name) for name in names}, "records": records})
 
@@ -428,6 +458,7 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
             tuple(records),
             dict(zip(content["skipped"], _texts([*content["skipped"].values()]), strict=True)),
             bool(content["single_label"]),
+            _texts([content["task"]])[0],
         )
     except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = repr(str(error) or type(error).__name__)

@@ -23,6 +23,7 @@ from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import check_shapes, save_tensors, write_json, write_text
 from ssnas_core.common.modalities import modality_of
 from ssnas_core.common.typed import plain
+from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.sample.corpus import sample_archive
 from ssnas_core.features.extract import Taps, pooled
 from ssnas_core.models import folder as folders
@@ -32,7 +33,8 @@ from ssnas_core.models.spec import ClassifierSpec
 from ssnas_core.runs.methods import Method
 from ssnas_core.runs.reading import FACTS, read_tested, read_trained
 from ssnas_core.runs.run import Run
-from ssnas_core.spaces.base import width_of
+from ssnas_core.training.loop import join
+from ssnas_core.training.tasks import learning_of
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 256
@@ -72,7 +74,8 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
             )
         self.backbones = nn.ModuleDict(read)
         self.network = spec.build()
-        self.head = nn.Linear(width_of(self.network), len(spec.classes))
+        learning = learning_of(spec.task, torch.zeros(0), len(spec.classes), spec.kinds)
+        self.head: Any = join(self.network, self.network, learning)[1]
         self.missing = nn.Module()  # feature -> (P, C): what stands for one that is not given
         for name, width in expected.items():
             self.missing.register_buffer(name, torch.zeros(spec.positions[name], width))
@@ -157,12 +160,13 @@ class MultimodalClassifier(nn.Module, PyTorchModelHubMixin):
     ) -> Tensor:
         """Return embeddings (N, D) float32 of raw inputs as in `predict`, on the CPU.
 
-        They are what the head sees: the output of the network.
+        They are what the head sees: the output of the network. Of a network that embeds each
+        region by itself they are (N, P, D).
         """
-        parts = [torch.zeros(0, self.head.in_features)]
-        for features in self._batches(inputs, batch_size):
-            parts.append(self.network(features).float().cpu())
-        return torch.cat(parts)
+        parts = [
+            self.network(features).float().cpu() for features in self._batches(inputs, batch_size)
+        ]
+        return torch.cat(parts or [torch.zeros(0, self.head.in_features)])
 
     def encode(self, modality: str, tensor: Tensor) -> dict[str, Tensor]:
         """Return features of a modality's vectorized values: "<modality>_<tap>" -> (n, P, C)."""
@@ -344,7 +348,7 @@ def classifier_of(
     if not run.is_trained(method, ratio):
         _LOG.info("%s at r = %g is not trained in this run yet: training it", method, ratio)
     cell = run.train(method, ratio)
-    trained = read_trained(cell / "train.json", run.scoring.primary)
+    trained = read_trained(cell / "train.json", run.task.primary)
     parts: Any = run.trained(method, cell)
     encoder, head = parts
     if run.config.backbones == "trained":
@@ -372,9 +376,8 @@ def _spec(run: Run, method: str, threshold: float | None) -> ClassifierSpec:
     return ClassifierSpec(
         kinds=dict(dataset.kinds),
         shapes={name: tuple(first[name].shape) for name in arrays},
-        classes=dataset.classes,
-        single_label=dataset.single_label,
-        threshold=threshold,
+        **_answers(dataset, threshold),
+        task=dataset.task,
         length=run.recipe.prepare.length,
         channels=dict(run.prepared.store.channels),
         positions=dict(run.prepared.store.positions),
@@ -382,6 +385,14 @@ def _spec(run: Run, method: str, threshold: float | None) -> ClassifierSpec:
         genotype=genotype,
         baseline=None if genotype else Method.parse(method, dataset.kinds).network,
     )
+
+
+def _answers(dataset: Dataset, threshold: float | None) -> dict[str, Any]:
+    """Return what a classifier's probabilities are of; of pairs, that they are some."""
+    if dataset.task == "matching":
+        return {"classes": ("match",), "single_label": False, "threshold": 0.5}
+    single = dataset.single_label
+    return {"classes": dataset.classes, "single_label": single, "threshold": threshold}
 
 
 def features_of(model: MultimodalClassifier, run: Run, rows: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -419,11 +430,12 @@ def _facts(
 ) -> ModelFacts:
     """Return what the run recorded, with the contents of the cell's files."""
     config, dataset, counts = run.config, run.prepared.dataset, run.prepared.counts()
-    scores = _dev_scores(model, run, trained["label_ratio"])
+    scores = _dev_scores(model, run, trained)
     dev = {n: float(v) for n, v in trained["dev"].items() if n != "threshold" and v is not None}
     searched = Method.parse(trained["method"], dataset.kinds).searched
     generated = _is_sample(config.data)
     taught = dataset.labels()[run.part(trained["label_ratio"]).train].sum(0).tolist()
+    classes = dataset.classes if dataset.task == "classification" else ()
     untaught = all(getattr(backbone, "learns", False) for backbone in model.backbones.values())
     return ModelFacts(
         data=dataset.name,
@@ -434,9 +446,9 @@ def _facts(
         strategy=config.name_of("strategy") if searched else None,
         backbones=config.backbones,
         **{name: trained[name] for name in FACTS if name != "genotype"},
-        unlearnt=tuple(n for n, count in zip(dataset.classes, taught, strict=True) if not count),
+        unlearnt=tuple(n for n, count in zip(classes, taught, strict=False) if not count),
         feature_seed=run.recipe.prepare.seed,
-        score=run.scoring.primary,
+        score=run.task.primary,
         dev_score=scores.pop(""),
         dev_score_without=scores,
         dev_score_shuffled=trained["shuffled"],
@@ -447,17 +459,21 @@ def _facts(
 
 
 @torch.no_grad()
-def _dev_scores(model: MultimodalClassifier, run: Run, ratio: float) -> dict[str, float]:
+def _dev_scores(
+    model: MultimodalClassifier, run: Run, trained: Mapping[str, Any]
+) -> dict[str, float]:
     """Return the main score on the labelled dev part: with all ("") and without each modality."""
-    dev, scoring, modalities = run.part(ratio).dev, run.scoring, model.spec.modalities
-    labels = run.prepared.dataset.labels()[dev]
+    dev, task = torch.from_numpy(run.part(trained["label_ratio"]).dev), run.task
+    if model.spec.task == "matching":  # a pair that lacks one is none
+        return {"": trained["dev"][task.primary]}
+    modalities = model.spec.modalities
     probs: dict[str, list[Tensor]] = {}
-    for features in features_of(model, run, torch.from_numpy(dev)):
+    for features in features_of(model, run, dev):
         for gone in ("", *(modalities if len(modalities) > 1 else ())):
             part = model.probabilities(model.without(features, gone) if gone else features)
             probs.setdefault(gone, []).append(part.cpu())
     return {
-        gone: scoring.scores(torch.cat(parts).numpy(), labels, model.threshold)[scoring.primary]
+        gone: task.scores(torch.cat(parts).numpy(), dev, model.threshold)[task.primary]
         for gone, parts in probs.items()
     }
 

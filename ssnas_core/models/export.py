@@ -20,7 +20,7 @@ def export_embeddings(
     """Write the embeddings of a run's data set, all splits, for other tools.
 
     Made from what the run stored, without its raw data. Rows are in the order of
-    the run's records.
+    the run's records. Of a network that embeds each region by itself they are (N, P, D).
 
     Args:
         run, method, ratio: as for `classifier_of`.
@@ -40,6 +40,8 @@ def export_embeddings(
     if path.suffix == ".csv" and any("|" in name for name in dataset.classes):
         raise InputError('a .csv joins labels by "|", which a class name holds; write a .npz.')
     model = classifier_of(run, method, ratio)
+    if path.suffix == ".csv" and getattr(model.network, "apart", False):
+        raise InputError("a .csv has a line for each sample, not for each region; write a .npz.")
     width = model.head.in_features
     batches = features_of(model, run, torch.arange(len(dataset)))
     parts = (model.network(features).float().cpu().numpy() for features in batches)

@@ -12,6 +12,7 @@ from torch import nn
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.modalities import is_modality, modality_of
 from ssnas_core.common.typed import plain, typed
+from ssnas_core.datasets.records import TASKS
 from ssnas_core.runs import BASELINES
 from ssnas_core.runs.methods import Method, baseline_of
 from ssnas_core.spaces import SPACES
@@ -28,6 +29,7 @@ class ClassifierSpec:
         shapes: shape of each array modality's values: (C,) or (P, C).
         classes: names of the K classes.
         single_label: softmax over the classes; else a sigmoid for each.
+        task: of the data set, see `Dataset.task`; it decides the head.
         threshold: a label is predicted where its probability is larger; None
             where `single_label`.
         length: positions that feature maps are pooled to.
@@ -47,6 +49,7 @@ class ClassifierSpec:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     classes: tuple[str, ...]
     single_label: bool
+    task: str = "classification"
     threshold: float | None
     length: int
     channels: Mapping[str, int]
@@ -65,6 +68,7 @@ class ClassifierSpec:
             (bad, f"modalities named by identifiers that are free, got {bad}"),
             (set(self.kinds.values()) - {"image", "text", "array"}, f"kinds, got {self.kinds}"),
             (arrays != self.shapes.keys(), f"a shape of each array, got {[*self.shapes]}"),
+            (self.task not in TASKS, f"a task among {', '.join(TASKS)}, got {self.task!r:.40}"),
             (len({*self.classes}) < max(len(self.classes), 1), "classes of distinct names"),
             (
                 self.single_label != (self.threshold is None)

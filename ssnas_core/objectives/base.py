@@ -13,7 +13,7 @@ whole batch and reads its own share of the samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,11 @@ Features = Mapping[str, Tensor]  # inputs of N samples by name, (N, ...) each
 
 
 class Objective(Protocol):
-    """A loss and the head that it needs."""
+    """A loss and the head that it needs.
+
+    It may have besides `each(width)`, a head for networks that embed each region of a sample by
+    itself, (N, P, width): these then do (`training.loop.join`).
+    """
 
     def head(self, width: int) -> nn.Module:
         """Return a fresh head for embeddings (N, width)."""
@@ -53,6 +57,9 @@ class Objective(Protocol):
 class ObjectiveConfig(Protocol):
     """An objective that needs labels, without them: what a run's configuration has.
 
+    What these labels are is the data set's matter: its task (`training.tasks`) is the head and the
+    loss that they are learnt by, and such an objective is that, or something about it.
+
     Attributes:
         uses_labels: True.
         labelled_only: whether a search is given labelled samples alone, not all.
@@ -61,12 +68,11 @@ class ObjectiveConfig(Protocol):
     uses_labels: ClassVar[bool]
     labelled_only: ClassVar[bool]
 
-    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Objective:
+    def open(self, learning: Any, labelled: Tensor) -> Objective:
         """Return the objective over the labels of a data set.
 
         Args:
-            labels: of all samples, (N, K) 0/1 or (N,) class numbers.
-            classes: K.
+            learning: head and loss of the data set's task, over the labels of all samples.
             labelled: (n,) numbers of the samples whose labels may be read.
         """
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -131,10 +131,20 @@ class HybridConfig:
     def __post_init__(self) -> None:
         _check(self.weight, self.contrastive)
 
-    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Hybrid:
-        """Return the objective over the labels of a data set, as `ObjectiveConfig.open`."""
+    def open(self, learning: Any, labelled: Tensor) -> Hybrid:
+        """Return the objective over the labels of a data set, as `ObjectiveConfig.open`.
+
+        Raises:
+            InputError: the labels are not classes.
+        """
+        if type(learning) is not Supervised:
+            raise InputError(
+                "a hybrid loss needs labels that are classes, as both of its heads read one "
+                f"embedding of a sample, got {type(learning).__name__}; use the objective "
+                "supervised, or one without labels."
+            )
         return Hybrid(
-            supervised=Supervised(labels=labels, classes=classes),
+            supervised=learning,
             labelled=labelled,
             contrastive=self.contrastive,
             weight=self.weight,

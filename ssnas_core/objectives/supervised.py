@@ -1,9 +1,16 @@
-"""The supervised objective: labels through a linear classifier."""
+"""The supervised objective: labels through a linear head.
+
+A label is a class of the sample, or one of its regions, as in visual grounding: which region does
+the text mean? There each region has a number, and the softmax is over the regions of one sample.
+MMnas (arXiv:2004.12070) takes the Kullback-Leibler divergence from a target that gives each region
+its overlap with the true box, where that is at least 0.5 (intersection over union), normalised.
+Where one region alone overlaps so, that is the cross-entropy here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +84,47 @@ class Supervised:
         return {}
 
 
+class RegionHead(nn.Linear):
+    """A number for each region, by the same linear layer; hardly any for padding.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return logits (N, R) of the regions' embeddings (N, R, D), of which padding's are 0."""
+        padding = (embeddings == 0).all(-1)
+        return super().forward(embeddings).squeeze(-1).masked_fill(padding, NO_REGION)
+
+
+NO_REGION = -1e9
+"""The logit of a row that is no region: its probability is 0, and all logits are finite."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SupervisedRegions(Supervised):
+    """Labels that are regions: a score for each region of a sample, and cross-entropy over these.
+
+    A network that embeds each region by itself gets a `RegionHead`; of another one the classes of
+    its linear classifier are the places in the list of regions.
+
+    Args:
+        labels: (N,) numbers of regions.
+        classes: R, regions of each sample.
+        augment: train on augmented views; on clean ones otherwise.
+    """
+
+    def each(self, width: int) -> nn.Module:
+        """Return a head for embeddings of each region: (N, R, width) -> logits (N, R)."""
+        return RegionHead(width)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig:
-    """Labels through a linear classifier, of the labelled samples alone.
+    """The task of the data set, of the labelled samples alone.
 
     Args:
         augment: train on augmented views; on clean ones otherwise.
@@ -90,6 +135,6 @@ class SupervisedConfig:
 
     augment: bool = True
 
-    def open(self, labels: Tensor, classes: int, labelled: Tensor) -> Supervised:
+    def open(self, learning: Any, labelled: Tensor) -> Any:
         """Return the objective over the labels of a data set, as `ObjectiveConfig.open`."""
-        return Supervised(labels=labels, classes=classes, augment=self.augment)
+        return replace(learning, augment=self.augment)

@@ -20,10 +20,9 @@ from ssnas_core.features.live import LiveFeatures
 from ssnas_core.features.prepare import Prepared, prepare, stored_columns, unpacked_in
 from ssnas_core.features.store import FeatureStore
 from ssnas_core.objectives.base import Objective, OnDevice, Source
-from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.recipes import RunConfig, is_in_memory
-from ssnas_core.training.metrics import Scoring
+from ssnas_core.training.tasks import Task, task_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,6 +62,7 @@ class RunData:
             store = path_of(noted, f"{folder / 'store.json'}: store")
         self.store = Path(store) if store is not None else folder / "store"
         self._prepared: Prepared | None = None
+        self._task: Task | None = None
 
     @property
     def prepared(self) -> Prepared:
@@ -169,9 +169,11 @@ class RunData:
                 write_json(note, place)
 
     @property
-    def scoring(self) -> Scoring:
-        """How the data set is scored."""
-        return Scoring(self.prepared.dataset.single_label)
+    def task(self) -> Task:
+        """What the data set asks of a network, over the labels of all of it."""
+        if self._task is None:
+            self._task = task_of(self.prepared.dataset)
+        return self._task
 
     def space(self, dropout: float | None = None) -> Any:
         """Return the space over the stored features, with another dropout than the search's."""
@@ -196,10 +198,9 @@ class RunData:
             )
         return labelled_part(self.prepared.dataset, ratio, self.config.seed)
 
-    def supervised(self) -> Supervised:
-        """Return the objective that holds the labels of the whole data set."""
-        dataset = self.prepared.dataset
-        return Supervised(labels=torch.from_numpy(dataset.targets()), classes=len(dataset.classes))
+    def supervised(self) -> Any:
+        """Return head and loss of the task, over the labels of the whole data set."""
+        return self.task.learning
 
     def objective(self) -> tuple[Objective, Tensor, Tensor]:
         """Return the search's objective, and the samples (n,) of its two levels, train and dev."""
@@ -207,11 +208,11 @@ class RunData:
         train, dev = self.prepared.indices("train"), self.prepared.indices("dev")
         if not getattr(config, "uses_labels", False):
             return config, train, dev
-        part, labels = self.part(self.config.label_ratio[0]), self.supervised()
+        part = self.part(self.config.label_ratio[0])
         labelled = torch.from_numpy(part.train), torch.from_numpy(part.dev)
         if getattr(config, "labelled_only", False):
             train, dev = labelled
-        return config.open(labels.labels, labels.classes, torch.cat(labelled)), train, dev
+        return config.open(self.task.learning, torch.cat(labelled)), train, dev
 
     def source(self) -> Source:
         """Return what an encoder reads: stored features, or inputs of backbones trained along."""

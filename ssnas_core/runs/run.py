@@ -30,7 +30,6 @@ from ssnas_core.common.random import seeded
 from ssnas_core.datasets.open import form_of
 from ssnas_core.datasets.splits import LabelledPart
 from ssnas_core.features.prepare import Prepared
-from ssnas_core.objectives.base import Objective
 from ssnas_core.runs.data import RunData
 from ssnas_core.runs.folder import RunFolder, pick_device
 from ssnas_core.runs.methods import Method, baseline_of, methods_of
@@ -39,13 +38,13 @@ from ssnas_core.runs.recipes import Recipe, RunConfig, is_in_memory
 from ssnas_core.search.context import SearchContext
 from ssnas_core.show.curves import draw_genotype
 from ssnas_core.show.style import save as save_figure
-from ssnas_core.spaces.base import features_of, labels_of, validate, width_of
+from ssnas_core.spaces.base import features_of, labels_of, validate
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import restore
 from ssnas_core.training.logs import csv_log, tensorboard_log
-from ssnas_core.training.loop import fit, predict
-from ssnas_core.training.metrics import Scoring
+from ssnas_core.training.loop import fit, join
 from ssnas_core.training.shuffling import shuffled_scores
+from ssnas_core.training.tasks import Task
 
 
 class Run:
@@ -108,9 +107,9 @@ class Run:
         return tuple(map(str, methods_of(self.prepared.dataset.kinds)))
 
     @property
-    def scoring(self) -> Scoring:
-        """How the data set is scored."""
-        return self.data.scoring
+    def task(self) -> Task:
+        """What the data set asks of a network: a head, a loss and a metric."""
+        return self.data.task
 
     def part(self, ratio: float) -> LabelledPart:
         """Return the samples whose labels may be used at `ratio`, as `RunData.part`."""
@@ -189,8 +188,7 @@ class Run:
                 embedder = space.inherit(genotype, supernet)
             encoder = self.data.encoder(embedder)
             objective = self.config.pretraining
-            head = objective.head(width_of(embedder))
-            model = nn.Sequential(encoder, head).to(self.device)
+            model = join(encoder, embedder, objective).to(self.device)
             trained_along = self.config.backbones == "trained"
             source = self.data.source() if trained_along else self.data.views()
             rows = self.prepared.indices("train")
@@ -218,7 +216,7 @@ class Run:
         genotype = self.genotype_of(method)
         trained = (cell / "train.json").exists
         self.folder.once(trained, lambda: self._train(method, genotype, part, cell))
-        facts = read_trained(cell / "train.json", self.scoring.primary)
+        facts = read_trained(cell / "train.json", self.task.primary)
         _same_genotype(facts["genotype"], genotype, cell)
         _drop(self._checkpoint(cell.name))
         return cell
@@ -226,23 +224,22 @@ class Run:
     def _train(
         self, method: Method, genotype: Genotype | None, part: LabelledPart, cell: Path
     ) -> None:
-        seed, objective, scoring = self.config.seed, self.data.supervised(), self.scoring
+        seed, task = self.config.seed, self.task
         pretrained = self.pretrain(method) if method.pretrained else None
-        labels = self.prepared.dataset.labels()
         source = self.data.source()
         with self.folder.stage("train", of=cell.name), seeded(seed, 20, method.number):
-            model = self._model(method, genotype, objective)
+            model = self._model(method, genotype)
             if pretrained is not None:
                 model[0].load_state_dict(pretrained)
             model.to(self.device)
             rows = torch.from_numpy(part.train)
             fitting = self._fitting(cell.name, f"{method}, r = {part.ratio:g}")
-            history = fit(model, source, objective, rows, self.recipe.finetune, **fitting)
+            history = fit(model, source, task.learning, rows, self.recipe.finetune, **fitting)
 
             def keep() -> None:
-                dev, truth = torch.from_numpy(part.dev), labels[part.dev]
-                probs = scoring.probabilities(predict(model, source, dev))
-                threshold = scoring.threshold(probs, truth)
+                dev = torch.from_numpy(part.dev)
+                predicted = task.predict(model, source, dev)
+                threshold = task.threshold(predicted, dev)
                 save_tensors(cell / "model.safetensors", model.state_dict())
                 write_json(
                     cell / "train.json",
@@ -254,8 +251,8 @@ class Run:
                         "parameters": sum(p.numel() for p in model.parameters()),
                         "labelled": {"train": len(part.train), "dev": len(part.dev)},
                         "threshold": threshold,
-                        "dev": scoring.scores(probs, truth, threshold),
-                        "shuffled": shuffled_scores(model, source, dev, truth, scoring, threshold),
+                        "dev": task.scores(predicted, dev, threshold),
+                        "shuffled": shuffled_scores(task, model, source, dev, threshold),
                         "history": history,
                     },
                 )
@@ -279,20 +276,19 @@ class Run:
 
         def test() -> dict[str, Any]:
             self.folder.once((cell / "test.json").exists, lambda: self._test(method, cell))
-            return read_tested(cell / "test.json", self.scoring.primary)
+            return read_tested(cell / "test.json", self.task.primary)
 
         return on_rank_zero(test)
 
     def _test(self, method: Method, cell: Path) -> None:
-        trained = read_trained(cell / "train.json", self.scoring.primary)
-        scoring, dataset = self.scoring, self.prepared.dataset
+        task = self.task
+        trained = read_trained(cell / "train.json", task.primary)
         with self.folder.stage("evaluate", of=cell.name):
             model = self.trained(method, cell)
             test = self.prepared.indices("test")
             self.folder.append("test_reads.jsonl", {"cell": cell.name, "samples": len(test)})
-            logits = predict(model.to(self.device), self.data.source(), test)
-            probs, labels = scoring.probabilities(logits), dataset.labels()[test.numpy()]
-            scores = scoring.scores(probs, labels, trained["threshold"])
+            predicted = task.predict(model.to(self.device), self.data.source(), test)
+            scores = task.scores(predicted, test, trained["threshold"])
             write_json(cell / "test.json", {**{name: trained[name] for name in FACTS}, **scores})
 
     def run(self) -> dict[str, Any]:
@@ -331,13 +327,13 @@ class Run:
             InputError: the weights are broken, or of another configuration.
         """
         method = self._method(method)
-        genotype, head = self.genotype_of(method), self.data.supervised()
+        genotype = self.genotype_of(method)
         weights = load_tensors(cell / "model.safetensors")
         try:  # memory for what config.json asks for is taken below
-            check_shapes(lambda: self._model(method, genotype, head), weights)
+            check_shapes(lambda: self._model(method, genotype), weights)
         except InputError as error:
             raise InputError(f"{cell} is of another configuration ({error}); delete it.") from error
-        model = self._model(method, genotype, head)
+        model = self._model(method, genotype)
         restore({"model": weights}, {"model": model}, str(cell))
         return model
 
@@ -352,9 +348,9 @@ class Run:
         sizes = sizes if dropout is None else sizes.trained_with(dropout)
         return baseline_of(network, store.channels, store.positions, sizes)
 
-    def _model(self, method: Method, genotype: Genotype | None, head: Objective) -> nn.Sequential:
+    def _model(self, method: Method, genotype: Genotype | None) -> nn.Sequential:
         network = self._network(method.network, genotype, self.recipe.finetune_dropout)
-        return nn.Sequential(self.data.encoder(network), head.head(width_of(network)))
+        return join(self.data.encoder(network), network, self.task.learning)
 
     def _checkpoint(self, stage: str) -> Path:
         return self.folder / "checkpoint" / f"{stage}.pt"

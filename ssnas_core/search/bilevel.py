@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.distributed import (
@@ -53,13 +53,14 @@ from ssnas_core.search.stable import (
     smooth_maximum,
     unrolled_gradient,
 )
-from ssnas_core.spaces.base import GradientSpace, width_of
+from ssnas_core.spaces.base import GradientSpace
 from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
 from ssnas_core.training.loop import (
     batches,
     cycled,
     finite,
+    join,
     keep_freed_memory,
     loss_of,
     mean_loss,
@@ -300,9 +301,8 @@ class Levels:
     ) -> None:
         self.space, self.source, self.config, self.seed = space, source, config, context.seed
         with seeded(context.seed, 0):
-            self.supernet: Any = space.supernet().to(context.device)
-            head = objective.head(width_of(self.supernet)).to(context.device)
-        self.model = nn.Sequential(self.supernet, head)
+            self.supernet: Any = space.supernet()
+            self.model = join(self.supernet, self.supernet, objective).to(context.device)
         self.named: dict[str, Tensor] = dict(self.supernet.logits.items())  # each (..., O)
         logits = list(self.named.values())
         weights = [p for p in self.model.parameters() if all(p is not one for one in logits)]

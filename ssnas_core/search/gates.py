@@ -39,10 +39,10 @@ from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.stable import check_samples, drawing, straight_through
-from ssnas_core.spaces.base import GradientSpace, width_of
+from ssnas_core.spaces.base import GradientSpace
 from ssnas_core.spaces.genotype import SearchResult
 from ssnas_core.training.checkpoints import keep_epoch, resume, settings_of
-from ssnas_core.training.loop import batches, cycled, finite, keep_freed_memory, loss_of
+from ssnas_core.training.loop import batches, cycled, finite, join, keep_freed_memory, loss_of
 
 FAVOUR = 1.0  # logit of a prior's options; the others start at its negative
 RISING = 0.03  # share of the epochs in which the weights' rate rises
@@ -133,10 +133,9 @@ class Gates:
         self.space: Any = space
         self.source, self.config = source, config
         with seeded(context.seed, 0):
-            self.supernet: Any = space.supernet().to(context.device)
-            head = objective.head(width_of(self.supernet)).to(context.device)
+            self.supernet: Any = space.supernet()
+            self.model = join(self.supernet, self.supernet, objective).to(context.device)
         check_samples(self.supernet)
-        self.model = nn.Sequential(self.supernet, head)
         self.named: dict[str, Tensor] = dict(self.supernet.logits.items())  # each (..., O)
         if config.prior is not None:
             self._start(config.prior)

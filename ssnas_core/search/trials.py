@@ -24,7 +24,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
-from ssnas_core.spaces.base import Space, width_of
+from ssnas_core.spaces.base import Space
 from ssnas_core.spaces.genotype import Genotype, SearchResult
 from ssnas_core.training.checkpoints import (
     load_checkpoint,
@@ -37,6 +37,7 @@ from ssnas_core.training.loop import (
     epochs_of,
     finite,
     fit,
+    join,
     loss_of,
     mean_loss,
     parts_of,
@@ -199,7 +200,7 @@ class Trials:
         trial, context = len(self.history), self.context
         with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
-            model = nn.Sequential(encoder, self.objective.head(width_of(encoder)))
+            model = join(encoder, encoder, self.objective)
         shared = {} if self.shared is None else self.shared
         for key, weight in self._sharing(encoder):
             if key in shared:

@@ -31,6 +31,8 @@ _FIRST = (
 _LAST = ("labelled", *SECONDS, *COUNTS, "peak_anonymous_mb", "genotype", "repeats", "problem")
 _SCORES = {
     "accuracy": "accuracy",
+    "recall": "recall",
+    **{f"{what}_at_{k}": f"{what}@{k}" for what in ("pictures", "texts") for k in (1, 5, 10)},
     "weighted_f1": "weighted F1",
     "weighted_f1_at_0.3": "at 0.3",
     "weighted_f1_at_0.5": "at 0.5",
@@ -45,16 +47,17 @@ _SCORES = {
 def primary_score(rows: Sequence[Row]) -> str:
     """Return the column that methods are compared by: the first that each row has.
 
-    That is `score` in a table of several runs, else `accuracy`, else `weighted_f1`.
+    That is `score` in a table of several runs, else `accuracy`, else `recall`, else `weighted_f1`.
     """
-    names = ("score", "accuracy")
+    names = ("score", "accuracy", "recall")
     return next((n for n in names if rows and all(n in row for row in rows)), "weighted_f1")
 
 
 def score_name(rows: Sequence[Row], metric: str = "score") -> str:
     """Return a score's name for people; `score` is named as the column that is the same."""
     if metric == "score":
-        same = (n for n in ("accuracy", "weighted_f1") if all(r.get(n) == r[metric] for r in rows))
+        names = ("accuracy", "recall", "weighted_f1")
+        same = (n for n in names if all(r.get(n) == r[metric] for r in rows))
         metric = next(same, metric)
     return _SCORES.get(metric, metric.replace("_", " "))
 

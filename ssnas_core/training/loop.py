@@ -26,6 +26,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
 from ssnas_core.common.typed import check_fields
 from ssnas_core.objectives.base import Objective, Source
+from ssnas_core.spaces.base import width_of
 from ssnas_core.training.checkpoints import OnEpoch, keep_epoch, resume, settings_of
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
@@ -139,6 +140,22 @@ def fit(
                 break
     model.eval()
     return history
+
+
+def join(encoder: nn.Module, network: nn.Module, objective: Objective) -> nn.Sequential:
+    """Return an encoder with a fresh head of an objective behind it (torch's global seed).
+
+    Args:
+        encoder: ends with `network`; often it is that.
+        network: has a `width`. One that can embed each region by itself, and says so by an
+            attribute `apart`, will, where the objective has a head for that.
+        objective: gives the head.
+    """
+    each = getattr(objective, "each", None)
+    if each is not None and hasattr(network, "apart"):
+        network.apart = True  # type: ignore[assignment]  # no tensor
+        return nn.Sequential(encoder, each(width_of(network)))
+    return nn.Sequential(encoder, objective.head(width_of(network)))
 
 
 def steps_of(samples: int, config: TrainConfig) -> int:

@@ -216,6 +216,42 @@ def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float
     return {"accuracy": share, "weighted_f1": f1["weighted"], "macro_f1": f1["macro"]}
 
 
+def recalls(scores: ArrayLike, pictures: ArrayLike) -> dict[str, float]:
+    """Recall among all pairs of texts and pictures, both ways.
+
+    Args:
+        scores: of each text with each picture, (n, m), of any scale.
+        pictures: column of each text's own picture, (n,).
+
+    Returns:
+        `pictures_at_1`, `_5`, `_10`: share of texts whose picture is among so many best ones;
+        `texts_at_1`, `_5`, `_10`: share of pictures that have a text of theirs among so many
+        best ones; and `recall`, the mean of the six. Of equal scores the wrong one comes first.
+
+    Raises:
+        ValueError: shapes do not fit, a picture without a text, or a score is NaN.
+    """
+    scores, pictures = np.asarray(scores, dtype=float), np.asarray(pictures)
+    if scores.ndim != 2 or pictures.shape != scores.shape[:1] or np.isnan(scores).any():
+        raise ValueError(
+            f"recalls needs scores (n, m) without NaN and pictures (n,), got {scores.shape} and "
+            f"{pictures.shape}."
+        )
+    own = pictures[:, None] == np.arange(scores.shape[1])  # (n, m)
+    if not own.any(0).all():
+        raise ValueError("recalls needs a text of each picture, got some without.")
+    ranks = {}  # how many wrong ones are as good as the best right one
+    for name, axis in (("pictures", 1), ("texts", 0)):
+        best = np.where(own, scores, -np.inf).max(axis, keepdims=True)
+        ranks[name] = (~own & (scores >= best)).sum(axis)
+    at = {
+        f"{name}_at_{k}": float((rank < k).mean())
+        for name, rank in ranks.items()
+        for k in (1, 5, 10)
+    }
+    return {"recall": float(np.mean([*at.values()])), **at}
+
+
 @dataclass(frozen=True)
 class Scoring:
     """From logits to scores: F1 at a threshold, or accuracy where there is one label a sample."""

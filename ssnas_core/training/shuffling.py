@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssnas_core.common.modalities import by_modality, modality_of
 from ssnas_core.objectives.base import Source
-from ssnas_core.training.loop import predict
-from ssnas_core.training.metrics import Scoring
+from ssnas_core.training.tasks import Task
 
 ORDERS = 5  # of the samples; the score is the mean over them
 
@@ -46,33 +44,30 @@ class _Shuffled:
 
 
 def shuffled_scores(
-    model: nn.Module,
-    source: Source,
-    rows: Tensor,
-    labels: np.ndarray,
-    scoring: Scoring,
-    threshold: float | None,
+    task: Task, model: nn.Module, source: Source, rows: Tensor, threshold: float | None
 ) -> dict[str, float]:
     """Return the main score on some samples once each modality is shuffled among them.
 
     Args:
+        task: what the network was trained for.
         model: encoder and classifier, trained; left in eval mode.
         source: of clean inputs, on the model's device.
         rows: numbers of the samples, (n,).
-        labels: theirs, (n, K) 0/1.
-        scoring: how they are scored.
-        threshold: the one for the samples as they are; None where each has one label.
+        threshold: the one for the samples as they are; None where the task has none.
 
     Returns:
-        By modality, the mean over five fixed orders, in which no sample keeps its own.
+        By modality, the mean over five fixed orders, in which no sample keeps its own; nothing
+        where the task is to find these out.
     """
     scores: dict[str, float] = {}
+    if not task.shuffles:
+        return scores
     for modality in by_modality(source.clean(rows[:1])):
         total = 0.0
         for order in range(ORDERS):
             circle = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(order))]
             mixed: Any = _Shuffled(source, modality, circle, circle.roll(1))  # views have no use
-            probs = scoring.probabilities(predict(model, mixed, rows))
-            total += scoring.scores(probs, labels, threshold)[scoring.primary]
+            predicted = task.predict(model, mixed, rows)
+            total += task.scores(predicted, rows, threshold)[task.primary]
         scores[modality] = total / ORDERS
     return scores

@@ -39,7 +39,6 @@ from ssnas_core.spaces.fusion.networks import RELEASED
 from ssnas_core.study.jobs import Job, StudyConfig, jobs_of
 from ssnas_core.study.methods import StudyMethod
 from ssnas_core.study.significance import permutation_test
-from ssnas_core.training.loop import predict
 from ssnas_core.training.metrics import mean_interval
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -93,7 +92,6 @@ def work(given: tuple[Job, Path]) -> None:
     torch.set_num_threads(1)
     run = Run(job.config, job.folder, store=store, device="cpu")
     dev = run.prepared.indices("dev")
-    labels = run.prepared.dataset.labels()[dev.numpy()]
     for cell in job.cells:
         file = job.folder / f"dev-{cell.ratio:g}.json"
         if file.exists():
@@ -104,8 +102,8 @@ def work(given: tuple[Job, Path]) -> None:
         for name in ("clean", *run.prepared.dataset.kinds):
             source: Any = run.data.source()
             source = source if name == "clean" else Shuffled(source, dev, name)
-            probs = run.scoring.probabilities(predict(model, source, dev))
-            scores[name] = run.scoring.scores(probs, labels, told["threshold"])[run.scoring.primary]
+            probs = run.task.predict(model, source, dev)
+            scores[name] = run.task.scores(probs, dev, told["threshold"])[run.task.primary]
         write_json(file, {"genotype": told["genotype"], "scores": scores})
 
 

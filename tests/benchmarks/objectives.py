@@ -37,7 +37,6 @@ from ssnas_core.runs.reading import read_trained
 from ssnas_core.runs.recipes import RECIPES, RunConfig
 from ssnas_core.runs.run import Run
 from ssnas_core.show.tables import as_table, score_name
-from ssnas_core.training.loop import predict
 from ssnas_core.training.metrics import mean_interval
 from ssnas_core.training.shuffling import shuffled_scores
 
@@ -96,12 +95,11 @@ def scored(run: Run, method: str) -> dict[str, Any]:
     cell = run.train(method, RATIO)
     told = read_trained(cell / "train.json")
     model, rows = run.trained(method, cell), run.prepared.indices("dev")
-    labels, scoring, source = run.prepared.dataset.labels()[rows], run.scoring, run.data.source()
-    probs = scoring.probabilities(predict(model, source, rows))
-    threshold = told["threshold"]
+    task, source, threshold = run.task, run.data.source(), told["threshold"]
+    probs = task.predict(model, source, rows)
     return {
-        "score": scoring.scores(probs, labels, threshold)[scoring.primary],
-        "shuffled": shuffled_scores(model, source, rows, labels, scoring, threshold),
+        "score": task.scores(probs, rows, threshold)[task.primary],
+        "shuffled": shuffled_scores(task, model, source, rows, threshold),
         "parameters": told["parameters"],
     }
 
@@ -119,7 +117,7 @@ def measured(options: Options, task: Task, views: str, seed: int) -> dict[str, A
         if timing.stage == "search" or (timing.stage, timing.of) == ("pretrain", "found"):
             seconds[timing.stage] = round(timing.cpu_seconds or 0.0, 1)
     told = {
-        "primary": run.scoring.primary,
+        "primary": run.task.primary,
         "genotype": str(genotype),
         "reads": sorted({n for node in genotype.nodes for n in node.inputs if "cell" not in n}),
         "report": read_json(run.folder / "pretrain.json")["history"][-1],

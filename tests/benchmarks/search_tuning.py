@@ -116,7 +116,7 @@ def scored(config: RunConfig, folder: Path, store: Path) -> list[Score]:
     scores = []
     for ratio in config.label_ratio:
         told = read_trained(run.train("found", ratio) / "train.json")
-        scores.append(Score(told["dev"][run.scoring.primary], told["genotype"]))
+        scores.append(Score(told["dev"][run.task.primary], told["genotype"]))
     return scores
 
 

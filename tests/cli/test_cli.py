@@ -14,19 +14,25 @@ import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 
 from ssnas_core.cli import main as cli
 from ssnas_core.cli.options import shown
+from ssnas_core.datasets.scenes import read_captions, read_phrases
 from ssnas_core.features.config import PrepareConfig
+from ssnas_core.models.classifier import classifier_of
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
 from ssnas_core.runs import folder as runs
 from ssnas_core.runs.methods import methods_of
-from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.runs.recipes import RECIPES, RunConfig
+from ssnas_core.runs.run import Run
 from ssnas_core.search import STRATEGIES
+from ssnas_core.search.random import RandomConfig
 from ssnas_core.spaces import SPACES
+from ssnas_core.spaces.encdec.space import EncDecConfig
 from ssnas_core.training.loop import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,7 +138,8 @@ def test_help_of_a_subcommand_explains_each_of_its_options(name, monkeypatch):
         if (name, field.name) in POSITIONAL:
             continue
         option = "--" + field.name.removesuffix("_name").replace("_", "-")
-        (place,) = (place for place, row in enumerate(rows) if row.split(" ")[0] == option)
+        names = [re.split(r"[ ,]+", row.split("  ")[0]) for row in rows]  # some have several
+        (place,) = (k for k, some in enumerate(names) if some[0][:2] == "--" and option in some)
         row = "  ".join(rows[place : place + 2])  # a long option's words are below it
         assert re.search(r"^\S+.*?  [A-Za-z][^()]{10,}.* \((default|required)", row), row
 
@@ -978,3 +985,70 @@ def test_table_of_ones_own_runs_from_the_command_line(movies, tiny_data, tmp_pat
     ratio = ("--label-ratio", "1", "--json")
     result = document(call("run", *options, "--out", tmp_path / "run", *ratio))
     assert result["data"]["train"] == 36 and len(result["scores"]) == 6
+
+
+SHORT = TrainConfig(epochs=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A saved model of either task, with a record of its data."""
+    made = {}
+    for read in (read_phrases, read_captions):
+        folder, data = tmp_path_factory.mktemp("answers"), read(10)
+        config = RunConfig(
+            data=data,
+            recipe=dataclasses.replace(RECIPES["scenes"], pretrain=SHORT, finetune=SHORT),
+            space=EncDecConfig(encoder=1, decoder=2, channels=8, head=8, boxes="regions_0"),
+            strategy=RandomConfig(trials=1, train=SHORT),
+            label_ratio=(1.0,),
+        )
+        run = Run(config, folder / "run", device="cpu")
+        classifier_of(run, "random", 1.0).save_pretrained(folder / "model")
+        regions = folder / "scene.npy"
+        np.save(regions, data.records[0].inputs["regions"])
+        made[data.task] = (folder, data.records[0], ("--input", f"regions={regions}"))
+    return made
+
+
+def test_a_phrase_is_answered_by_a_region_its_box_and_a_drawing(models):
+    folder, record, regions = models["grounding"]
+    asked = ("predict", "--model", folder / "model", *regions, "--text", record.inputs["phrase"])
+    told = document(call(*asked, "--png", folder / "seen.png", "--json", "--quiet"))
+    boxes = record.inputs["regions"][:, -4:]
+    assert told["box"] == boxes[told["region"]].tolist() and boxes[told["region"]].any()
+    assert 0 < told["probability"] <= 1
+    assert (folder / "seen.png").read_bytes().startswith(b"\x89PNG")
+    line = call(*asked, "--quiet").out
+    assert line.startswith(f"region {told['region']}: box ")
+    blind = asked[:3] + asked[5:]
+    refused(call(*blind, "--quiet"), "expected the regions of a picture, got none; give --input")
+
+
+def test_captions_are_told_best_first(models):
+    folder, record, regions = models["matching"]
+    file = folder / "captions.txt"
+    texts = [record.inputs["caption"], "a small red circle", "--quiet", "a blue square"]
+    file.write_text("\n".join(texts) + "\n\n")
+    asked = ("predict", "--model", folder / "model", *regions, "--captions", file, "--quiet")
+    told = document(call(*asked, "--json"))
+    assert sorted(one["text"] for one in told) == sorted(texts)
+    assert [one["match"] for one in told] == sorted((one["match"] for one in told), reverse=True)
+    assert call(*asked).out.splitlines() == [f"{one['match']:.3f}  {one['text']}" for one in told]
+    file.write_text("\n")
+    refused(
+        call(*asked), "needs a picture, no other caption, and a file .* got regions and 0 texts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "message"),
+    [
+        ("grounding", "--captions", "--captions is for a model of matching, this is one of ground"),
+        ("matching", "--png", "--png is for a model of grounding, this is one of matching; drop"),
+    ],
+)
+def test_options_of_another_task_are_refused(models, task, option, message):
+    folder, _, regions = models[task]
+    told = call("predict", "--model", folder / "model", *regions, option, folder / "x", "--quiet")
+    refused(told, message)

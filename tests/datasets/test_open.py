@@ -160,10 +160,10 @@ def test_path_that_looks_like_a_name_is_a_path(mine, table, monkeypatch):
 
 
 def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, movies):
-    assert DATASETS.names()[:13] == (
+    assert DATASETS.names()[:15] == (
         *("mmimdb", "mmimdb-hdf5", "posters", "avmnist", "mnist", "cifar", "images", "nlvr"),
         *("table", "npz"),
-        *("sample", "scenes", "digits"),
+        *("sample", "scenes", "scenes:grounding", "scenes:captions", "digits"),
     )
     assert all(text for _, _, text in DATASETS.described())
     archive = movies.archive(tmp_path / "a.tar.gz")

@@ -13,7 +13,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.objectives import OBJECTIVES
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid, HybridConfig
-from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.objectives.supervised import Supervised, SupervisedRegions
 
 MULTI = (torch.rand(64, 3, generator=torch.Generator().manual_seed(0)) > 0.5).to(torch.uint8)
 LABELS = {
@@ -188,10 +188,16 @@ def test_configuration_opens_it_over_the_labels(source, supervised):
     config = HybridConfig(weight=0.3, contrastive=HEADS)
     assert OBJECTIVES.from_plain(OBJECTIVES.plain(config), "file") == config
     assert (config.uses_labels, config.labelled_only) == (True, False)
-    opened = config.open(supervised.labels, 3, KNOWN)
+    opened = config.open(supervised, KNOWN)
     wanted = Hybrid(supervised=supervised, labelled=KNOWN, contrastive=HEADS, weight=0.3)
     losses = [loss_of(each, two_heads(each), source) for each in (opened, wanted)]
     assert torch.equal(*losses)
+
+
+def test_regions_are_no_classes_to_it():
+    regions = SupervisedRegions(labels=torch.zeros(64), classes=3)
+    with pytest.raises(InputError, match="needs labels that are classes.*got SupervisedRegions"):
+        HybridConfig().open(regions, KNOWN)
 
 
 def test_configuration_that_cannot_be_is_refused():

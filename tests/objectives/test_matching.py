@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.objectives.matching import Matching
+from ssnas_core.objectives.matching import Matching, MatchingPairs
 from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig, fit
@@ -131,3 +131,71 @@ def test_what_cannot_be_swapped_is_refused(names, rows):
     source = Plain({name: torch.zeros(4, 1, 2) for name in names})
     with pytest.raises(InputError, match="matching needs two modalities and two samples"):
         Matching().loss(nn.Identity(), source, torch.arange(rows), torch.Generator())
+
+
+PICTURES = torch.tensor([0, 0, 1, 2, 2, 3])
+LIKES = torch.randn(6, 6, generator=torch.Generator().manual_seed(5))  # of text and picture
+
+
+class Asked(nn.Module):
+    """Numbers of pairs, of which it keeps what it was asked for, and how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.asked: list[tuple[list[tuple[int, int]], bool, bool]] = []
+
+    def forward(self, features):
+        text, picture = features["text_0"].flatten().long(), features["image_0"].flatten().long()
+        pairs = list(zip(text.tolist(), picture.tolist(), strict=True))
+        self.asked.append((pairs, self.training, torch.is_grad_enabled()))
+        return self.weight * LIKES[text, picture][:, None]
+
+
+def pairs_of(mined: int, **options):
+    """The loss, and what a model was asked for: texts tried, pictures tried, and the pairs."""
+    source = Plain({"image_0": torch.arange(6.0)[:, None], "text_0": torch.arange(6.0)[:, None]})
+    objective = MatchingPairs(pictures=PICTURES, text="text", mined=mined, **options)
+    model = Asked()
+    loss = objective.loss(model, source, torch.arange(6), torch.Generator().manual_seed(0))
+    return loss, model
+
+
+def test_wrong_ones_are_the_most_liked_of_those_tried_and_never_of_the_own_picture():
+    _, model = pairs_of(3)
+    (texts, *how), (pictures, *again), (last, *learning) = model.asked
+    assert how == again == [False, False] and learning == [True, True] and model.training
+    for place in range(6):
+        tried = texts[3 * place : 3 * place + 3]
+        assert all(picture == place for _, picture in tried)
+        best = max(tried, key=lambda pair: float(LIKES[pair]))
+        assert last[6 + place] == best and PICTURES[best[0]] != PICTURES[place]
+        tried = pictures[3 * place : 3 * place + 3]
+        assert all(text == place for text, _ in tried)
+        best = max(tried, key=lambda pair: float(LIKES[pair]))
+        assert last[12 + place] == best and PICTURES[best[1]] != PICTURES[place]
+    assert last[:6] == [(place, place) for place in range(6)]
+
+
+@pytest.mark.parametrize("margin", [None, 0.2])
+def test_loss_of_pairs_is_the_published_sum_by_hand(margin):
+    loss, model = pairs_of(1, margin=margin)
+    ((asked, *_),) = model.asked  # any wrong one will do: nothing is tried
+    scores = [float(LIKES[pair]) for pair in asked]
+    total = 0.0
+    for place in range(6):
+        own, text, picture = (1 / (1 + math.exp(-scores[6 * k + place])) for k in range(3))
+        if margin is None:
+            total -= 2 * math.log(own) + math.log(1 - text) + math.log(1 - picture)
+        else:
+            total += sum(max(0, margin - own + wrong) for wrong in (text, picture))
+    assert float(loss.detach()) == pytest.approx(total / 6 / (1 if margin else 4), rel=1e-5)
+
+
+def test_pairs_that_cannot_be_matched_are_refused():
+    source = Plain({"image_0": torch.zeros(2, 1), "text_0": torch.zeros(2, 1)})
+    objective = MatchingPairs(pictures=torch.zeros(2), text="text")
+    with pytest.raises(InputError, match="at least two pictures in a batch, got one in 2 samples"):
+        objective.loss(Asked(), source, torch.arange(2), torch.Generator())
+    with pytest.raises(InputError, match="mined >= 1 and a margin > 0 or None, got 0 and None"):
+        MatchingPairs(pictures=PICTURES, text="text", mined=0)

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives import OBJECTIVES
-from ssnas_core.objectives.supervised import Supervised, SupervisedConfig
+from ssnas_core.objectives.supervised import (
+    NO_REGION,
+    Supervised,
+    SupervisedConfig,
+    SupervisedRegions,
+)
 
 
 class Spy(nn.Module):
@@ -85,5 +90,44 @@ def test_configuration_opens_it_over_the_labels():
     assert OBJECTIVES.from_plain(OBJECTIVES.plain(config), "file") == config
     assert (config.uses_labels, config.labelled_only) == (True, True)
     labels = torch.tensor([0, 2, 1])
-    objective = config.open(labels, 3, torch.tensor([1]))
+    objective = config.open(Supervised(labels=labels, classes=3), torch.tensor([1]))
     assert (objective.labels is labels, objective.classes, objective.augment) == (True, 3, False)
+
+
+def iou(one, other) -> float:
+    """Intersection over union of two boxes whose corner pixels are both in."""
+    wide, high = (
+        max(0.0, min(one[2 + k], other[2 + k]) - max(one[k], other[k]) + 1) for k in (0, 1)
+    )
+    areas = [(x2 - x1 + 1) * (y2 - y1 + 1) for x1, y1, x2, y2 in (one, other)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+def test_loss_of_regions_is_the_divergence_from_their_overlaps_with_the_true_box(source):
+    boxes = [(0, 0, 9, 9), (20, 0, 39, 19), (0, 30, 9, 39), (70, 70, 79, 79)]  # none overlaps
+    truth = torch.tensor([2, 0, 3, 1])
+    objective = SupervisedRegions(labels=truth, classes=4)
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+    total = 0.0
+    for row in range(4):
+        overlaps = [iou(box, boxes[truth[row]]) for box in boxes]
+        kept = [value if value >= 0.5 else 0.0 for value in overlaps]
+        total_score = sum(math.exp(value) for value in logits[row].tolist())
+        for k, value in enumerate(kept):
+            target = value / sum(kept)
+            if target:
+                share = math.exp(logits[row, k]) / total_score
+                total += target * (math.log(target) - math.log(share))
+    loss = objective.loss_of_logits(logits, torch.arange(4))
+    assert float(loss) == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_regions_are_scored_alike_wherever_they_stand_and_padding_never_wins():
+    head = SupervisedRegions(labels=torch.zeros(2), classes=5).each(3)
+    embeddings = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    embeddings[0, 3:] = 0
+    logits = head(embeddings)
+    turned = head(embeddings[:, [4, 2, 0, 1, 3]])
+    assert torch.equal(turned, logits[:, [4, 2, 0, 1, 3]])
+    assert logits[0, 3:].tolist() == [NO_REGION] * 2 and bool((logits.softmax(1)[0, 3:] == 0).all())
+    assert torch.allclose(logits[1], embeddings[1] @ head.weight[0] + head.bias)

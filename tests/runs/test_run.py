@@ -701,12 +701,11 @@ def test_trained_cell_says_what_is_left_once_a_modality_is_shuffled(finished):
         assert facts["shuffled"].keys() == {"image", "text"}
     alone = told["text-only"]
     assert alone["shuffled"]["image"] == alone["dev"]["weighted_f1"]
-    part, scoring = finished.part(1.0), finished.scoring
+    part = finished.part(1.0)
     model = finished.trained("late concat", cell / "late-concat_r1")
-    labels = finished.prepared.dataset.labels()[part.dev]
     rows, source = torch.from_numpy(part.dev), finished.data.source()
     threshold = told["late-concat"]["threshold"]
-    again = shuffled_scores(model, source, rows, labels, scoring, threshold)
+    again = shuffled_scores(finished.task, model, source, rows, threshold)
     assert again == told["late-concat"]["shuffled"]
 
 

@@ -18,6 +18,7 @@ from ssnas_core.training.metrics import (
     f1_scores,
     mean_interval,
     multi_label_scores,
+    recalls,
     single_label_scores,
     weighted_average_precision,
 )
@@ -300,3 +301,44 @@ def test_single_label_scores_are_those_of_the_definitions():
         }
     )
     assert all(type(value) is float for value in scores.values())
+
+
+def test_recalls_are_those_of_ranks_counted_one_by_one():
+    rng = np.random.default_rng(0)
+    own = np.array([2, 0, 1, 2, 0, 3, 1, *range(4, 12)])
+    scores = rng.integers(0, 9, (len(own), 12)) / 10  # with equal ones
+    wanted = {}
+    for k in (1, 5, 10):
+        hits = []
+        for text, column in enumerate(own):
+            before = sum(
+                scores[text, other] >= scores[text, column]
+                for other in range(12)
+                if other != column
+            )
+            hits.append(before < k)
+        wanted[f"pictures_at_{k}"] = np.mean(hits)
+        hits = []
+        for picture in range(12):
+            best = max(scores[text, picture] for text in range(len(own)) if own[text] == picture)
+            before = sum(
+                scores[text, picture] >= best for text in range(len(own)) if own[text] != picture
+            )
+            hits.append(before < k)
+        wanted[f"texts_at_{k}"] = np.mean(hits)
+    wanted["recall"] = np.mean([*wanted.values()])
+    assert recalls(scores, own) == pytest.approx(wanted)
+    assert 0 < wanted["recall"] < 1
+
+
+def test_a_network_that_likes_all_pairs_alike_recalls_nothing():
+    assert recalls(np.ones((30, 15)), np.arange(30) // 2) == pytest.approx(
+        dict.fromkeys(recalls(np.ones((30, 15)), np.arange(30) // 2), 0.0)
+    )
+
+
+def test_recalls_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"needs scores \(n, m\) without NaN and pictures \(n,\)"):
+        recalls(np.ones((2, 3)), np.zeros(3, int))
+    with pytest.raises(ValueError, match="a text of each picture"):
+        recalls(np.ones((2, 3)), np.zeros(2, int))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ssnas_core.datasets.records import Dataset, Record
 from ssnas_core.training.loop import predict
-from ssnas_core.training.metrics import Scoring
 from ssnas_core.training.shuffling import shuffled_scores
+from ssnas_core.training.tasks import task_of
 
 ROWS = torch.tensor([3, 17, 5, 29, 8, 11, 2, 20])
 
@@ -36,8 +36,10 @@ def source(memory_source):
 
 
 def shuffled(model: nn.Module, source, single: bool = True) -> dict[str, float]:
-    labels, scoring = np.eye(32)[ROWS.numpy()], Scoring(single)
-    return shuffled_scores(model, source, ROWS, labels, scoring, None if single else 0.5)
+    names = tuple(map(str, range(32)))
+    records = tuple(Record(name, {"text": name}, (name,), "test") for name in names)
+    task = task_of(Dataset("own", {"text": "text"}, names, records, single_label=single))
+    return shuffled_scores(task, model, source, ROWS, None if single else 0.5)
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -225,6 +225,10 @@ class EncDecNetwork(nn.Module):
     `logits.decoder` (blocks, O) are then parameters, and `relax` turns them into weights; a
     strategy may set another. An operation of weight 0 is not computed.
 
+    The embedding of a sample is LN(AttFlat(encoded) + AttFlat(decoded)). Where `apart` is set, each
+    region has one of its own: what the sample's would be, had it that region alone (MMnas's head
+    of visual grounding).
+
     Args:
         channels: of the two features by name: the encoded one, and the decoded one.
         encoder, decoder: the operations of each block.
@@ -252,6 +256,7 @@ class EncDecNetwork(nn.Module):
         self.features, self.boxes = list(channels), boxes
         self.register_buffer("grid", grid, persistent=False)
         self.width, self.modality_dropout = 2 * width, modality_dropout
+        self.apart = False  # whether each decoded position has an embedding of its own
         self.stems = nn.ModuleDict({name: _Stem(c, width) for name, c in channels.items()})
         self.encoder = nn.ModuleList(Block(ops, width, head, dropout) for ops in encoder)
         self.decoder = nn.ModuleList(Block(ops, width, head, dropout) for ops in decoder)
@@ -269,7 +274,10 @@ class EncDecNetwork(nn.Module):
                 self.logits[side] = nn.Parameter(noise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return embeddings (N, 2 H) of features (N, P, C_in) by name."""
+        """Return embeddings (N, 2 H) of features (N, P, C_in) by name; (N, P, 2 H) if `apart`.
+
+        Those of positions that hold no data are 0.
+        """
         if self.training:
             read = [*self.features, *([] if self.boxes is None else [self.boxes])]
             features = drop_modality(features, read, self.modality_dropout)
@@ -296,11 +304,13 @@ class EncDecNetwork(nn.Module):
             if place in related:
                 scores["RSA"] = hidden[1] + related[place]
             x = block(x, scores, guide, weights)
-        flat = [
-            flatten(side, here)
-            for flatten, side, here in zip(self.flatten.values(), (guide, x), there, strict=True)
-        ]
-        return self.norm(flat[0] + flat[1])
+        flatten: Any = self.flatten.values()  # a ModuleDict's are not typed
+        encoded, decoded = flatten
+        of_text = encoded(guide, there[0])  # (N, 2 H)
+        if self.apart:  # the mean over one position is what is there
+            each = self.norm(of_text[:, None] + decoded.out(x))  # (N, P, 2 H)
+            return each.masked_fill(~there[1][..., None], 0.0)
+        return self.norm(of_text + decoded(x, there[1]))
 
     def _weights(self, side: str) -> Sequence[Mapping[str, tuple[Tensor, float]] | None]:
         """Return each block's weights of the operations that have any; None where there is one."""

@@ -200,3 +200,27 @@ def test_guided_attention_alone_lets_the_encoded_modality_reach_the_decoder():
 class _Nothing(nn.Module):
     def forward(self, x, there):
         return torch.zeros(len(x), 16)
+
+
+def test_apart_a_region_is_embedded_as_if_it_were_the_only_one_that_is_pooled():
+    net, given = network([["SA"]], [["RSA"], ["GA"]]), features()
+    given["image_1"][0, 3] = 0  # padding
+    kept = {}
+    pooled = net.flatten["image_1"].register_forward_hook(
+        lambda module, inputs, out: kept.update(x=inputs[0])
+    )
+    net(given)
+    pooled.remove()
+    net.flatten["text_0"].register_forward_hook(lambda module, inputs, out: kept.update(text=out))
+    net.apart = True
+    with torch.no_grad():
+        each = net(given)
+        assert each.shape == (2, 4, net.width)
+        for n in range(2):
+            for place in range(4):
+                alone = net.flatten["image_1"](
+                    kept["x"][n : n + 1, place : place + 1], torch.ones(1, 1, dtype=torch.bool)
+                )
+                wanted = net.norm(kept["text"][n : n + 1] + alone)[0]
+                wanted = torch.zeros_like(wanted) if (n, place) == (0, 3) else wanted
+                assert torch.allclose(each[n, place], wanted, atol=1e-6)
