@@ -1,9 +1,10 @@
 """Any source of samples: a path, whose content decides on its reader, or a name.
 
 A name is that of a part: "sample", "scenes", "scenes:grounding", "scenes:captions", "digits", an
-entry point "ssnas.dataset" of an installed package, or "package.module:Name". It stands for a `Dataset`, or for a function or class
-that makes one (or the path of one) without arguments. Or it is a reader's with a path behind it,
-as "posters:mmimdb.tar.gz" and "mnist:FOLDER", where the content alone would lead to another one.
+entry point "ssnas.dataset" of an installed package, or "package.module:Name". It stands for a
+`Dataset`, or for a function or class that makes one (or the path of one) without arguments. Or it
+is a reader's with a path behind it, as "posters:mmimdb.tar.gz" and "mnist:FOLDER", where the
+content alone would lead to another one.
 """
 
 from __future__ import annotations
