@@ -36,10 +36,8 @@ class RecipeCommand(Output):
     """Options of what starts from raw data: which, and what is made of it."""
 
     data: str
-    """MM-IMDB's tar.gz, its unpacked folder or its HDF5 file; a folder of AV-MNIST's or MNIST's
-    files, of torchvision's CIFAR10 or CIFAR100, or with a folder of images for each class; a table
-    (CSV, JSON lines, Parquet, Arrow) of your own; a .npz; scenes[:grounding|:captions]; digits;
-    package.module:Name; or READER:PATH, as posters:mmimdb.tar.gz (`ssnas list dataset`)."""
+    """MM-IMDB, AV-MNIST, MNIST, CIFAR or NLVR as published; a folder of images by class; a table; a
+    .npz; scenes[:grounding|:captions]; digits; package.module:Name; READER:PATH as posters:FILE."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
     published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""
