@@ -8,6 +8,7 @@ from .datasets.arrays import ArrayDataset as ArrayDataset
 from .datasets.arrays import read_npz as read_npz
 from .datasets.avmnist import read_avmnist as read_avmnist
 from .datasets.download import download as download
+from .datasets.flickr8k import read_flickr8k as read_flickr8k
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
 from .datasets.mmimdb_hdf5 import read_mmimdb_hdf5 as read_mmimdb_hdf5
 from .datasets.nlvr import read_nlvr as read_nlvr

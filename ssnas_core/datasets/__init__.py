@@ -9,6 +9,7 @@ DATASETS = Parts(
         "mmimdb-hdf5": "ssnas_core.datasets.mmimdb_hdf5:read_mmimdb_hdf5",
         "avmnist": "ssnas_core.datasets.avmnist:read_avmnist",
         "nlvr": "ssnas_core.datasets.nlvr:read_nlvr",
+        "flickr8k": "ssnas_core.datasets.flickr8k:read_flickr8k",
         "table": "ssnas_core.datasets.table:read_table",
         "npz": "ssnas_core.datasets.arrays:read_npz",
         "sample": "ssnas_core.datasets.sample.corpus:sample_archive",

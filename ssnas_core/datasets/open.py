@@ -16,6 +16,7 @@ from typing import Any
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
+from ssnas_core.datasets.flickr8k import is_flickr8k
 from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.rows import FORMS, table_files
@@ -24,7 +25,8 @@ from ssnas_core.datasets.table import TableOptions
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
-    "each split, or a folder of MNIST's files and FSDD, or nlvr.tar.gz, or a .npz file of arrays, "
+    "each split, or a folder of MNIST's files and FSDD, or nlvr.tar.gz, or captions.json "
+    "and split.json beside pictures, or a .npz file of arrays, "
     "or scenes, scenes:grounding, scenes:captions, digits or package.module:Name of a data set"
 )
 _STARTS = {
@@ -56,6 +58,8 @@ def open_dataset(
     - a `.npz` file: `read_npz`
     - a folder with MNIST's training images: `read_avmnist`
     - a gzip archive that begins with a folder `nlvr`, or that folder or its parent: `read_nlvr`
+    - a gzip archive that begins with a folder flickr8k..., or a folder with `captions.json` and
+      `split.json`: `read_flickr8k`
 
     Args:
         data: a file or folder; the name of a dataset, as "package.module:Name"; or a dataset.
@@ -148,6 +152,8 @@ def form_of(path: Path) -> str:
         InputError: nothing that is understood.
     """
     if path.is_dir():
+        if is_flickr8k(path):
+            return "flickr8k"
         if any((root / "split.json").is_file() for root in (path, path / "mmimdb")):
             return "mmimdb"
         if is_avmnist(path):
@@ -170,6 +176,8 @@ def form_of(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     for start, form in _STARTS.items():
         if head.startswith(start):
+            if form == "mmimdb" and is_flickr8k(path):
+                return "flickr8k"
             return "nlvr" if form == "mmimdb" and is_nlvr(path) else form
     for ending, form in _ENDINGS.items():
         if path.name.lower().endswith(ending):
