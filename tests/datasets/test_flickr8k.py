@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,12 @@ from PIL import Image
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.flickr8k import read_flickr8k
 from ssnas_core.datasets.open import form_of, open_dataset
+from ssnas_core.models.classifier import classifier_of
+from ssnas_core.runs.recipes import RECIPES, RunConfig
+from ssnas_core.runs.run import Run
+from ssnas_core.search.random import RandomConfig
+from ssnas_core.spaces.encdec.space import EncDecConfig
+from ssnas_core.training.loop import TrainConfig
 
 
 @pytest.fixture
@@ -79,3 +86,22 @@ def test_broken_files_are_refused(folder):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"expected captions.json, split.json and images"):
         read_flickr8k(path)
+
+
+def test_a_run_matches_captions_with_the_grid_of_a_picture(folder, tmp_path):
+    short, recipe = TrainConfig(epochs=1, batch_size=4), RECIPES["scenes"]
+    prepare = replace(recipe.prepare, image_size=(32, 32), image_training=short)
+    config = RunConfig(
+        data=folder,
+        recipe=replace(recipe, prepare=prepare, pretrain=short, finetune=short),
+        space=EncDecConfig(encoder=1, decoder=1, channels=8, head=8),
+        strategy=RandomConfig(trials=1, train=short),
+        label_ratio=(1.0,),
+    )
+    run = Run(config, tmp_path / "run", device="cpu")
+    scores = run.evaluate("random", 1.0)
+    assert scores["pictures_at_5"] == scores["texts_at_5"] == 1.0  # of two pictures, four texts
+    model = classifier_of(run, "random", 1.0)
+    picture = folder / "images" / "4.jpg"
+    rows = model.predict([{"image": picture, "caption": text} for text in ("one", "two")])
+    assert all(0 <= row["match"] <= 1 for row in rows)
