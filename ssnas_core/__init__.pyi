@@ -9,6 +9,7 @@ from .datasets.arrays import read_npz as read_npz
 from .datasets.avmnist import read_avmnist as read_avmnist
 from .datasets.cifar import read_cifar as read_cifar
 from .datasets.download import download as download
+from .datasets.flickr8k import read_flickr8k as read_flickr8k
 from .datasets.images import read_images as read_images
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
 from .datasets.mmimdb import read_posters as read_posters

@@ -21,7 +21,12 @@ def sample_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Return of each class, the commonest first, how many records of each split have it."""
+    """Return of each class, the commonest first, how many records of each split have it.
+
+    Labels that are no classes are not counted.
+    """
+    if dataset.task != "classification":
+        return {}
     labels = dataset.labels()
     parts = {split: labels[dataset.indices(split)].sum(axis=0) for split in SPLITS}
     order = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable").tolist()

@@ -19,6 +19,7 @@ from ssnas_core.common.errors import InputError
 from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.cifar import is_cifar
+from ssnas_core.datasets.flickr8k import is_flickr8k
 from ssnas_core.datasets.images import holds_images
 from ssnas_core.datasets.mnist import has_digits
 from ssnas_core.datasets.nlvr import is_nlvr
@@ -30,16 +31,25 @@ _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
     "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
-    "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or a .npz file of "
-    "arrays, or READER:PATH, as posters:mmimdb.tar.gz, or scenes, scenes:grounding, "
-    "scenes:captions, digits or package.module:Name of a data set"
+    "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or captions.json and "
+    "split.json beside pictures, or a .npz file of arrays, or READER:PATH, as "
+    "posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, digits or "
+    "package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
     **{b"PAR1": "table", b"ARROW1": "table"},
 }
+
+
+def is_mmimdb(folder: Path) -> bool:
+    """Whether the folder, or the one `mmimdb` in it, holds MM-IMDB's split.json."""
+    return any((root / "split.json").is_file() for root in (folder, folder / "mmimdb"))
+
+
 _FOLDERS = {  # asked in this order
-    **{"avmnist": is_avmnist, "mnist": has_digits, "nlvr": is_nlvr, "cifar": is_cifar},
+    **{"flickr8k": is_flickr8k, "mmimdb": is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
+    **{"nlvr": is_nlvr, "cifar": is_cifar},
     **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }
 _ENDINGS = {
@@ -68,6 +78,8 @@ def open_dataset(
     - a folder with MNIST's training images: `read_avmnist` where recordings or an archive of
       them are beside them, else `read_mnist`
     - a gzip archive that begins with a folder `nlvr`, or that folder or its parent: `read_nlvr`
+    - a gzip archive that begins with a folder flickr8k..., or a folder with `captions.json` and
+      `split.json`: `read_flickr8k`
     - a folder that torchvision's CIFAR10 or CIFAR100 downloaded to: `read_cifar`
     - any other folder with images in it, or in its folders: `read_images`
 
@@ -173,8 +185,6 @@ def form_of(path: Path) -> str:
         InputError: nothing that is understood.
     """
     if path.is_dir():
-        if any((root / "split.json").is_file() for root in (path, path / "mmimdb")):
-            return "mmimdb"
         for form, holds in _FOLDERS.items():
             if holds(path):
                 return form
@@ -192,7 +202,8 @@ def form_of(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     for start, form in _STARTS.items():
         if head.startswith(start):
-            return "nlvr" if form == "mmimdb" and is_nlvr(path) else form
+            archives = {"flickr8k": is_flickr8k, "nlvr": is_nlvr} if form == "mmimdb" else {}
+            return next((other for other, holds in archives.items() if holds(path)), form)
     for ending, form in _ENDINGS.items():
         if path.name.lower().endswith(ending):
             return form  # whose reader says what is wrong

@@ -227,7 +227,8 @@ def check_text(found: Mapping[str, Any]) -> str:
                 f"  {split}: {known['words']:.0%} of the words known, {known['unknown']} of "
                 f"{known['texts']} texts without a known word"
             )
-    lines += ["", _table(found["classes"], "classes")]
+    if found["classes"]:
+        lines += ["", _table(found["classes"], "classes")]
     if found["skipped"]:
         lines += ["", "left out:", *(f"  {n} x {why}" for why, n in found["skipped"].items())]
         lines += [f"  e.g. {name}: {why}" for name, why in found["examples"].items()]
