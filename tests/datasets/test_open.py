@@ -160,14 +160,9 @@ def test_path_that_looks_like_a_name_is_a_path(mine, table, monkeypatch):
 
 
 def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, movies):
-<<<<<<< HEAD
     assert DATASETS.names()[:16] == (
         *("mmimdb", "mmimdb-hdf5", "posters", "avmnist", "mnist", "cifar", "images", "nlvr"),
         *("flickr8k", "table", "npz"),
-=======
-    assert DATASETS.names()[:12] == (
-        *("mmimdb", "mmimdb-hdf5", "avmnist", "nlvr", "flickr8k", "table", "npz"),
->>>>>>> tasks
         *("sample", "scenes", "scenes:grounding", "scenes:captions", "digits"),
     )
     assert all(text for _, _, text in DATASETS.described())
