@@ -86,9 +86,8 @@ class RunCommand(RecipeCommand, SeveralCommand):
     """What may be chosen: fusion (BM-NAS), layers (MFAS), encdec (MMnas), cells (DARTS), or
     package.module:Name. --space NAME --help shows its options."""
     objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
-    """What the search optimises: contrastive, swapped, comm, clip, matching or memory-bank without
-    labels; supervised or hybrid with the labelled part of one label ratio; or
-    package.module:Name."""
+    """What the search optimises, without labels: contrastive, swapped, comm, clip, matching,
+    memory-bank; with a labelled part: supervised, hybrid; or package.module:Name."""
     strategy_name: Annotated[str, tyro.conf.arg(name="strategy")] = "bilevel"
     """How the architecture is found: bilevel, gates, random, evolution, tpe,
     surrogate, or package.module:Name."""

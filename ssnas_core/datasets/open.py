@@ -42,13 +42,13 @@ _STARTS = {
 }
 
 
-def is_mmimdb(folder: Path) -> bool:
+def _is_mmimdb(folder: Path) -> bool:
     """Whether the folder, or the one `mmimdb` in it, holds MM-IMDB's split.json."""
     return any((root / "split.json").is_file() for root in (folder, folder / "mmimdb"))
 
 
 _FOLDERS = {  # asked in this order
-    **{"flickr8k": is_flickr8k, "mmimdb": is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
+    **{"flickr8k": is_flickr8k, "mmimdb": _is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
     **{"nlvr": is_nlvr, "cifar": is_cifar},
     **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }

@@ -47,7 +47,7 @@ class _Head(nn.Module):
     def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Return v and p (2N, D) of embeddings (3N, width) of samples and two patches; the bank."""
         v, first, second = self.vector(embeddings).chunk(3)
-        return torch.cat((v, self.joined(torch.cat((first, second), 1)))), self.bank
+        return torch.cat((v, self.joined(torch.cat((first, second), 1)))), self.get_buffer("bank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class MemoryBank:
     other samples.
 
     Args:
-        temperature: tau.
+        temperature: tau of the losses.
         negatives: K, others that are drawn, of those that were seen; fewer where fewer were.
         out: D, width of the vectors.
         samples: numbers of samples that have a place in the bank, from 0.

@@ -211,8 +211,8 @@ class Trials:
         losses: list[float] = []
 
         def judged(epochs: int) -> bool:
-            losses.append(self._judge(model, epochs))
-            return stop is not None and on_rank_zero(lambda: stop(epochs, losses[-1]))
+            losses.append(loss := self._judge(model, epochs))
+            return stop is not None and on_rank_zero(partial(stop, epochs, loss))
 
         history = fit(
             model, self.source, self.objective, context.train, self.config, seed=context.seed,

@@ -166,8 +166,9 @@ def test_run_prints_what_it_left_in_its_folder_and_the_same_again(finished, monk
     assert [(row["method"], row["label_ratio"]) for row in result["scores"]] == [
         (str(method), ratio) for ratio in (0.25, 1.0) for method in methods_of(("image", "text"))
     ]
-    for name in ("data.prepare", "run.draw_genotype", "run.fit", "run.predict"):
-        monkeypatch.setattr(f"ssnas_core.runs.{name}", None)
+    for name in ("runs.data.prepare", "runs.run.draw_genotype", "runs.run.fit"):
+        monkeypatch.setattr(f"ssnas_core.{name}", None)
+    monkeypatch.setattr("ssnas_core.training.tasks.predict", None)
     assert document(call(*command)) == result
 
 
