@@ -191,7 +191,7 @@ def report(options: Options, scores: dict[str, list[dict[str, Any]]]) -> str:
         if way.startswith(("found", "random")):
             named = zip(options.seeds, ones, strict=True)
             found += [f"- {way}, seed {seed}: {one['genotype']}" for seed, one in named]
-    ours = "found with labels" if "found with labels" in scores else "MMnas's prior"
+    ours = "found with labels" if "found with labels" in scores else next(iter(scores))
     paired = []
     for way in scores.keys() - {ours}:
         pairs = zip(scores[ours], scores[way], strict=True)
