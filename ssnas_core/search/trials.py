@@ -218,7 +218,7 @@ class Trials:
             model, self.source, self.objective, context.train, self.config, seed=context.seed,
             progress=label, precision=context.precision, stop=None if stop is None else judged,
         )  # fmt: skip
-        stopped = len(history) < self.epochs
+        stopped = stop is not None and len(history) < self.epochs
         if not stopped:
             judged(self.epochs)
         for key, weight in self._sharing(encoder):

@@ -11,7 +11,7 @@ from typing import Any
 
 from making import ODD, Case, dumps, mangled, picture, writing
 
-NAMES = ("name", "kinds", "classes", "skipped", "single_label", "records")
+NAMES = ("name", "kinds", "classes", "skipped", "single_label", "task", "records")
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -26,7 +26,9 @@ def told(folder: Path) -> dict[str, Any]:
         for number, split in enumerate(("train", "dev", "test"))
     ]
     kinds = {"image": "image", "text": "text"}
-    return dict(zip(NAMES, ("movies", kinds, ["War"], {}, False, records), strict=True))
+    return dict(
+        zip(NAMES, ("movies", kinds, ["War"], {}, False, "classification", records), strict=True)
+    )
 
 
 def _field(folder: Path, rng: random.Random) -> Path:

@@ -37,6 +37,7 @@ from ssnas_core.runs.run import Run
 from ssnas_core.search.bilevel import BilevelConfig
 from ssnas_core.search.random import RandomConfig
 from ssnas_core.spaces.genotype import Genotype
+from ssnas_core.training import tasks
 from ssnas_core.training.loop import TrainConfig, predict
 from ssnas_core.training.metrics import choose_threshold
 from ssnas_core.training.metrics import multi_label_scores as scored
@@ -226,7 +227,7 @@ def idle(monkeypatch):
         (BilevelConfig, "search"),
         (RandomConfig, "search"),
         (runs, "fit"),
-        (runs, "predict"),
+        (tasks, "predict"),
     ):
         monkeypatch.setattr(owner, name, refuse)
 

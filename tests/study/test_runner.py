@@ -40,6 +40,7 @@ from ssnas_core.study.methods import (
 )
 from ssnas_core.study.runner import run_study, write_study
 from ssnas_core.study.table import read_study
+from ssnas_core.training import tasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -262,8 +263,8 @@ def test_rows_have_scores_costs_and_what_was_found(undisturbed):
 def test_finished_study_is_only_read_and_its_test_labels_once_for_each_cell(
     undisturbed, again, tiny_data, tiny_recipe, tiny_store, monkeypatch
 ):
-    for name in ("fit", "predict"):
-        monkeypatch.setattr(runs, name, None)
+    monkeypatch.setattr(runs, "fit", None)
+    monkeypatch.setattr(tasks, "predict", None)
     rows, problems = run_study(small(tiny_data, tiny_recipe), again, store=tiny_store, workers=0)
     assert (rows, problems) == (undisturbed, [])
     reads = [
