@@ -35,7 +35,7 @@ from ssnas_core.common.typed import brief, typed
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Version of the run folder's layout."""
 
 

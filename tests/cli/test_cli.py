@@ -525,7 +525,7 @@ def test_training_with_a_mistake_is_refused(run):
         refused(told, r"expected a label ratio in \(0, 1\], got (0\.0|1\.5|nan)")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 3, "recipe": 3}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 4, "recipe": 3}'])
 def test_configuration_edited_by_hand_is_refused(run, text):
     mine, options = run
     (mine / "config.json").write_text(text)
