@@ -38,6 +38,15 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["value.txt"]
 
 
+def test_who_reads_the_old_file_still_reads_all_of_it(tmp_path):
+    path = tmp_path / "value.txt"
+    write_text(path, "old")
+    with open(path) as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_failed_first_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "value.txt") as temporary:
         temporary.write_text("half")
