@@ -42,8 +42,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
         fail("standard output is closed, so no result can be printed; send it to a file.")
-    command = parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt as stop:  # nothing is begun
+        print("ssnas: stopped.", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, _Terminated) else 130)
     logging.basicConfig(
         level=logging.ERROR if command.quiet else logging.INFO,
         format="ssnas: %(message)s",

@@ -47,7 +47,7 @@ from _killing import Fault
 Mode = Literal[
     "moments", "writes", "interrupts", "terminations", "full", "readonly", "tmpfs", "remount"
 ]
-GOES_ON = "ssnas: stopped; the same command goes on from here.\n"
+GOES_ON = r"ssnas: stopped(; the same command goes on from here)?\.\n"
 FULL = r"ssnas: [^\n]*(No space left on device|free disk space)[^\n]*\n"
 ROOM = 100_000_000
 READ_ONLY = r"ssnas: [^\n]*Read-only file system[^\n]*\n"

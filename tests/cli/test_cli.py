@@ -491,6 +491,15 @@ def test_mistaken_path_of_data_does_not_take_the_folder(data, tmp_path):
     assert not out.exists()
 
 
+def test_interrupt_while_options_are_read_is_one_line(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupted)
+    told = call("run", "--help")
+    assert (told.code, told.out, told.err) == (130, "", "ssnas: stopped.\n")
+
+
 def test_options_of_a_run_with_a_model_are_refused(tmp_path):
     model = ("--model", tmp_path, "--quiet")
     for options in (("--method", "found"), ("--label-ratio", "1"), ("--store", tmp_path)):
@@ -529,7 +538,7 @@ def test_training_with_a_mistake_is_refused(run):
 def test_configuration_edited_by_hand_is_refused(run, text):
     mine, options = run
     (mine / "config.json").write_text(text)
-    message = "(expected a run of format 3, got|not valid JSON|not a run configuration)"
+    message = "(expected a run of format 4, got|not valid JSON|not a run configuration)"
     refused(call("train", *options, "--label-ratio", "1"), message)
 
 

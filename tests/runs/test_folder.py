@@ -68,7 +68,7 @@ def test_folder_of_another_configuration_is_refused_by_what_differs(folder, chan
 def test_folder_of_another_version_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     for use in (lambda: RunFolder(folder.path, CONFIG), lambda: RunFolder.config_of(folder.path)):
-        with pytest.raises(InputError, match="of format 3, got .*; make the run anew"):
+        with pytest.raises(InputError, match="of format 4, got .*; make the run anew"):
             use()
 
 
