@@ -17,6 +17,7 @@ from ssnas_core.common.files import (
     path_of,
     path_text,
     read_json,
+    remove_parts,
     write_json,
     write_text,
 )
@@ -45,6 +46,17 @@ def test_who_reads_the_old_file_still_reads_all_of_it(tmp_path):
         write_text(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
+
+
+def test_left_parts_are_deleted_but_where_another_process_may_be_at_work(tmp_path):
+    own, other = tmp_path / "cells" / ".a.json.x1.part", tmp_path / "store" / ".b.npy.x2.part"
+    for path in (own, other):
+        path.parent.mkdir()
+        path.touch()
+    (other.parent / ".lock").touch()
+    (tmp_path / ".lock").touch()  # one's own
+    remove_parts(tmp_path)
+    assert (own.exists(), other.exists()) == (False, True)
 
 
 def test_failed_first_write_leaves_nothing(tmp_path):
