@@ -18,7 +18,7 @@ import torch
 from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.common.files import file_size
 from ssnas_core.datasets.cells import plain_text
-from ssnas_core.datasets.records import SPLITS, Dataset, Record
+from ssnas_core.datasets.records import MAX_CLASSES, SPLITS, Dataset, Record
 from ssnas_core.datasets.splits import stratified_split
 
 _LOOKED_AT = 64  # images whose levels are looked at; of a memory map not all are read
@@ -296,9 +296,6 @@ MIN_NPZ_BYTES = 64 * 10**6
 
 MAX_NPZ_ROWS = 600_000
 """More rows, of all arrays together, are refused unless the file has 50 bytes for each."""
-
-MAX_CLASSES = 1000
-"""More labels than this are taken for something else than labels."""
 
 _NAME = 100  # characters of a class or an id
 _BESIDE = ("labels", "classes", "split", "ids")

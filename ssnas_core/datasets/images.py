@@ -24,6 +24,8 @@ from tqdm.auto import tqdm
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.records import (
+    MAX_CLASSES,
+    MAX_IMAGE_BYTES,
     SPLITS,
     BadRecordError,
     Dataset,
@@ -34,14 +36,8 @@ from ssnas_core.datasets.records import (
 from ssnas_core.datasets.rows import SPLIT_NAMES
 from ssnas_core.datasets.splits import with_splits
 
-MAX_IMAGE_BYTES = 50 * 10**6
-"""A larger image is not decoded."""
-
 MAX_IMAGES = 2_000_000
 """More images are refused: their paths are held in memory. ImageNet has 1.4 million."""
-
-MAX_CLASSES = 1000
-"""More folders are taken for something else than classes."""
 
 _LOG = logging.getLogger(__name__)
 _ENDINGS = (

@@ -27,6 +27,12 @@ SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
 TASKS = ("classification", "grounding", "matching")
 
+MAX_IMAGE_BYTES = 50 * 10**6
+"""A larger image is not decoded."""
+
+MAX_CLASSES = 1000
+"""More classes are taken for a column, or folders, of something else."""
+
 
 class StoredImage(Protocol):
     """An image that lies somewhere else than in a file of its own, as in an HDF5 file.

@@ -21,6 +21,8 @@ from tqdm.auto import tqdm
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.cells import MISSING, is_missing, label_cells, plain_text
 from ssnas_core.datasets.records import (
+    MAX_CLASSES,
+    MAX_IMAGE_BYTES,
     BadRecordError,
     Dataset,
     Record,
@@ -29,12 +31,6 @@ from ssnas_core.datasets.records import (
 )
 from ssnas_core.datasets.rows import SPLIT_NAMES, Row, only_file, read_rows, table_name
 from ssnas_core.datasets.splits import with_splits
-
-MAX_IMAGE_BYTES = 50 * 10**6
-"""A larger image is not decoded."""
-
-MAX_CLASSES = 1000
-"""More labels than this are taken for a wrong column."""
 
 _USUAL = {
     "images": ("image", "poster", "img", "file_name"),
