@@ -84,6 +84,8 @@ from .spaces.fusion.space import FusionSpace as FusionSpace
 from .spaces.genotype import Genotype as Genotype
 from .spaces.genotype import Node as Node
 from .spaces.genotype import SearchResult as SearchResult
+from .spaces.joint import JointConfig as JointConfig
+from .spaces.joint import JointSpace as JointSpace
 from .spaces.layers import LayersConfig as LayersConfig
 from .spaces.layers import LayerSpace as LayerSpace
 from .study.figures import plot_ablation as plot_ablation

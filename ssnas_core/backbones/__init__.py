@@ -12,6 +12,7 @@ BACKBONES = Parts(
         "timm": "ssnas_core.backbones.image:TimmNet",
         "transformers-image": "ssnas_core.backbones.transformers:TransformerImage",
         "pixels": "ssnas_core.backbones.image:Pixels",
+        "cells": "ssnas_core.features.cells:CellsBackbone",
         "maxout-text": "ssnas_core.backbones.text:MaxoutMLP",
         "characters": "ssnas_core.backbones.text:CharacterMLP",
         "word2vec": "ssnas_core.backbones.text:Word2VecMLP",

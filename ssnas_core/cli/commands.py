@@ -83,8 +83,8 @@ class RunCommand(RecipeCommand, SeveralCommand):
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     """Ratios r of labels, in train and dev, that fine-tuning may use."""
     space_name: Annotated[str, tyro.conf.arg(name="space")] = "fusion"
-    """What may be chosen: fusion (BM-NAS), layers (MFAS), encdec (MMnas), cells (DARTS), or
-    package.module:Name. --space NAME --help shows its options."""
+    """What may be chosen: fusion (BM-NAS), layers (MFAS), encdec (MMnas), cells (DARTS), joint
+    (cells and fusion), or package.module:Name. --space NAME --help shows its options."""
     objective_name: Annotated[str, tyro.conf.arg(name="objective")] = "contrastive"
     """What the search optimises, without labels: contrastive, swapped, comm, clip, matching,
     memory-bank; with a labelled part: supervised, hybrid; or package.module:Name."""

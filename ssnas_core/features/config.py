@@ -29,8 +29,8 @@ class PrepareConfig:
 
     Args:
         image: small, vgg19, torchvision:MODEL, timm:NAME, transformers:NAME_OR_FOLDER, pixels
-            (the image itself) or package.module:Name; in Python a module too
-            (`ssnas_core.backbones.own`).
+            (the image itself), cells:GENOTYPE.json (what a run found) or package.module:Name; in
+            Python a module too (`ssnas_core.backbones.own`).
         text: maxout, characters (languages without spaces between words), words (one by one, as
             positions), word2vec:FILE,
             transformers:NAME_OR_FOLDER, segments:BACKBONE (one of these on each of `length`

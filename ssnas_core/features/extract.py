@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ssnas_core.backbones.base import ArrayBackbone, Backbone, TextBackbone
 from ssnas_core.common.bars import progress_bar
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import disk_errors, read_fields, reserve, write_json
+from ssnas_core.common.pooling import largest, pooled_map
 from ssnas_core.common.typed import typed
 from ssnas_core.features.augment import (
     DEFAULT_AUGMENT,
@@ -75,27 +75,10 @@ def pooled(value: Tensor, length: int, *, whole: bool = False) -> Tensor:
     if whole:
         value = value.flatten(2)
     elif value.ndim == 4:
-        value = _largest(value, math.isqrt(length), 2).flatten(2)
+        value = pooled_map(value, length)
     elif value.shape[2] not in (1, length):
-        value = _largest(value, length, 1)
+        value = largest(value, length, 1)
     return value.transpose(1, 2)
-
-
-def _largest(value: Tensor, count: int, dims: int) -> Tensor:
-    """Return the largest in `count` windows along each of the last dimensions, adaptive max pool.
-
-    Traced, it is slices and their maxima: ONNX has no such pool where windows differ in size.
-    """
-    if not torch.compiler.is_compiling():
-        pool = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d)[dims - 1]
-        return pool(value, count)
-    for dim in range(-dims, 0):
-        size = value.shape[dim]
-        starts = [place * size // count for place in range(count)]
-        ends = [-(-(place + 1) * size // count) for place in range(count)]
-        windows = (value.narrow(dim, a, b - a) for a, b in zip(starts, ends, strict=True))
-        value = torch.cat([window.amax(dim, keepdim=True) for window in windows], dim)
-    return value
 
 
 class Taps(nn.Module):

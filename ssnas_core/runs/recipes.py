@@ -28,6 +28,7 @@ from ssnas_core.spaces import SPACES
 from ssnas_core.spaces.cells.space import CellsConfig
 from ssnas_core.spaces.encdec.space import EncDecConfig
 from ssnas_core.spaces.fusion.space import FusionConfig
+from ssnas_core.spaces.joint import JointConfig
 from ssnas_core.spaces.layers import LayersConfig
 from ssnas_core.training.loop import TrainConfig
 
@@ -105,6 +106,10 @@ class Recipe:
             return replace(chosen or made(), length=self.prepare.length)
         if chosen is not None:
             return chosen
+        if made is JointConfig:
+            cells = [part for part in parts if isinstance(part, CellsConfig)]
+            joint = JointConfig(fusion=self.space("fusion"))
+            return replace(joint, cells=cells[0]) if cells else joint
         shares = "contrastive" in getattr(made, "__dataclass_fields__", ())
         return made(contrastive=self.contrastive) if shares else made()
 
@@ -298,7 +303,8 @@ class RunConfig:
         seed: decides the search, the labelled parts and every initial weight;
             the stored features have a seed of their own in the recipe.
         label_ratio: the ratios r of labels, in train and dev.
-        space: what may be chosen: "fusion", "layers", or a configuration.
+        space: what may be chosen: "fusion", "layers", "encdec", "cells", "joint", or a
+            configuration.
         objective: what makes a choice good: "contrastive" or a task of it that asks for all
             modalities ("swapped", "comm", "clip"), "matching", "memory-bank", "supervised",
             "hybrid", or a configuration, or an objective that needs no labels. A contrastive one
@@ -369,13 +375,14 @@ class RunConfig:
                 f"{len(self.label_ratio)} ratios; give one --label-ratio per run."
             )
         length = self.recipe.prepare.length
-        if isinstance(self.space, FusionConfig) and self.space.length != length:
+        fusion = self._fusion
+        if fusion is not None and fusion.length != length:
             raise InputError(
                 f"expected FusionConfig.length = {length}, as PrepareConfig.length, "
-                f"got {self.space.length}; give both (--space.length, --prepare.length) the same."
+                f"got {fusion.length}; give both (--space.length, --prepare.length) the same."
             )
         image = self.recipe.prepare.image
-        if isinstance(self.space, CellsConfig) and image == PrepareConfig.image:
+        if isinstance(self.space, CellsConfig | JointConfig) and image == PrepareConfig.image:
             raise InputError(
                 f"cells read the pixels of an image, got what the backbone {image} makes of it; "
                 "give --prepare.image pixels and --prepare.image-size (PrepareConfig), or the "
@@ -416,8 +423,13 @@ class RunConfig:
     @property
     def sizes(self) -> FusionConfig:
         """Sizes of the networks without architecture: the fusion space's."""
-        own = isinstance(self.space, FusionConfig)
-        return self.space if own else self.recipe.space("fusion")
+        return self._fusion or self.recipe.space("fusion")
+
+    @property
+    def _fusion(self) -> FusionConfig | None:
+        """The fusion cells' configuration of the space, where it has them."""
+        space = self.space.fusion if isinstance(self.space, JointConfig) else self.space
+        return space if isinstance(space, FusionConfig) else None
 
     def plain(self) -> dict[str, Any]:
         """Return the configuration as JSON values: data as a path or a hash, parts by name."""

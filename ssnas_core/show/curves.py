@@ -79,8 +79,7 @@ def draw_genotype(
     """
     names = tuple(dict.fromkeys((*(features or ()), *genotype.features)))
     layouts, used = [], list(genotype.features)
-    for part in drawn_parts(genotype):
-        shown = names if part is genotype else part.features
+    for part, shown in drawn_parts(genotype, names):
         layouts.append(Layout(part, shown, text_width))
         used += part.features
     return paint(layouts, used, title)

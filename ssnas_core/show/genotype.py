@@ -187,28 +187,42 @@ def cells_of(genotype: Genotype) -> dict[str, list[Node]]:
     return cells
 
 
-def drawn_parts(genotype: Genotype) -> list[Genotype]:
-    """Return what is drawn side by side: a genotype itself, or its two convolutional cells.
+def drawn_parts(
+    genotype: Genotype, features: Sequence[str]
+) -> list[tuple[Genotype, Sequence[str]]]:
+    """Return what is drawn side by side, each with the features to show beside it.
 
-    Those read the outputs of the two cells before as features, and each operation of a node
-    stands for itself.
+    That is a genotype itself; or its convolutional cells, and the fusion cells above them.
+    Convolutional cells read the outputs of the two cells before as features, and each operation
+    of a node stands for itself.
     """
-    if genotype.space != "cells":
-        return [genotype]
+    if genotype.space not in ("cells", "joint"):
+        return [(genotype, features)]
     parts: list[Genotype] = []
     nodes: list[Node] = []
+    pixels, taps = set(), []
     for node in genotype.nodes:
         if node.operator == "concat":
-            parts.append(Genotype(genotype.space, (*nodes, replace(node, name=OUTPUT))))
+            parts.append(Genotype("cells", (*nodes, replace(node, name=OUTPUT))))
             nodes = []
-        elif node.operator != "stem":
+        elif node.operator == "stem":
+            pixels.update(node.inputs)
+        elif node.operator == "pool":
+            taps.append(node.name)
+        elif "+" in node.operator:
             pairs = zip(node.operator.split("+"), node.inputs, strict=False)
             steps = [
                 Node(f"{node.name}_step_{place}", operation, (read,))
                 for place, (operation, read) in enumerate(pairs)
             ]
             nodes += [*steps, Node(node.name, "add", tuple(step.name for step in steps))]
-    return parts or [genotype]  # a file may name the space, and hold something else
+        else:
+            nodes.append(node)
+    shown: list[tuple[Genotype, Sequence[str]]] = [(part, part.features) for part in parts]
+    if taps and nodes:
+        rest = (name for name in features if name not in pixels)
+        shown.append((Genotype("fusion", tuple(nodes)), (*taps, *rest)))
+    return shown or [(genotype, features)]  # a file may name the space, and hold something else
 
 
 def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
@@ -233,13 +247,25 @@ def spread(blocks: Sequence[Block], goals: Sequence[float]) -> np.ndarray:
 # How it is painted.
 
 _MARGIN = 0.12  # inches
+_WIDEST = 16.0
 
 
 def paint(layouts: Sequence[Layout], used: Sequence[str], title: str | None) -> Figure:
-    """Return what is placed, side by side, as a figure; features that are not `used` are pale."""
-    for before, layout in zip(layouts, layouts[1:], strict=False):
-        (_, end, *_, height), (start, *_, top) = before.extent(), layout.extent()
-        layout.move(end + 2 * _BETWEEN_COLUMNS - start, height - top)
+    """Return what is placed, side by side, as a figure; features that are not `used` are pale.
+
+    What would be too wide for a row begins the next one.
+    """
+    row: list[Layout] = []
+    for layout in layouts:
+        if row:
+            first, before = row[0].extent(), row[-1].extent()
+            start, end, _, top = layout.extent()
+            right, up = before[1] + 2 * _BETWEEN_COLUMNS - start, first[3] - top
+            if end + right - first[0] > _WIDEST:
+                lowest = min(one.extent()[2] for one in row)
+                right, up, row = first[0] - start, lowest - 2 * _BETWEEN_COLUMNS - top, []
+            layout.move(right, up)
+        row.append(layout)
     ends = np.array([layout.extent() for layout in layouts])
     left, bottom = ends[:, [0, 2]].min(0) - _MARGIN
     right, top = ends[:, [1, 3]].max(0) + _MARGIN

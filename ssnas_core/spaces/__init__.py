@@ -9,6 +9,7 @@ SPACES = Parts(
         "layers": "ssnas_core.spaces.layers:LayersConfig",
         "encdec": "ssnas_core.spaces.encdec.space:EncDecConfig",
         "cells": "ssnas_core.spaces.cells.space:CellsConfig",
+        "joint": "ssnas_core.spaces.joint:JointConfig",
     },
 )
 OPERATORS = Parts(

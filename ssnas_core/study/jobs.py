@@ -136,6 +136,10 @@ def _run_of(
     them it would tell hardly trained networks apart.
     """
     tuned = study.tuned_for(method)
+    changes = {**tuned.changes, **method.changes}
+    recipe = dataclasses.replace(study.recipe, tuned={})
+    for name in [name for name in changes if name.startswith("recipe.")]:  # the axes are of it
+        recipe = _changed(recipe, name.split(".")[1:], changes.pop(name))
     config = RunConfig(
         data=study.data,
         seed=seed,
@@ -145,15 +149,17 @@ def _run_of(
         objective=method.objective,
         strategy=method.strategy,
         backbones=method.backbones,
-        recipe=dataclasses.replace(study.recipe, tuned={}),
+        recipe=recipe,
         table=study.table,
     )
-    for name, value in {**tuned.changes, **method.changes}.items():
+    for name, value in changes.items():
         config = _changed(config, name.split("."), value)
     by_trials = "supernet" not in getattr(config.strategy, "needs", ())
     labelled_only = getattr(config.objective, "labelled_only", False)
     lengthen = getattr(config.strategy, "as_long_as", None)
-    if lengthen is not None and (tuned.same_steps or (by_trials and labelled_only)):
+    if lengthen is not None and (
+        study.tuned_for(method).same_steps or (by_trials and labelled_only)
+    ):
         config = dataclasses.replace(config, strategy=lengthen(samples))
     if config.uses_labels:
         config = dataclasses.replace(config, label_ratio=(ratio,))

@@ -51,6 +51,19 @@ _UNTUNED = StudyMethod(cell=_PRETRAINED)
 _WITH_LABELS = StudyMethod(objective="supervised")
 _RELEASED = {"space.relaxation": "released", "strategy.alternate": "epoch"}
 
+# Backbones of images searched with the fusion, over small pictures: cells take longer by pixels.
+_JOINT = StudyMethod(
+    cell=_PRETRAINED,
+    space="joint",
+    strategy="gates",
+    changes={
+        "recipe.prepare.image": "pixels",
+        "recipe.prepare.image_size": (32, 32),
+        "strategy.epochs": 20,
+        "strategy.learning_rate": 1e-3,
+    },
+)
+
 STUDY_METHODS: dict[str, StudyMethod] = {
     "SSNAS": _SSNAS,
     "SSNAS, not pretrained": StudyMethod(tuned=True),
@@ -87,6 +100,8 @@ STUDY_METHODS: dict[str, StudyMethod] = {
     "random, pretrained, supervised backbones": StudyMethod(
         cell=Method("random", pretrained=True), backbones="supervised"
     ),
+    "SSNAS, backbone and fusion": _JOINT,
+    "random backbone and fusion, pretrained": replace(_JOINT, cell=Method("random", True)),
     "SSNAS, backbones trained along": replace(_SSNAS, backbones="trained"),
     "late concat, backbones trained along": StudyMethod(
         cell=Method("late concat"), backbones="trained"
@@ -108,6 +123,7 @@ METHOD_SETS: dict[str, tuple[str, ...]] = {
         *("random search without labels", "TPE without labels", "evolution without labels"),
         *("SSNAS, Gumbel", "SSNAS, beta-decay", "SSNAS, perturbation", "SSNAS, early stop"),
     ),
+    "joint": ("SSNAS, backbone and fusion", "random backbone and fusion, pretrained"),
     "backbones": tuple(name for name in STUDY_METHODS if name.endswith("supervised backbones")),
 }
 """Names for several methods; "baselines" are those of the data's modalities."""

@@ -140,7 +140,8 @@ def _check_run(job: Job, prepared: Prepared) -> None:
 
     Args:
         job: of the study.
-        prepared: its data now; backbones that learn from labels have features of their own.
+        prepared: its data now; backbones that learn from labels, or of other settings, have
+            features of their own.
     """
     if not (job.folder / "config.json").exists():
         return
@@ -150,7 +151,8 @@ def _check_run(job: Job, prepared: Prepared) -> None:
     note = job.folder / "prepared.json"
     if not note.exists():
         return
-    own = job.config.backbones == "supervised"
+    config = job.config
+    own = config.backbones == "supervised" or config.recipe.prepare != prepared.config
     labels = prepared.dataset.label_fingerprint()
     same = own or read_name(note, "folder") == prepared.folder.name
     if not same or read_fields(note, "labels")["labels"] != labels:

@@ -216,7 +216,7 @@ def test_file_that_names_a_part_imports_nothing(evaluated, tmp_path, monkeypatch
         (
             "--space",
             "own.space",
-            "unknown space 'own.space'; expected fusion, layers, encdec, cells, or one",
+            "unknown space 'own.space'; expected fusion, layers, encdec, cells, joint, or one",
         ),
         ("--strategy", "own.space:OneFeatureConfig", "a part with a method search"),
         ("--objective", "os.path:join", "a part with a method loss"),
@@ -234,7 +234,8 @@ def test_name_that_leads_to_no_part_is_refused(option, value, message, tiny_data
 def test_list_names_every_part_and_ones_own():
     told = call("list", "--parts", "own.space", "own.operator")
     names = {kind: {row["name"] for row in rows} for kind, rows in told.items()}
-    assert {"fusion", "layers", "encdec", "cells", "own.space:OneFeatureConfig"} == names["space"]
+    spaces = {"fusion", "layers", "encdec", "cells", "joint"}
+    assert {*spaces, "own.space:OneFeatureConfig"} == names["space"]
     assert "own.operator:Hadamard" in names["operator"]
     assert {"bilevel", "gates", "random", "evolution", "tpe", "surrogate"} == names["strategy"]
     without = {"contrastive", "swapped", "comm", "clip", "matching", "memory-bank"}

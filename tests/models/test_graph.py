@@ -21,6 +21,7 @@ from ssnas_core.models.spec import ClassifierSpec
 from ssnas_core.spaces.cells.space import CellsConfig
 from ssnas_core.spaces.encdec.space import EncDecConfig
 from ssnas_core.spaces.fusion.space import FusionConfig
+from ssnas_core.spaces.joint import JointConfig
 from ssnas_core.spaces.layers import LayersConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,13 +100,23 @@ MODELS = {
         single=True,
     ),
     "fusion": lambda: movies(FusionConfig(channels=8, output="beside", dropout=0.5)),
+    "joint": lambda: made(
+        JointConfig(
+            cells=CellsConfig(cells=3, channels=2),
+            fusion=FusionConfig(channels=8, output="beside", dropout=0.5),
+        ),
+        {
+            "image": image_backbone("pixels", size=(8, 8)),
+            "text": text_backbone("maxout").fit(TEXTS),
+        },
+    ),
     "layers": lambda: movies(LayersConfig(channels=8, dropout=0.5), single=True),
     "encdec": regions,
     "arrays": numbers,
 }
 SPACES = [  # each space by ONNX; the quickest by both
     *(("cells", ".pt2"), ("fusion", ".onnx"), ("encdec", ".onnx")),
-    *(("cells", ".onnx"), ("layers", ".onnx")),
+    *(("cells", ".onnx"), ("layers", ".onnx"), ("joint", ".onnx")),
     pytest.param("fusion", ".pt2", marks=pytest.mark.thorough),
     pytest.param("layers", ".pt2", marks=pytest.mark.thorough),
     pytest.param("encdec", ".pt2", marks=pytest.mark.thorough),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ssnas_core.show.curves import draw_genotype
 from ssnas_core.show.genotype import Block, Layout, drawn_parts, paint, spread
 from ssnas_core.spaces.cells.blocks import OPERATIONS
 from ssnas_core.spaces.cells.space import CellsConfig, CellsSpace
+from ssnas_core.spaces.fusion.space import FusionConfig
 from ssnas_core.spaces.genotype import Genotype, Node
+from ssnas_core.spaces.joint import JointConfig
 
 
 def laid_out(genotype: Genotype) -> Layout:
@@ -53,9 +56,10 @@ def test_blocks_are_moved_apart_and_no_further():
 def test_convolutional_cells_stand_side_by_side_with_an_arrow_for_each_operation():
     space = CellsSpace({"image_0": 3}, {"image_0": 64}, CellsConfig(nodes=5))
     genotype = space.named("CSNAS s5")
-    parts = drawn_parts(genotype)
-    for kind, part in zip(("normal", "reduce"), parts, strict=True):
+    parts = drawn_parts(genotype, ["image_0"])
+    for kind, (part, shown) in zip(("normal", "reduce"), parts, strict=True):
         layout = laid_out(part)
+        assert set(shown) == {"c_k-2", "c_k-1"}
         nodes = {node.name: node for node in genotype.nodes}
         assert set(layout.features) == {"c_k-2", "c_k-1"}
         assert list(layout.blocks["head"].texts) == ["concat → c_k"]
@@ -66,12 +70,36 @@ def test_convolutional_cells_stand_side_by_side_with_an_arrow_for_each_operation
             assert block.framed and "+".join(block.texts) == nodes[name].operator
             assert tuple(step.inputs[0] for step in block.nodes) == nodes[name].inputs
             assert {(source, name) for source in nodes[name].inputs} <= layout.routes.keys()
-    assert drawn_parts(Genotype("mine", CHAIN)) == [Genotype("mine", CHAIN)]
+    chain = Genotype("mine", CHAIN)
+    assert drawn_parts(chain, ["image_0"]) == [(chain, ["image_0"])]
     draw_genotype(Genotype("cells", CHAIN))  # a file that is none of them
     figure = draw_genotype(genotype, ["image_0"])
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts.count("c_k-2") == texts.count("concat → c_k") == 2 and "image_0" not in texts
     assert sum(text in OPERATIONS for text in texts) == 20
+
+
+def test_a_joint_genotype_is_drawn_as_cells_and_the_fusion_of_their_features():
+    channels, positions = {"image_0": 3, "text_0": 4}, {"image_0": 64, "text_0": 1}
+    fusion = FusionConfig(channels=4, output="beside")
+    space = JointConfig(fusion=fusion).open(channels, positions)
+    genotype = space.sample(torch.Generator().manual_seed(0))
+    normal, reduce, (fused, shown) = drawn_parts(genotype, space.features)
+    assert shown == ("image_1", "image_2", "image_3", "text_0")
+    assert fused == Genotype("fusion", space.split(genotype)[""].nodes)
+    for kind, (part, read) in (("normal", normal), ("reduce", reduce)):
+        assert set(read) == {"image c_k-2", "image c_k-1"}
+        assert part.nodes[-1].inputs == tuple(f"image {kind}_{node}" for node in range(2, 6))
+    texts = [text.get_text() for text in draw_genotype(genotype, space.features).axes[0].texts]
+    assert "image_3" in texts and "image_0" not in texts and texts.count("concat → c_k") == 2
+
+
+def test_what_is_too_wide_for_a_row_stands_below_it():
+    wide = [laid_out(Genotype("mine", CHAIN)) for _ in range(6)]
+    paint(wide, ["image_0"], None)
+    tops = [layout.extent()[3] for layout in wide]
+    assert tops[0] == pytest.approx(tops[1]) and tops[-1] < wide[0].extent()[2]
+    assert wide[0].extent()[0] in [pytest.approx(one.extent()[0]) for one in wide[1:]]
 
 
 def test_layouts_side_by_side_do_not_overlap_and_begin_at_one_height():

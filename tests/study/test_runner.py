@@ -275,6 +275,21 @@ def test_finished_study_is_only_read_and_its_test_labels_once_for_each_cell(
     assert len(reads) == len(undisturbed)
 
 
+def test_backbone_and_fusion_are_searched_on_pixels_of_their_own(tiny_data, tiny_recipe, tiny_store,
+                                                                 tmp_path):  # fmt: skip
+    study = small(tiny_data, tiny_recipe, methods=("joint", "late concat"), label_ratio=(1.0,))
+    for _ in range(2):  # again: what is there is of the same study
+        rows, problems = run_study(study, tmp_path, store=tiny_store, workers=0)
+    assert problems == [] and {row["method"] for row in rows} == {
+        *METHOD_SETS["joint"], "late concat",
+    }  # fmt: skip
+    of = {row["method"]: row["genotype"] for row in rows}
+    assert of["late concat"] is None
+    assert all("pool(image normal)" in of[name] for name in METHOD_SETS["joint"])
+    read = {job.config.recipe.prepare.image for job in jobs_of(study, tmp_path, KINDS, 36)}
+    assert read == {"pixels", "small"}
+
+
 def test_more_ratios_go_on_with_what_is_there(undisturbed, tiny_data, tiny_recipe, tiny_store,
                                               tmp_path):  # fmt: skip
     two = ("SSNAS", "late concat")

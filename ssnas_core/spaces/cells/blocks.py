@@ -20,7 +20,7 @@ over the epochs; there is no auxiliary head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -181,6 +181,12 @@ def stack(
         before, reduced = (before[1], concat[kind] * channels), reduces
 
 
+def taps(kinds: Sequence[str]) -> list[int]:
+    """Return the places of the last cells of each size, of a stack of cells of these kinds."""
+    after = [*kinds[1:], KINDS[1]]
+    return [place for place, kind in enumerate(after) if kind == KINDS[1]]
+
+
 class _Inputs(nn.Module):
     """The outputs of the two cells before, at C channels and of one size."""
 
@@ -332,20 +338,32 @@ class _Stack(nn.Module):
         stacked = list(stack(cells, channels, stem, concat))
         self.kinds = [kind for kind, _ in stacked]
         self.cells = nn.ModuleList(make(kind, place) for kind, place in stacked)
+        self.taps = taps(self.kinds)
         kind, last = stacked[-1]
         self.width = concat[kind] * last.channels
         self.to(memory_format=torch.channels_last)  # faster on CPUs
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return embeddings (N, width) of features (N, P, C_in) by name."""
+        return self.maps_of(features)[-1].mean((2, 3))
+
+    def maps_of(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return `maps` of the square image whose pixels are among features (N, P, C_in)."""
         pixels = features[self.features[0]]
         side = math.isqrt(pixels.shape[1])
-        image = pixels.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (N, C_in, H, W)
-        first = second = self.stem(self.norm(image))
+        return self.maps(pixels.unflatten(1, (side, side)).permute(0, 3, 1, 2))
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Return the output (N, C, H', W') of the last cell of each size, the largest first.
+
+        Args:
+            image: (N, C_in, H, W); 4 divides H and W.
+        """
+        outputs = [self.stem(self.norm(image))] * INPUTS
         weights = self.weights()
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            first, second = second, cell(first, second, weights.get(kind))
-        return second.mean((2, 3))
+            outputs.append(cell(*outputs[-INPUTS:], weights.get(kind)))
+        return [outputs[INPUTS + place] for place in self.taps]
 
     def weights(self) -> dict[str, Weights]:
         """Return the weights of the operations of all edges, by kind of cell; {} where fixed."""

@@ -39,6 +39,8 @@ from ssnas_core.spaces.cells.blocks import (
     CellsSupernet,
     Edge,
     Plan,
+    stack,
+    taps,
 )
 from ssnas_core.spaces.genotype import Genotype, Node
 
@@ -349,6 +351,14 @@ class CellsSpace:
                 own[name] = state[source]
         network.load_state_dict(own)
         return network
+
+    def maps(self) -> list[tuple[str, int]]:
+        """Return the kind of the last cell of each size, and the channels of its output."""
+        config, nodes = self.config, min(self.config.nodes, CONCAT)
+        concat: dict[str, int] = dict.fromkeys(KINDS, nodes)
+        stacked = list(stack(config.cells, config.channels, config.stem, concat))
+        places = (stacked[place] for place in taps([kind for kind, _ in stacked]))
+        return [(kind, nodes * place.channels) for kind, place in places]
 
     @property
     def _nodes(self) -> range:
