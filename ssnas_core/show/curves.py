@@ -85,6 +85,9 @@ def draw_genotype(
     return paint(layouts, used, title)
 
 
+_PANELS = 4  # side by side, at most
+
+
 def plot_history(
     history: Iterable[Mapping[str, Any]],
     labels: Mapping[str, Sequence[str]] | None = None,
@@ -104,8 +107,9 @@ def plot_history(
     Returns:
         A row for the losses, then one for each kind of logits with their softmax:
         `alpha_0, alpha_1` side by side, as are the cells' first steps. Curves of
-        one name have one colour; a matrix's second row is dashed. Of a matrix of many rows of
-        two, the first in each row is drawn.
+        one name have one colour; a matrix's second row is dashed. Of a matrix whose rows have
+        the same labels each has a panel, and of one of many rows of two the first in each row is
+        drawn.
 
     Raises:
         ValueError: the history is empty, or nothing in it can be drawn.
@@ -123,8 +127,13 @@ def plot_history(
     if curves:
         styles = {name: style(place) for place, (_, _, name) in enumerate(curves)}
         rows.append(Row(panels={"loss": curves}, styles=styles, ylabel=_loss("", unit)))
-    for names in _by_kind(entries[0].get("logits", {})):
-        rows.append(_weights_row(entries, names, labels or {}))
+    labels = labels or {}
+    entries = [{**entry, "logits": _of_rows(entry.get("logits", {}), labels)} for entry in entries]
+    first = entries[0]["logits"]
+    labels = {n: labels.get(n) or labels.get(re.sub(r"_\d+$", "", n), ()) for n in first}
+    for names in _by_kind(first):
+        for start in range(0, len(names), _PANELS):
+            rows.append(_weights_row(entries, names[start : start + _PANELS], labels))
     if not rows:
         raise ValueError("plot_history found neither losses nor logits in the history.")
     return draw_rows(rows)
@@ -379,6 +388,17 @@ def _by_kind(vectors: Iterable[str]) -> list[list[str]]:
     return list(kinds.values())
 
 
+def _of_rows(logits: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each row of a matrix a name of its own, where each has all the labels."""
+    parts: dict[str, Any] = {}
+    for name, value in logits.items():
+        if np.ndim(value) == 2 and len(labels.get(name, ())) == np.shape(value)[1]:
+            parts |= {f"{name}_{place}": row for place, row in enumerate(value)}
+        else:
+            parts[name] = value
+    return parts
+
+
 def _weights_row(
     entries: Sequence[Mapping[str, Any]],
     names: Sequence[str],
@@ -402,5 +422,5 @@ def _weights_row(
             styles.setdefault(text, style(place, 0 if one_each else slot))
             panels[name].append((epochs, paths[:, slot, state].tolist(), text))
     kind = re.sub(r"_\d+", "", names[0])
-    legend = any(name in labels for name in names)
+    legend = any(labels.get(name) for name in names)
     return Row(panels=panels, styles=styles, ylabel=f"softmax of {kind}", zero=True, legend=legend)

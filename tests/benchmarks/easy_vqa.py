@@ -1,16 +1,18 @@
 """easy-VQA as a table that every command reads: an image, a question, the answer as label.
 
     python tests/benchmarks/easy_vqa.py --folder easy_vqa
-    PYTHONPATH=tests/benchmarks python tests/benchmarks/to_find.py \
-        --data easy_vqa/questions.csv --recipe easy_vqa:RECIPE --name easy_vqa \
-        --out runs/to_find_easy_vqa
+    PYTHONPATH=tests/benchmarks ssnas study --data easy_vqa/questions.csv \
+        --recipe easy_vqa:RECIPE --methods core "image only" "text only" --decisive core \
+        --label-ratio 0.01 0.05 0.1 0.3 1 --out runs/study-easy-vqa
 
 Yes and no, half of the answers, need the image *and* the question: what each says by itself adds
 up to nothing. So this is real data in which late concatenation has to fail somewhere.
 
 Writes so many of its questions, drawn without a pattern: those of a tenth of the training
 images are dev, so that no image is in two parts; test is its own. The recipe neither
-mirrors nor colours images, as questions ask for colours.
+mirrors nor colours images, as questions ask for colours; and reads questions by their letters: its
+words would go without English stop words, and "not" is one. (With them left out a linear model of a
+question's features is right about 0.42 of the test questions, by letters about 0.66.)
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ RECIPE = replace(
     _CLASSROOM,
     prepare=replace(
         _CLASSROOM.prepare,
+        text="characters",
         image_size=(48, 48),
         views=2,
         augment=replace(RECIPES["av-mnist"].prepare.augment, text=TextAugment(drop=0.0)),

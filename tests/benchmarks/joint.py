@@ -61,21 +61,23 @@ class Options:
     data: Path
     out: Path
     seeds: int = 5
+    prepared: int = 5000  # of train, which the backbones of texts learn from, without labels
     train: int = 1000
     dev: int = 400
     test: int = 1000
     label_ratio: tuple[float, ...] = (0.1, 1.0)
-    epochs: int = 6  # of each search, of pretraining and of fine-tuning
+    epochs: int = 6  # of each search, and of pretraining
     tables: Path = Path(__file__).parents[2] / "book" / "tables"
 
 
-def drawn(dataset: Dataset, options: Options) -> Dataset:
+def drawn(dataset: Dataset, **counts: int) -> Dataset:
     """So many samples of each part, the same in every run."""
-    generator, rows = torch.Generator().manual_seed(0), []
-    for part in ("train", "dev", "test"):
+    generator = torch.Generator().manual_seed(0)
+    rows: list[int] = []
+    for part, count in counts.items():
         own = torch.from_numpy(dataset.indices(part))
-        rows += own[torch.randperm(len(own), generator=generator)[: getattr(options, part)]]
-    return replace(dataset, records=tuple(dataset.records[int(row)] for row in rows))
+        rows += own[torch.randperm(len(own), generator=generator)[:count]].tolist()
+    return replace(dataset, records=tuple(dataset.records[row] for row in rows))
 
 
 class Above:
@@ -108,9 +110,14 @@ class Study:
         read = open_dataset(options.data, unpack_to=options.out / "raw")
         self.recipe: Recipe = RECIPES["av-mnist" if read.single_label else "classroom"]
         small = replace(self.recipe.prepare, image="pixels", image_size=(16, 16), views=4)
-        self.prepared: Prepared = prepare(drawn(read, options), options.out / "store", small)
+        counts = {"train": options.prepared, "dev": options.dev, "test": options.test}
+        self.prepared: Prepared = prepare(drawn(read, **counts), options.out / "store", small)
         self.store = self.prepared.store
         self.task = task_of(self.prepared.dataset)
+        whole = self.prepared.dataset
+        self.data = drawn(whole, train=options.train, dev=options.dev, test=options.test)
+        places = {record.id: row for row, record in enumerate(whole.records)}
+        self.places = torch.tensor([places[record.id] for record in self.data.records])
         self.training = TrainConfig(epochs=options.epochs, batch_size=64, learning_rate=3e-3)
         self.gates = GatesConfig(epochs=options.epochs, learning_rate=1e-3)
 
@@ -129,9 +136,13 @@ class Study:
             print(name, f"{time.process_time() - start:.0f} s", value, flush=True)
         return read_json(file)
 
+    def rows(self, part: str) -> Tensor:
+        """Rows of the store that are of a part and used, (n,)."""
+        return self.places[self.data.indices(part)]
+
     def context(self, seed: int, name: str) -> SearchContext:
-        parts = {part: self.prepared.indices(part) for part in ("train", "dev")}
-        return SearchContext(**parts, seed=seed, checkpoint=self.out / f"{name}.pt")
+        train, dev = self.rows("train"), self.rows("dev")
+        return SearchContext(train=train, dev=dev, seed=seed, checkpoint=self.out / f"{name}.pt")
 
     def architecture(self, way: str, seed: int) -> dict[str, Any]:
         """The choices that a way makes, and what they took."""
@@ -160,7 +171,7 @@ class Study:
             with seeded(seed, 40) as _:
                 stack = cells.build(found[picture])
                 model = join(stack, stack, Contrastive())
-            rows = self.prepared.indices("train")
+            rows = self.rows("train")
             fit(model, self.store, Contrastive(), rows, self.training, seed=seed)
             stacks[picture] = stack.requires_grad_(False)
         return Above(space, found, stacks)
@@ -180,7 +191,7 @@ class Study:
             embedder, objective = network(10, 0.1), self.recipe.contrastive
             with seeded(seed, 11):
                 model = join(embedder, embedder, objective)
-            rows = self.prepared.indices("train")
+            rows = self.rows("train")
             history = fit(model, self.store, objective, rows, self.training, seed=seed)
             torch.save(embedder.state_dict(), pretrained)
             return history[-1]["loss"]
@@ -191,12 +202,11 @@ class Study:
             embedder.load_state_dict(torch.load(pretrained))
             with seeded(seed, 21):
                 model: nn.Module = join(embedder, embedder, self.task.learning)
-            part = labelled_part(self.prepared.dataset, ratio, seed)
-            rows, dev = torch.from_numpy(part.train), torch.from_numpy(part.dev)
-            schedule = replace(self.training, min_steps=100)
-            fit(model, self.store, self.task.learning, rows, schedule, seed=seed)
+            part = labelled_part(self.data, ratio, seed)
+            rows, dev = self.places[part.train], self.places[part.dev]
+            fit(model, self.store, self.task.learning, rows, self.recipe.finetune, seed=seed)
             threshold = self.task.threshold(self.task.predict(model, self.store, dev), dev)
-            test = self.prepared.indices("test")
+            test = self.rows("test")
             scores = self.task.scores(self.task.predict(model, self.store, test), test, threshold)
             return {"score": scores[self.task.primary]}
 
@@ -223,8 +233,8 @@ class Study:
         about = (
             f"{self.task.primary} on test of {options.test:,} samples of {name}, "
             f"{options.train:,} of train and {options.dev:,} of dev; pictures of 16 x 16 pixels; "
-            f"{options.seeds} seeds, mean [95 % t interval]; {options.epochs} epochs of search, "
-            "pretraining and fine-tuning. Search: seconds of one core."
+            f"{options.seeds} seeds, mean [95 % t interval]; {options.epochs} epochs of search and "
+            "pretraining. Search: seconds of one core."
         )
         head = ["backbone and fusion", *(f"r = {r:g}" for r in options.label_ratio), "search, s"]
         return "\n".join([

@@ -277,6 +277,23 @@ def searched(cells: int, steps: int, features: int = 7) -> tuple[list[dict], dic
     return entries, labels
 
 
+def test_each_block_of_a_side_has_a_panel_four_in_a_row():
+    rng = np.random.default_rng(0)
+    entries = [
+        {"epoch": epoch, "logits": {"decoder": rng.normal(size=(6, 3)).tolist()}}
+        for epoch in range(2)
+    ]
+    figure = plot_history(entries, {"decoder": ("SA", "GA", "FFN")})
+    found = panels(figure)
+    assert [axes.get_title() for axes in found] == [f"decoder_{block}" for block in range(6)]
+    assert [axes.get_subplotspec().rowspan.start for axes in found] == [0, 0, 0, 0, 1, 1]
+    assert legends(figure) == [["SA", "GA", "FFN"]] * 2
+    for block, axes in enumerate(found):
+        logits = np.array([entry["logits"]["decoder"][block] for entry in entries])
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        assert np.allclose([line.get_ydata() for line in axes.lines], shares.T)
+
+
 def test_cells_stand_side_by_side_and_a_feature_has_one_colour_in_all():
     figure = plot_history(*searched(3, 2))
     found = {axes.get_title(): axes for axes in panels(figure)}
