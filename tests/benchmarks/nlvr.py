@@ -247,8 +247,8 @@ def main(options: Options) -> None:
         f"Accuracy on NLVR's test: {counts['test']} pictures with {len(clusters.sizes)} "
         f"sentences; trained on {counts['train']} pictures of its dev part, {counts['dev']} are "
         f"dev. Means over {options.seeds} seeds with 95 % bootstrap intervals of sentences. By "
-        "`python tests/benchmarks/nlvr.py --data nlvr.tar.gz --out runs/nlvr`. NLVR: Suhr et al. 2017, "
-        "CC BY 4.0."
+        "`python tests/benchmarks/nlvr.py --data nlvr.tar.gz --out runs/nlvr`. "
+        "NLVR: Suhr et al. 2017, CC BY 4.0."
     )
     text = "\n".join([
         *("# NLVR: is the sentence true of the picture?", "", about, ""),
