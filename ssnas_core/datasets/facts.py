@@ -40,6 +40,8 @@ def labels_in_words(dataset: Dataset) -> str:
     shown = ", ".join(dataset.classes[:5]) + (", ..." if len(dataset.classes) > 5 else "")
     if dataset.task == "grounding":
         return f"one of {len(dataset.classes)} regions"
+    if dataset.task == "answering":
+        return f"{len(dataset.classes)} answers ({shown})"
     if dataset.task == "matching":
         return f"{len(dataset.classes)} pictures of {len(dataset)} texts"
     form = "single-label" if dataset.single_label else "multi-label"

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,13 @@ import numpy as np
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import path_of, path_text, read_json, write_json
 from ssnas_core.common.modalities import is_modality
+from ssnas_core.common.typed import typed
 
 _LOG = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 KINDS = ("image", "text", "array")
-TASKS = ("classification", "grounding", "matching")
+TASKS = ("classification", "grounding", "matching", "answering")
 
 MAX_IMAGE_BYTES = 50 * 10**6
 """A larger image is not decoded."""
@@ -56,12 +57,15 @@ class Record:
             (C,) or (P, C), P positions of C channels.
         labels: names of the classes it belongs to; None where nobody has labelled it.
         split: `"train"`, `"dev"` or `"test"`.
+        soft: class -> how right it is, in (0, 1]; other classes are wrong. None where the labels
+            are right and say all.
     """
 
     id: str
     inputs: Mapping[str, Any]
     labels: tuple[str, ...] | None
     split: str
+    soft: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,15 @@ class Dataset:
         task: what the labels are (`training.tasks`): "classification", classes of samples. Or,
             of data of one label a sample, "grounding": the region that is meant, where class k
             is row k of the data's regions, an array (P, C) of K = P rows; or "matching": the
-            picture, which several records share, each with another text about it.
+            picture, which several records share, each with another text about it. Or "answering":
+            the commonest answer, or no label where that is no class; `Record.soft` has the others.
 
     Raises:
         InputError: an id occurs twice, or a record has an unknown split or
-            class, other modalities than `kinds`, an array of another shape than
-            the others or with NaN, or another number of labels than one where
-            `single_label`, or one of test has no labels; or data without what their task
-            needs.
+            class, soft targets outside (0, 1], other modalities than `kinds`, an array of
+            another shape than the others or with NaN, or another number of labels than one
+            where `single_label`, or one of test has no labels; or data without what their
+            task needs.
     """
 
     name: str
@@ -112,6 +117,7 @@ class Dataset:
         first = self.records[0].inputs if self.records else {}
         shapes = {name: np.shape(first[name]) for name in arrays if name in first}
         ids: set[str] = set()
+        known = set(self.classes)
         for record in self.records:
             problem = None
             if record.id in ids:
@@ -122,11 +128,13 @@ class Dataset:
                 problem = f"inputs {list(self.kinds)}, got {list(record.inputs)}"
             elif record.labels is None:
                 problem = "labels, as all of test do" if record.split == "test" else None
-            elif not set(record.labels) <= set(self.classes):
-                unknown = sorted(set(record.labels) - set(self.classes))
+            elif not known.issuperset(record.labels):
+                unknown = sorted(set(record.labels) - known)
                 problem = f"labels among the {len(self.classes)} classes, got {unknown}"
             elif self.single_label and len(record.labels) != 1:
                 problem = f"exactly one label, got {list(record.labels)}"
+            if problem is None and record.soft is not None:
+                problem = _soft_problem(record, known, self.task)
             if problem is None:
                 for name in arrays:
                     problem = problem or _array_problem(name, record.inputs[name], shapes[name])
@@ -145,9 +153,13 @@ class Dataset:
             "classification": "",
             "grounding": "" if rows == [classes] else f"one array of {classes} regions",
             "matching": "" if kinds.count("text") == 1 and len(kinds) > 1 else "pictures, one text",
+            "answering": "any number of labels a sample" if self.single_label else "",
         }
-        if self.task not in TASKS or self.task != TASKS[0] and not self.single_label:
-            problem = f"a task among {', '.join(TASKS)}, the latter two of one label a sample"
+        one_label = self.task in ("grounding", "matching")
+        if self.task not in TASKS or one_label and not self.single_label:
+            problem = (
+                f"a task among {', '.join(TASKS)}, grounding and matching of one label a sample"
+            )
         else:
             problem = needed[self.task]
         if problem:
@@ -163,15 +175,28 @@ class Dataset:
         """Return the label matrix, (N, K) uint8 of 0 and 1; rows of 0 for the unlabelled."""
         return label_matrix(self.records, self.classes)
 
+    def soft(self) -> np.ndarray:
+        """Return how right each class is of each record, (N, K) float32 in [0, 1]."""
+        matrix = self.labels().astype(np.float32)
+        column = {name: k for k, name in enumerate(self.classes)}
+        for row, record in zip(matrix, self.records, strict=True):
+            if record.soft is not None:
+                row[:] = 0
+                row[[column[name] for name in record.soft]] = [*record.soft.values()]
+        return matrix
+
     def labelled(self) -> np.ndarray:
         """Return which records are labelled, (N,) bool."""
         return np.array([record.labels is not None for record in self.records], dtype=bool)
 
     def targets(self) -> np.ndarray:
-        """Return what `Supervised` learns: (N, K) uint8; if `single_label` classes, (N,) int64.
+        """Return what is learnt: (N, K) uint8; if `single_label` classes, (N,) int64.
 
-        An unlabelled record has class -1, which no loss takes, or no label.
+        An unlabelled record has class -1, which no loss takes, or no label. Where records have
+        soft targets, or the task is to answer, it is `soft`.
         """
+        if self.task == "answering" or any(one.soft is not None for one in self.records):
+            return self.soft()
         labels = self.labels()
         if not self.single_label:
             return labels
@@ -238,7 +263,10 @@ class Dataset:
 
     def label_fingerprint(self) -> str:
         """Return a hash (BLAKE2b, 16 hex digits) of the classes and of every record's labels."""
-        labels = [(record.id, record.labels) for record in self.records]
+        labels = [
+            (one.id, one.labels, *([] if one.soft is None else [sorted(one.soft.items())]))
+            for one in self.records
+        ]
         content = repr((self.classes, self.single_label, self.task, labels))
         encoded = content.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(encoded, digest_size=8).hexdigest()
@@ -292,6 +320,18 @@ def _digest(value: Any) -> bytes:
         ) from error
     form = f"{content.dtype.str} {content.shape}".encode()
     return hashlib.blake2b(form + np.ascontiguousarray(content).tobytes()).digest()
+
+
+def _soft_problem(record: Record, classes: Collection[str], task: str) -> str | None:
+    """Return what a record's soft targets need to be, or None if they are that."""
+    soft = record.soft or {}
+    if record.labels is None or task not in ("grounding", "answering"):
+        return f"no soft targets, as it has {'no labels' if record.labels is None else 'classes'}"
+    if not all(name in classes for name in soft) or not all(
+        0 < value <= 1 for value in soft.values()
+    ):
+        return f"soft targets in (0, 1] of classes, got {reprlib.repr(dict(soft))}"
+    return None
 
 
 def _array_problem(modality: str, value: Any, shape: tuple[int, ...]) -> str | None:
@@ -377,7 +417,8 @@ def _plain(record: Record) -> dict[str, Any]:
         for name, v in record.inputs.items()
     }
     labels = None if record.labels is None else list(record.labels)
-    return {"id": record.id, "inputs": inputs, "labels": labels, "split": record.split}
+    soft = {} if record.soft is None else {"soft": dict(record.soft)}
+    return {"id": record.id, "inputs": inputs, "labels": labels, "split": record.split, **soft}
 
 
 def changes(path: Path, now: Dataset) -> str:
@@ -421,7 +462,7 @@ def changes(path: Path, now: Dataset) -> str:
 def _facts(entry: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Return labels, split and texts of a record as `save_dataset` writes it."""
     return {
-        "labels": entry["labels"],
+        "labels": [entry["labels"], entry["soft"]] if "soft" in entry else entry["labels"],
         "split": entry["split"],
         "texts": [entry["inputs"][name] for name in texts],
     }
@@ -456,7 +497,8 @@ def load_dataset(path: Path, columns: Mapping[str, Sequence[Any]] | None = None)
                     raise TypeError(f"{name} of record {row} is no {kinds[name]}")
             (id,) = _texts([entry["id"]])
             labels = entry["labels"] if entry["labels"] is None else _texts(entry["labels"])
-            records.append(Record(id, inputs, labels, entry["split"]))
+            soft = typed(Mapping[str, float] | None, entry.get("soft"), f"soft of record {row}")
+            records.append(Record(id, inputs, labels, entry["split"], soft))
         return Dataset(
             _texts([content["name"]])[0],
             kinds,

@@ -49,9 +49,9 @@ class Labels:
         """
         rows = torch.from_numpy(labelled_part(dataset, ratio, seed).train)
         known = torch.from_numpy(dataset.targets())
-        known = known if dataset.single_label else known.float()
+        known = known if known.ndim == 1 else known.float()
         # NaN, or a class that is none: no loss can be made of what may not be read
-        labels = torch.full_like(known, -1 if dataset.single_label else torch.nan)
+        labels = torch.full_like(known, -1 if known.ndim == 1 else torch.nan)
         labels[rows] = known[rows]
         return cls(rows, Supervised(labels=labels, classes=len(dataset.classes)))
 

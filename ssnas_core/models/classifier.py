@@ -391,6 +391,8 @@ def _answers(dataset: Dataset, threshold: float | None) -> dict[str, Any]:
     """Return what a classifier's probabilities are of; of pairs, that they are some."""
     if dataset.task == "matching":
         return {"classes": ("match",), "single_label": False, "threshold": 0.5}
+    if dataset.task == "answering":  # the first is the answer; none was chosen
+        threshold = 0.5
     single = dataset.single_label
     return {"classes": dataset.classes, "single_label": single, "threshold": threshold}
 

@@ -1,10 +1,15 @@
 """The supervised objective: labels through a linear head.
 
+A label may be an answer to a question, of which people give several: each is as right as many
+people give it, and the loss is binary cross-entropy, summed over the answers
+(arXiv:1708.02711; MMnas too).
+
 A label is a class of the sample, or one of its regions, as in visual grounding: which region does
 the text mean? There each region has a number, and the softmax is over the regions of one sample.
 MMnas (arXiv:2004.12070) takes the Kullback-Leibler divergence from a target that gives each region
 its overlap with the true box, where that is at least 0.5 (intersection over union), normalised.
-Where one region alone overlaps so, that is the cross-entropy here.
+Where one region alone overlaps so, that is the cross-entropy here. The boxes that it regresses
+beside are left out.
 """
 
 from __future__ import annotations
@@ -112,7 +117,8 @@ class SupervisedRegions(Supervised):
     its linear classifier are the places in the list of regions.
 
     Args:
-        labels: (N,) numbers of regions.
+        labels: (N,) numbers of regions; or (N, R) how right each one is, >= 0: the target is
+            the row over its sum, and a row of 0 counts for nothing.
         classes: R, regions of each sample.
         augment: train on augmented views; on clean ones otherwise.
     """
@@ -120,6 +126,37 @@ class SupervisedRegions(Supervised):
     def each(self, width: int) -> nn.Module:
         """Return a head for embeddings of each region: (N, R, width) -> logits (N, R)."""
         return RegionHead(width)
+
+    def loss_of_logits(self, logits: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (n, R); of soft labels the mean divergence."""
+        if self.labels.ndim == 1:
+            return super().loss_of_logits(logits, indices)
+        logits = at_least_float32(logits)
+        labels = self.labels[indices].to(logits.device, logits.dtype)
+        total = labels.sum(1, keepdim=True)  # (n, 1)
+        target = labels / total.clamp_min(torch.finfo(labels.dtype).tiny)
+        divergence = F.kl_div(logits.log_softmax(1), target, reduction="sum")
+        return divergence / (total > 0).sum().clamp_min(1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SupervisedAnswers(Supervised):
+    """Labels that are answers, each more or less right, and binary cross-entropy for each.
+
+    It is summed over the answers and, so that it does not grow with the batch, averaged over the
+    samples, where MMnas sums over these too; Adam's steps are the same.
+
+    Args:
+        labels: (N, K) how right each answer is, in [0, 1].
+        classes: K; taken from `labels` where these are (N, K).
+        augment: train on augmented views; on clean ones otherwise.
+    """
+
+    def loss_of_logits(self, logits: Tensor, indices: Tensor) -> Tensor:
+        """Return the binary cross-entropy of logits (n, K), summed over K, averaged over n."""
+        logits = at_least_float32(logits)
+        labels = self.labels[indices].to(logits.device, logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
 
 
 @dataclass(frozen=True, kw_only=True)

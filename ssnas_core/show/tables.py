@@ -30,6 +30,7 @@ _FIRST = (
 )
 _LAST = ("labelled", *SECONDS, *COUNTS, "peak_anonymous_mb", "genotype", "repeats", "problem")
 _SCORES = {
+    "vqa_accuracy": "VQA accuracy",
     "accuracy": "accuracy",
     "recall": "recall",
     **{f"{what}_at_{k}": f"{what}@{k}" for what in ("pictures", "texts") for k in (1, 5, 10)},
@@ -47,16 +48,17 @@ _SCORES = {
 def primary_score(rows: Sequence[Row]) -> str:
     """Return the column that methods are compared by: the first that each row has.
 
-    That is `score` in a table of several runs, else `accuracy`, else `recall`, else `weighted_f1`.
+    That is `score` in a table of several runs, else `vqa_accuracy`, `accuracy` or `recall`, else
+    `weighted_f1`.
     """
-    names = ("score", "accuracy", "recall")
+    names = ("score", "vqa_accuracy", "accuracy", "recall")
     return next((n for n in names if rows and all(n in row for row in rows)), "weighted_f1")
 
 
 def score_name(rows: Sequence[Row], metric: str = "score") -> str:
     """Return a score's name for people; `score` is named as the column that is the same."""
     if metric == "score":
-        names = ("accuracy", "recall", "weighted_f1")
+        names = ("vqa_accuracy", "accuracy", "recall", "weighted_f1")
         same = (n for n in names if all(r.get(n) == r[metric] for r in rows))
         metric = next(same, metric)
     return _SCORES.get(metric, metric.replace("_", " "))

@@ -17,6 +17,7 @@ from ssnas_core.runs.folder import RunFolder
 from ssnas_core.runs.methods import Method
 from ssnas_core.runs.reading import FACTS, cell_folder, read_tested, read_trained, search_history
 from ssnas_core.runs.recipes import RECIPES, Recipe, RunConfig, Tuned
+from ssnas_core.show.tables import primary_score
 from ssnas_core.study.methods import StudyMethod, methods_in
 from ssnas_core.training.loop import steps_of
 
@@ -196,7 +197,7 @@ def cell_row(cell: Cell, job: Job, counts: Mapping[str, int]) -> dict[str, Any]:
     files = cell_folder(job.folder, str(cell.method), cell.ratio)
     trained, tested = read_trained(files / "train.json"), read_tested(files / "test.json")
     scores = {key: value for key, value in tested.items() if key not in FACTS}
-    primary = "accuracy" if "accuracy" in scores else "weighted_f1"
+    primary = primary_score([scores])
     folder, labelled = RunFolder.opened(job.folder), trained["labelled"]
     of: dict[str, str | None] = {"train": files.name}
     if cell.method.searched:

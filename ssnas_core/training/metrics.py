@@ -197,6 +197,27 @@ def accuracy(logits: ArrayLike, classes: ArrayLike) -> float:
     return float((logits.argmax(1) == classes).mean())
 
 
+def soft_accuracy(logits: ArrayLike, soft: ArrayLike) -> float:
+    """Mean of how right the class with the largest logit is; of equal ones the first counts.
+
+    Args:
+        logits: (N, K), of any scale.
+        soft: how right each class is, in [0, 1], (N, K).
+
+    Raises:
+        ValueError: shapes differ, no samples, or a logit is NaN.
+    """
+    logits, soft = np.asarray(logits), np.asarray(soft, dtype=float)
+    if logits.ndim != 2 or not logits.size or soft.shape != logits.shape:
+        raise ValueError(
+            f"soft_accuracy needs logits and targets of one shape (N, K) with N, K >= 1, got "
+            f"{logits.shape} and {soft.shape}."
+        )
+    if np.isnan(logits).any():
+        raise ValueError("soft_accuracy needs logits without NaN; the model has diverged.")
+    return float(soft[np.arange(len(soft)), logits.argmax(1)].mean())
+
+
 def single_label_scores(probs: ArrayLike, classes: ArrayLike) -> dict[str, float]:
     """All scores that a run reports on data of one label a sample.
 

@@ -3,9 +3,11 @@
 - classification: classes of a sample. A linear head gives a number for each class; (binary)
   cross-entropy; accuracy, or F1 at a threshold that dev chooses.
 - grounding: which region of a picture a text means. The head gives a number for each region;
-  cross-entropy over the regions of a sample; accuracy. A region is right where it overlaps the
-  true one by half (intersection over union), which is the accuracy while regions do not overlap.
-
+  cross-entropy over the regions of a sample, or divergence from their overlaps with the true box;
+  accuracy. A region is right where it overlaps the true one by half (intersection over union).
+- answering: which answer to a question do people give? A linear head gives a number for each
+  answer; binary cross-entropy with how right each one is; VQA accuracy, the mean of how right the
+  best one is, and accuracy, how often it is the commonest.
 - matching: which text belongs to which picture. The head gives one number for a pair; binary
   cross-entropy of pairs and of wrong ones; recall at 1, 5 and 10 both ways over all pairs of a
   part, each of which goes through the network.
@@ -27,9 +29,12 @@ from ssnas_core.common.modalities import modality_of
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.objectives.base import Source
 from ssnas_core.objectives.matching import MatchingPairs
-from ssnas_core.objectives.supervised import Supervised, SupervisedRegions
+from ssnas_core.objectives.supervised import Supervised, SupervisedAnswers, SupervisedRegions
 from ssnas_core.training.loop import predict
-from ssnas_core.training.metrics import Scoring, accuracy, recalls
+from ssnas_core.training.metrics import Scoring, recalls, soft_accuracy
+
+OVERLAP = 0.5
+"""Intersection over union with the true box, from which on a region is right."""
 
 
 class Task(Protocol):
@@ -95,11 +100,38 @@ class Classification:
 class Grounding(Classification):
     """The region that is meant, of those of each sample; a number in the list is no class."""
 
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.right = dataset.soft() >= OVERLAP
+
     def scores(
         self, predicted: np.ndarray, rows: Tensor, threshold: float | None
     ) -> dict[str, float]:
         """Return the `accuracy` of the most probable region."""
-        return {"accuracy": accuracy(predicted, self.labels[rows.numpy()].argmax(1))}
+        return {"accuracy": soft_accuracy(predicted, self.right[rows.numpy()])}
+
+
+class Answering(Classification):
+    """The answer that people give; several may be right, each as much as people give it."""
+
+    primary = "vqa_accuracy"  # type: ignore[assignment]  # no property
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.soft = dataset.soft()
+
+    def threshold(self, predicted: np.ndarray, rows: Tensor) -> None:
+        """Return None: one answer is given, the most probable one."""
+
+    def scores(
+        self, predicted: np.ndarray, rows: Tensor, threshold: float | None
+    ) -> dict[str, float]:
+        """Return `vqa_accuracy`, and the `accuracy` with the commonest answer."""
+        picked = rows.numpy()
+        return {
+            "vqa_accuracy": soft_accuracy(predicted, self.soft[picked]),
+            "accuracy": soft_accuracy(predicted, self.labels[picked]),
+        }
 
 
 class Retrieval:
@@ -163,6 +195,7 @@ _TASKS: Mapping[str, Callable[[Dataset], Task]] = {
     "classification": Classification,
     "grounding": Grounding,
     "matching": Retrieval,
+    "answering": Answering,
 }
 
 
@@ -182,5 +215,5 @@ def learning_of(task: str, labels: Tensor, classes: int, kinds: Mapping[str, str
     """
     if task == "matching":
         return MatchingPairs(pictures=labels, text=next(n for n in kinds if kinds[n] == "text"))
-    kind = SupervisedRegions if task == "grounding" else Supervised
-    return kind(labels=labels, classes=classes)
+    kinds_of = {"grounding": SupervisedRegions, "answering": SupervisedAnswers}
+    return kinds_of.get(task, Supervised)(labels=labels, classes=classes)

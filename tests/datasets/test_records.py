@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssnas_core.common.errors import InputError
-from ssnas_core.datasets.records import Dataset, Record
+from ssnas_core.datasets.records import Dataset, Record, changes, load_dataset, save_dataset
 
 KINDS = {"image": "image", "text": "text"}
 CLASSES = ("Drama", "Comedy", "War")
@@ -239,3 +239,53 @@ def test_label_fingerprint_changes_with_classes_and_not_with_texts(tmp_path):
     assert other.label_fingerprint() == data.label_fingerprint()
     for change in ({"classes": (*CLASSES, "Western")}, {"classes": CLASSES[::-1]}):
         assert dataclasses.replace(data, **change).label_fingerprint() != data.label_fingerprint()
+
+
+# --- soft targets
+
+
+def answers(**given):
+    fields = {"labels": ("War",), "split": "test", "soft": {"War": 0.9, "Drama": 0.3}} | given
+    record = Record("a", {"text": "who", "image": Path("a.png")}, **fields)
+    return Dataset("toy", KINDS, CLASSES, (record,), task="answering")
+
+
+def test_soft_targets_are_what_is_learnt_and_survive_a_file(tmp_path):
+    data = answers()
+    assert data.soft().tolist() == data.targets().tolist()
+    assert data.targets().tolist() == [pytest.approx([0.3, 0, 0.9])]
+    assert data.labels().tolist() == [[0, 0, 1]]
+    assert answers(soft=None).targets().tolist() == [[0, 0, 1]]
+    assert answers(soft={}).targets().tolist() == [[0, 0, 0]]
+    save_dataset(data, tmp_path / "data.json")
+    loaded = load_dataset(tmp_path / "data.json")
+    assert loaded.records[0] == data.records[0] and loaded.task == "answering"
+    other = answers(soft={"War": 0.9})
+    assert changes(tmp_path / "data.json", data) == ""
+    assert "other labels in 1 of 1 records" in changes(tmp_path / "data.json", other)
+    assert other.label_fingerprint() != data.label_fingerprint()
+    assert data.without({}).records == data.records
+
+
+def test_file_with_other_soft_targets_than_numbers_is_refused(tmp_path):
+    save_dataset(answers(), tmp_path / "data.json")
+    text = (tmp_path / "data.json").read_text().replace("0.9", '"0.9"')
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(InputError, match=r"soft of record 0.War: expected float, got '0.9'"):
+        load_dataset(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"soft": {"News": 1.0}}, r"needs soft targets in \(0, 1\] of classes, got \{'News': 1.0"),
+        ({"soft": {"War": 0.0}}, r"needs soft targets in \(0, 1\] of classes"),
+        ({"soft": {"War": 1.1}}, r"needs soft targets in \(0, 1\] of classes"),
+        ({"labels": None, "split": "dev"}, "needs no soft targets, as it has no labels"),
+    ],
+)
+def test_soft_targets_that_are_none_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        answers(**change)
+    with pytest.raises(InputError, match="no soft targets, as it has classes"):
+        dataclasses.replace(answers(), task="classification")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -82,8 +84,9 @@ GIVEN = {"regions": "array", "text": "text"}
 @pytest.mark.parametrize(
     ("task", "single", "classes", "message"),
     [
-        ("finding", True, "012", "a task among classification, grounding, matching"),
-        ("grounding", False, "012", "the latter two of one label a sample"),
+        ("finding", True, "012", "a task among classification, grounding, matching, answering"),
+        ("grounding", False, "012", "grounding and matching of one label a sample"),
+        ("answering", True, "012", "any number of labels a sample, got 'answering'"),
         ("grounding", True, "01", "one array of 2 regions, got 'grounding'.*arrays of .3. rows"),
     ],
 )
@@ -140,3 +143,61 @@ def test_text_and_picture_of_a_match_are_what_the_data_set_has():
         None,
     )
     assert task.learning.pictures.tolist() == [row // 2 for row in range(24)]
+
+
+def asked(id, labels, split="train", soft=None):
+    return Record(id, {"text": "what", "image": "a.png"}, labels, split, soft)
+
+
+ANSWERS = Dataset(
+    "own",
+    {"image": "image", "text": "text"},
+    ("no", "red", "yes"),
+    (
+        asked("a", ("yes",), soft={"yes": 1.0, "no": 0.6}),
+        asked("b", ("red",), soft={"red": 0.9}),
+        asked("c", (), "test", soft={"no": 0.3}),  # the commonest answer is no class
+        asked("d", None),
+    ),
+    task="answering",
+)
+
+
+def test_answer_scores_as_many_people_give_it_and_whether_it_is_the_commonest():
+    task, rows = task_of(ANSWERS), torch.arange(3)
+    said = np.array([[0.9, 0, 0.8], [0.1, 0.2, 0.1], [0.3, 0.1, 0]])  # no, red, no
+    scores = task.scores(said, rows, task.threshold(said, rows))
+    assert scores == {"vqa_accuracy": pytest.approx((0.6 + 0.9 + 0.3) / 3), "accuracy": 1 / 3}
+    assert (task.primary, task.threshold(said, rows)) == ("vqa_accuracy", None)
+    assert task.scores(said[:1] * [0, 1, 1], rows[:1], None)["accuracy"] == 1
+
+
+def test_answers_are_learnt_by_cross_entropy_summed_over_them():
+    learning = task_of(ANSWERS).learning
+    logits, rows = torch.tensor([[0.5, -1.0, 2.0], [0.0, 1.0, -2.0]]), torch.tensor([1, 0])
+    targets = [[0.0, 0.9, 0.0], [0.6, 0.0, 1.0]]
+    wanted = 0.0
+    for row, target in zip(logits.sigmoid().tolist(), targets, strict=True):
+        for p, t in zip(row, target, strict=True):
+            wanted -= t * math.log(p) + (1 - t) * math.log(1 - p)
+    assert float(learning.loss_of_logits(logits, rows)) == pytest.approx(wanted / 2)
+    assert ANSWERS.targets()[3].tolist() == [0, 0, 0]
+
+
+def test_region_by_overlap_is_learnt_by_divergence_and_right_from_a_half_on():
+    regions = np.ones((3, 5), np.float32)
+    softs = ({"0": 0.5, "2": 0.75}, {}, {"1": 0.49})
+    records = tuple(
+        Record(str(row), {"regions": regions, "text": "x"}, ("0",), "train", soft)
+        for row, soft in enumerate(softs)
+    )
+    data = Dataset("own", GIVEN, tuple("012"), records, single_label=True, task="grounding")
+    task, logits = task_of(data), torch.tensor([[1.0, 2.0, 0.5]] * 3)
+    logs = logits[0].log_softmax(0).tolist()
+    first = sum(t * (math.log(t) - logs[k]) for k, t in ((0, 0.4), (2, 0.6)))
+    loss = task.learning.loss_of_logits
+    assert float(loss(logits[:2], torch.tensor([0, 1]))) == pytest.approx(first)  # 1 has none
+    assert float(loss(logits[:1], torch.tensor([1]))) == 0
+    assert float(loss(logits[:2], torch.tensor([0, 2]))) == pytest.approx((first - logs[1]) / 2)
+    said = np.eye(3)[[0, 0, 1]]
+    assert task.scores(said, torch.arange(3), None) == {"accuracy": 1 / 3}
