@@ -27,6 +27,7 @@ from .datasets.scenes import read_scenes as read_scenes
 from .datasets.splits import labelled_part as labelled_part
 from .datasets.table import TableOptions as TableOptions
 from .datasets.table import read_table as read_table
+from .datasets.vqa import read_vqa as read_vqa
 from .features.check import check_data as check_data
 from .features.config import PrepareConfig as PrepareConfig
 from .features.extract import extract_features as extract_features

@@ -78,8 +78,10 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, shortest: int = 16) -> Any:
     """The JSON document in `data`, UTF-8, or another UTF as its first bytes tell.
+
+    Of more than 2,000,000 values each has `shortest` bytes, on average, or more.
 
     Raises:
         ValueError: it is none, has too many values (each may take 200 bytes of memory),
@@ -87,7 +89,7 @@ def parse_json(data: bytes) -> Any:
     """
     text = data.decode(json.detect_encoding(data))
     values = sum(map(text.count, ",[{"))
-    if values > max(2_000_000, len(data) // 16):
+    if values > max(2_000_000, len(data) // shortest):
         raise ValueError(f"{values:,} values, more than such a document has")
     try:
         document = json.loads(text)
@@ -103,15 +105,15 @@ def _check_texts(document: Any, text: str) -> None:
         json.dumps(document, ensure_ascii=False).encode()
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> Any:
-    """The JSON document in `path`, of at most `limit` bytes.
+def read_json(path: Path, limit: int = MAX_JSON, shortest: int = 16) -> Any:
+    """The JSON document in `path`, of at most `limit` bytes, as `parse_json` reads it.
 
     Raises:
         InputError: the file is missing, unreadable, too large, or not JSON.
     """
     data = read_bytes(path, limit)
     try:
-        return parse_json(data)
+        return parse_json(data, shortest)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore or delete it.") from error
 

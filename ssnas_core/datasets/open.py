@@ -26,15 +26,16 @@ from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
 from ssnas_core.datasets.rows import FORMS, table_files
 from ssnas_core.datasets.table import TableOptions
+from ssnas_core.datasets.vqa import is_vqa
 
 _UNDERSTOOD = (
     "mmimdb.tar.gz or its unpacked folder, multimodal_imdb.hdf5, a table of images, texts and "
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
     "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
     "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or captions.json and "
-    "split.json beside pictures, or a .npz file of arrays, or READER:PATH, as "
-    "posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, digits or "
-    "package.module:Name of a data set"
+    "split.json beside pictures, or VQA v2's questions and annotations, or a .npz file of arrays, "
+    "or READER:PATH, as posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, "
+    "digits or package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
@@ -49,7 +50,7 @@ def _is_mmimdb(folder: Path) -> bool:
 
 _FOLDERS = {  # asked in this order
     **{"flickr8k": is_flickr8k, "mmimdb": _is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
-    **{"nlvr": is_nlvr, "cifar": is_cifar},
+    **{"nlvr": is_nlvr, "cifar": is_cifar, "vqa": is_vqa},
     **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }
 _ENDINGS = {
@@ -81,6 +82,7 @@ def open_dataset(
     - a gzip archive that begins with a folder flickr8k..., or a folder with `captions.json` and
       `split.json`: `read_flickr8k`
     - a folder that torchvision's CIFAR10 or CIFAR100 downloaded to: `read_cifar`
+    - a folder with VQA's questions and annotations: `read_vqa`
     - any other folder with images in it, or in its folders: `read_images`
 
     Args:
