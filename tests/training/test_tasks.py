@@ -15,7 +15,7 @@ from ssnas_core.datasets.scenes import read_captions, read_phrases, read_scenes
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import RegionHead, Supervised, SupervisedRegions
 from ssnas_core.training.loop import join
-from ssnas_core.training.tasks import task_of
+from ssnas_core.training.tasks import Answering, task_of
 
 
 class Network(nn.Module):
@@ -165,6 +165,7 @@ ANSWERS = Dataset(
 
 def test_answer_scores_as_many_people_give_it_and_whether_it_is_the_commonest():
     task, rows = task_of(ANSWERS), torch.arange(3)
+    assert isinstance(task, Answering)
     said = np.array([[0.9, 0, 0.8], [0.1, 0.2, 0.1], [0.3, 0.1, 0]])  # no, red, no
     scores = task.scores(said, rows, task.threshold(said, rows))
     assert scores == {"vqa_accuracy": pytest.approx((0.6 + 0.9 + 0.3) / 3), "accuracy": 1 / 3}
