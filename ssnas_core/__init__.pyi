@@ -11,6 +11,7 @@ from .datasets.cifar import read_cifar as read_cifar
 from .datasets.download import download as download
 from .datasets.flickr8k import read_flickr8k as read_flickr8k
 from .datasets.images import read_images as read_images
+from .datasets.karpathy import read_karpathy as read_karpathy
 from .datasets.mmimdb import read_mmimdb as read_mmimdb
 from .datasets.mmimdb import read_posters as read_posters
 from .datasets.mmimdb_hdf5 import read_mmimdb_hdf5 as read_mmimdb_hdf5

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Folders of interchangeable parts, and the modules that their parts share.
 SIBLINGS = {
-    "datasets": {"records", "splits", "open", "cells", "rows", "facts", "regions"},
+    "datasets": {"records", "splits", "open", "cells", "rows", "facts", "regions", "captions"},
     "search": {"context", "trials", "stable"},
     "objectives": {"base"},
 }

@@ -8,7 +8,7 @@ pictures. A record is a caption with its picture, whose name is its label.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import parse_json, read_bytes
 from ssnas_core.common.typed import brief, typed
-from ssnas_core.datasets.records import SPLITS, Dataset, Record, Skips
+from ssnas_core.datasets.captions import Captioned, captioned
+from ssnas_core.datasets.records import SPLITS, Dataset, Skips
 
 _FILES = ("captions.json", "split.json")
 _MOST = 20 * 2**20  # bytes of a file in an archive; more is left out
@@ -67,7 +68,17 @@ def read_flickr8k(path: Path, *, strict: bool = False, progress: bool = False) -
     parts = typed(Mapping[str, tuple[str, ...]], splits, f"{path}: split.json")
     part_of = {name: part for part in SPLITS for name in parts.get(part, ())}
     skips = Skips(str(path), strict)
-    records: list[Record] = []
+    found = _pictures(entries, part_of, files, skips)
+    return captioned("flickr8k", {"image": "image"}, found, skips)
+
+
+def _pictures(
+    entries: Sequence[Mapping[str, Any]],
+    part_of: Mapping[str, str],
+    files: Mapping[str, Any],
+    skips: Skips,
+) -> Iterator[Captioned]:
+    """Yield the pictures that are as the file has them."""
     for number, entry in enumerate(entries):
         picture, texts = entry.get("img"), entry.get("captions")
         if not isinstance(picture, str) or not isinstance(texts, list):
@@ -76,20 +87,7 @@ def read_flickr8k(path: Path, *, strict: bool = False, progress: bool = False) -
         name = picture.rpartition("/")[2]
         reason = "in no split" if name not in part_of else ""
         reason = "picture missing" if picture not in files else reason
-        for place, text in enumerate(texts):
-            record = f"{name}#{place}"
-            words = isinstance(text, str) and text.strip()
-            if reason or not words:
-                skips.add(record, reason or "no caption")
-                continue
-            inputs = {"image": files[picture], "caption": text.strip()}
-            records.append(Record(record, inputs, (name,), part_of[name]))
-    skips.check(records)
-    names = tuple(dict.fromkeys(one.labels[0] for one in records if one.labels))
-    kinds = {"image": "image", "caption": "text"}
-    return Dataset(
-        "flickr8k", kinds, names, tuple(records), skips.reasons, single_label=True, task="matching"
-    )
+        yield name, texts, part_of.get(name, ""), reason or {"image": files[picture]}
 
 
 def _of_folder(path: Path) -> dict[str, Any]:

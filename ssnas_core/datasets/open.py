@@ -21,6 +21,7 @@ from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.cifar import is_cifar
 from ssnas_core.datasets.flickr8k import is_flickr8k
 from ssnas_core.datasets.images import holds_images
+from ssnas_core.datasets.karpathy import is_karpathy
 from ssnas_core.datasets.mnist import has_digits
 from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
@@ -33,9 +34,10 @@ _UNDERSTOOD = (
     "labels (.csv, .tsv, .jsonl, .parquet, .arrow), or a folder with exactly one or with one for "
     "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
     "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or captions.json and "
-    "split.json beside pictures, or VQA v2's questions and annotations, or a .npz file of arrays, "
-    "or READER:PATH, as posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, "
-    "digits or package.module:Name of a data set"
+    "split.json beside pictures, or Karpathy's dataset_flickr30k.json or VQA v2's questions and "
+    "annotations beside pictures or region files, or a .npz file of arrays, or READER:PATH, as "
+    "posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, digits or "
+    "package.module:Name of a data set"
 )
 _STARTS = {
     **{b"\x89HDF\r\n\x1a\n": "mmimdb-hdf5", b"\x1f\x8b": "mmimdb", b"PK\3\4": "npz"},
@@ -50,7 +52,7 @@ def _is_mmimdb(folder: Path) -> bool:
 
 _FOLDERS = {  # asked in this order
     **{"flickr8k": is_flickr8k, "mmimdb": _is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
-    **{"nlvr": is_nlvr, "cifar": is_cifar, "vqa": is_vqa},
+    **{"nlvr": is_nlvr, "cifar": is_cifar, "karpathy": is_karpathy, "vqa": is_vqa},
     **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }
 _ENDINGS = {
@@ -82,6 +84,7 @@ def open_dataset(
     - a gzip archive that begins with a folder flickr8k..., or a folder with `captions.json` and
       `split.json`: `read_flickr8k`
     - a folder that torchvision's CIFAR10 or CIFAR100 downloaded to: `read_cifar`
+    - a folder with a file as `dataset_flickr30k.json`: `read_karpathy`
     - a folder with VQA's questions and annotations: `read_vqa`
     - any other folder with images in it, or in its folders: `read_images`
 
