@@ -20,6 +20,7 @@ from .datasets.nlvr import read_nlvr as read_nlvr
 from .datasets.open import open_dataset as open_dataset
 from .datasets.records import Dataset as Dataset
 from .datasets.records import Record as Record
+from .datasets.refcoco import read_refcoco as read_refcoco
 from .datasets.sample.corpus import generate_sample as generate_sample
 from .datasets.sample.corpus import sample_archive as sample_archive
 from .datasets.scenes import read_captions as read_captions

@@ -15,6 +15,7 @@ DATASETS = Parts(
         "nlvr": "ssnas_core.datasets.nlvr:read_nlvr",
         "flickr8k": "ssnas_core.datasets.flickr8k:read_flickr8k",
         "karpathy": "ssnas_core.datasets.karpathy:read_karpathy",
+        "refcoco": "ssnas_core.datasets.refcoco:read_refcoco",
         "vqa": "ssnas_core.datasets.vqa:read_vqa",
         "table": "ssnas_core.datasets.table:read_table",
         "npz": "ssnas_core.datasets.arrays:read_npz",

@@ -25,6 +25,7 @@ from ssnas_core.datasets.karpathy import is_karpathy
 from ssnas_core.datasets.mnist import has_digits
 from ssnas_core.datasets.nlvr import is_nlvr
 from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.refcoco import is_refcoco
 from ssnas_core.datasets.rows import FORMS, table_files
 from ssnas_core.datasets.table import TableOptions
 from ssnas_core.datasets.vqa import is_vqa
@@ -35,7 +36,8 @@ _UNDERSTOOD = (
     "each split, or a folder of MNIST's files (with FSDD: AV-MNIST), of torchvision's CIFAR10 or "
     "CIFAR100, or with a folder of images for each class, or nlvr.tar.gz, or captions.json and "
     "split.json beside pictures, or Karpathy's dataset_flickr30k.json or VQA v2's questions and "
-    "annotations beside pictures or region files, or a .npz file of arrays, or READER:PATH, as "
+    "annotations beside pictures or region files, or RefCOCO's train.json, val.json, testA.json "
+    "and testB.json beside region files, or a .npz file of arrays, or READER:PATH, as "
     "posters:mmimdb.tar.gz, or scenes, scenes:grounding, scenes:captions, digits or "
     "package.module:Name of a data set"
 )
@@ -53,6 +55,7 @@ def _is_mmimdb(folder: Path) -> bool:
 _FOLDERS = {  # asked in this order
     **{"flickr8k": is_flickr8k, "mmimdb": _is_mmimdb, "avmnist": is_avmnist, "mnist": has_digits},
     **{"nlvr": is_nlvr, "cifar": is_cifar, "karpathy": is_karpathy, "vqa": is_vqa},
+    "refcoco": is_refcoco,
     **{"table": lambda folder: bool(table_files(folder)), "images": holds_images},
 }
 _ENDINGS = {
@@ -85,6 +88,7 @@ def open_dataset(
       `split.json`: `read_flickr8k`
     - a folder that torchvision's CIFAR10 or CIFAR100 downloaded to: `read_cifar`
     - a folder with a file as `dataset_flickr30k.json`: `read_karpathy`
+    - a folder with train.json, val.json, testA.json and testB.json: `read_refcoco`
     - a folder with VQA's questions and annotations: `read_vqa`
     - any other folder with images in it, or in its folders: `read_images`
 

@@ -83,13 +83,13 @@ def test_names_that_are_no_numbers_and_words_without_a_raw_text_are_read(folder,
 
 
 def scan(folder, each=5):
-    """Write SCAN's files: train has picture 6, dev 1, and test 0, once or for each caption."""
+    """Write SCAN's files: train has pictures 5 and 6, dev 1, test 0, once or for each caption."""
     home = folder / "f30k_precomp"
     home.mkdir(exist_ok=True)
-    for part, picture, times in (("train", 6, 1), ("dev", 1, each), ("test", 0, each)):
-        lines = [f"{part} caption {n}" for n in range(5)]
+    for part, pictures, times in (("train", "56", 1), ("dev", "1", each), ("test", "0", each)):
+        lines = [f"{part} caption {n}" for n in range(5 * len(pictures))]
         (home / f"{part}_caps.txt").write_text("\n".join(lines) + "\n")
-        (home / f"{part}_ids.txt").write_text(f"{picture}\n" * times)
+        (home / f"{part}_ids.txt").write_text("".join(f"{one}\n" * times for one in pictures))
     return home
 
 
@@ -98,11 +98,11 @@ def test_captions_and_parts_are_those_of_scan_where_its_files_are(folder):
     data = read_karpathy(folder)
     parts = {one.split: (one.id, one.inputs["caption"]) for one in data.records}
     assert parts == {
-        "train": ("1006.jpg#4", "train caption 4"),
+        "train": ("1006.jpg#4", "train caption 9"),
         "dev": ("1001.jpg#4", "dev caption 4"),
         "test": ("1000.jpg#4", "test caption 4"),
     }
-    assert len(data) == 15
+    assert len(data) == 20
 
 
 def test_files_of_scan_that_do_not_fit_are_refused_or_named(folder):

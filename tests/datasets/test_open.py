@@ -160,9 +160,9 @@ def test_path_that_looks_like_a_name_is_a_path(mine, table, monkeypatch):
 
 
 def test_readers_and_the_sample_are_named_in_one_table(tmp_path, monkeypatch, movies):
-    assert DATASETS.names()[:18] == (
+    assert DATASETS.names()[:19] == (
         *("mmimdb", "mmimdb-hdf5", "posters", "avmnist", "mnist", "cifar", "images", "nlvr"),
-        *("flickr8k", "karpathy", "vqa", "table", "npz"),
+        *("flickr8k", "karpathy", "refcoco", "vqa", "table", "npz"),
         *("sample", "scenes", "scenes:grounding", "scenes:captions", "digits"),
     )
     assert all(text for _, _, text in DATASETS.described())
