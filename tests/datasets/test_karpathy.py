@@ -96,6 +96,8 @@ def scan(folder, each=5):
 def test_captions_and_parts_are_those_of_scan_where_its_files_are(folder):
     scan(folder)
     data = read_karpathy(folder)
+    assert data.records[1].id == "1005.jpg#1"
+    assert data.records[1].inputs["caption"] == "train caption 1"
     parts = {one.split: (one.id, one.inputs["caption"]) for one in data.records}
     assert parts == {
         "train": ("1006.jpg#4", "train caption 9"),

@@ -104,7 +104,7 @@ def test_phrase_without_a_region_is_left_out_of_train_and_always_wrong_in_test(f
 
 
 def test_more_rows_than_regions_are_no_regions(folder, lists):
-    lists["train"][1]["bbox"] = [0.0, 0.0, 0.5, 0.5]  # nearest to a row of zeros
+    lists["train"][1]["bbox"] = [0.0, 0.0, 0.2, 0.2]  # nearest to a row of zeros
     save(folder, lists)
     data = read_refcoco(folder, regions=9)
     assert len(data.classes) == 9
