@@ -36,8 +36,8 @@ class RecipeCommand(Output):
     """Options of what starts from raw data: which, and what is made of it."""
 
     data: str
-    """MM-IMDB, AV-MNIST, MNIST, CIFAR or NLVR as published; a folder of images by class; a table; a
-    .npz; scenes[:grounding|:captions]; digits; package.module:Name; READER:PATH as posters:FILE."""
+    """MM-IMDB, (AV-)MNIST, CIFAR, NLVR, VQA v2, Flickr30k or RefCOCO as published; images by class;
+    a table; a .npz; scenes[:grounding|:captions]; digits; package.module:Name; READER:PATH."""
     recipe: str = "two-core"
     """Sizes, schedules and backbones: two-core is small, bm-nas as published; sentence-encoder,
     published-encoders, classroom, av-mnist, scenes, digits, or package.module:Name."""

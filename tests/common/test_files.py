@@ -201,3 +201,11 @@ def test_cache_is_the_users_own_where_nothing_else_is_said(monkeypatch, tmp_path
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "ssnas"
+
+
+def test_many_short_values_are_read_where_they_are_expected(tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(f"[{'[7, 5], ' * 800_000}[]]")
+    with pytest.raises(InputError, match="words.json is not valid JSON .2,400,002 values, more"):
+        read_json(path)
+    assert len(read_json(path, shortest=2)) == 800_001

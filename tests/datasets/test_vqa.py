@@ -12,8 +12,10 @@ from PIL import Image
 
 from ssnas_core.cli.main import main
 from ssnas_core.common.errors import InputError
+from ssnas_core.datasets.facts import labels_in_words
 from ssnas_core.datasets.open import form_of, open_dataset
 from ssnas_core.datasets.vqa import answer_accuracy, plain_answer, read_vqa
+from ssnas_core.features.train_backbones import Labels
 
 COLOURS = ("red", "blue")
 
@@ -110,6 +112,7 @@ def test_questions_have_soft_answers_and_the_regions_of_their_picture(folder):
     assert open_dataset(folder).fingerprint() == data.fingerprint()
     assert (data.name, data.task, data.classes) == ("vqa", "answering", ("blue", "red", "yes"))
     assert data.kinds == {"regions": "array", "question": "text"}
+    assert labels_in_words(data) == "3 answers (blue, red, yes)"
     first, second = data.records[2:4]
     assert (first.id, first.inputs["question"]) == ("20", "What colour is it?")
     assert (first.labels, first.soft) == (("red",), {"red": 1.0})  # nobody says green most
@@ -165,6 +168,14 @@ def test_one_part_alone_is_all_three(folder, caplog):
     counts = Counter(one.split for one in data.records)
     assert counts == {"train": 42, "dev": 6, "test": 12}
     assert "train2014 alone: its pictures are train, dev and test" in caplog.text
+
+
+def test_backbones_may_learn_from_the_soft_answers_of_the_labelled_part_alone(folder):
+    data = read_vqa(folder)
+    labels = Labels.of(data, 0.5, 0)
+    known = ~labels.objective.labels.isnan().any(1)
+    assert known.nonzero()[:, 0].tolist() == labels.rows.tolist()
+    assert labels.objective.labels[labels.rows].tolist() == data.soft()[labels.rows].tolist()
 
 
 def spoil(folder):
