@@ -5,8 +5,9 @@
         --recipe easy_vqa:RECIPE --methods core "image only" "text only" --decisive core \
         --label-ratio 0.01 0.05 0.1 0.3 1 --out runs/study-easy-vqa
 
-Yes and no, half of the answers, need the image *and* the question: what each says by itself adds
-up to nothing. So this is real data in which late concatenation has to fail somewhere.
+Yes and no, nearly three quarters of the answers, need the image *and* the question: whether the
+one shape is, or is not, what is asked for. A sum of what each says by itself cannot be right about
+all of them, so this is real data in which late concatenation has to fail somewhere.
 
 Writes so many of its questions, drawn without a pattern: those of a tenth of the training
 images are dev, so that no image is in two parts; test is its own. The recipe neither
