@@ -43,7 +43,7 @@ from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.gates import GatesConfig
-from ssnas_core.show.tables import as_table, section, with_interval
+from ssnas_core.show.tables import as_table, score_name, section, with_interval
 from ssnas_core.spaces.cells.space import CellsConfig
 from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.spaces.joint import JointConfig, JointSpace, JointSupernet
@@ -231,7 +231,8 @@ class Study:
             paired.append(f"- together less {other}: {'; '.join(gaps)}")
         name = self.prepared.dataset.name
         about = (
-            f"{self.task.primary} on test of {options.test:,} samples of {name}, "
+            f"{score_name([], self.task.primary)} on {options.test:,} test samples of data in the "
+            f"layout of {name}, "
             f"{options.train:,} of train and {options.dev:,} of dev; pictures of 16 x 16 pixels; "
             f"{options.seeds} seeds, mean [95 % t interval]; {options.epochs} epochs of search and "
             "pretraining. Search: seconds of one core."
