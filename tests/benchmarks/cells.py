@@ -1,9 +1,12 @@
-"""Convolutional cells on scikit-learn's digits: what a search without labels finds, and for what.
+"""Convolutional cells on images of digits: what a search without labels finds, and for what.
 
     python tests/benchmarks/cells.py --out runs/cells
+    python tests/benchmarks/cells.py --out runs/cells-mnist --mnist FOLDER --trials 30 \
+        --label-ratio 0.1 0.3 1
 
 Networks of 3 cells and 8 channels (recipe digits), fine-tuned from scratch on the labels of a
-ratio r. Compared on test, --seeds seeds each, are
+ratio r: of scikit-learn's digits, or of 2,000 images of MNIST, whose files are in FOLDER. Compared
+on test, --seeds seeds each, are
 
 - the cells that TPE found by the contrastive loss, --trials a search, a search a seed;
 - the best of as many random cells by the same loss, and one random cell, a draw a seed;
@@ -20,7 +23,8 @@ the choices fitted to all cells that were tried, with noise of the size that it 
 There a search takes no time, so that --stand-in-seeds searches of many trials can be made.
 
 Writes cells_random.csv, cells_proxy.md, cells.md and cells_budget.md into --tables, each as soon as
-it can be; it resumes where it was interrupted. Some 40 minutes of one core.
+it can be; of MNIST the comparison alone, cells_mnist.md. It resumes where it was interrupted. Each
+of the two takes some 45 minutes of one core.
 """
 
 from __future__ import annotations
@@ -45,11 +49,13 @@ from torch import Tensor, nn
 from ssnas_core.common.files import read_json, write_json, write_text
 from ssnas_core.common.random import seeded
 from ssnas_core.datasets.digits import digits
-from ssnas_core.datasets.splits import labelled_part
+from ssnas_core.datasets.mnist import read_mnist
+from ssnas_core.datasets.records import Dataset
+from ssnas_core.datasets.splits import labelled_part, labelling_order
 from ssnas_core.features.prepare import Prepared, prepare
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.supervised import Supervised
-from ssnas_core.runs.recipes import RECIPES
+from ssnas_core.runs.recipes import RECIPES, Recipe
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.random import RandomConfig
 from ssnas_core.search.tpe import TPEConfig
@@ -59,9 +65,6 @@ from ssnas_core.spaces.cells.space import CellsSpace, cells_network
 from ssnas_core.spaces.genotype import Genotype, Node
 from ssnas_core.training.loop import TrainConfig, fit, predict
 
-RECIPE = RECIPES["digits"]
-FINETUNE = replace(RECIPE.finetune, epochs=5, min_steps=75)  # half of the recipe's, to take less
-SUPERNET = replace(RECIPE.strategy("bilevel"), epochs=3)  # likewise: about what the trials take
 PUBLISHED = ("DARTS_V2", "CSNAS s4")
 SEARCHES = {"TPE": "tpe", "DARTS": "bilevel"}
 
@@ -71,6 +74,7 @@ class Options:
     """How much, and where to."""
 
     out: Path
+    mnist: Path | None = None
     tables: Path = Path(__file__).parents[2] / "book" / "tables"
     seeds: int = 5
     trials: int = 40
@@ -79,6 +83,39 @@ class Options:
     label_ratio: tuple[float, ...] = (0.1, 1.0)
     budgets: tuple[int, ...] = (40, 80, 160, 320)
     stand_in_seeds: int = 10
+
+
+def sized(side: int, *, trial: int, supernet: int, finetune: int) -> Recipe:
+    """The recipe digits for images of that side, with these numbers of epochs."""
+    recipe, brief = RECIPES["digits"], TrainConfig(epochs=trial)
+    return replace(
+        recipe,
+        prepare=replace(recipe.prepare, image_size=(side, side)),
+        parts=(
+            recipe.space("cells"),
+            replace(recipe.strategy("bilevel"), epochs=supernet),
+            replace(recipe.strategy("random"), train=brief),
+            replace(recipe.strategy("tpe"), train=brief),
+        ),
+        finetune=replace(recipe.finetune, epochs=finetune, min_steps=75),
+    )
+
+
+# Half of the recipe's epochs where that takes long; MNIST takes about as many steps as digits.
+DIGITS = sized(8, trial=2, supernet=3, finetune=5)
+MNIST = sized(12, trial=1, supernet=2, finetune=3)
+
+
+def mnist_part(folder: Path) -> Dataset:
+    """MNIST with 2,000 training and 500 dev images, each class by its share, and all of test."""
+    whole = read_mnist(folder)
+    rows = [whole.indices("test")]
+    for split, count in (("train", 2_000), ("dev", 500)):
+        of = whole.indices(split)
+        rows.append(of[labelling_order(whole.labels()[of], 0)[:count]])
+    return replace(
+        whole, records=tuple(whole.records[row] for row in np.sort(np.concatenate(rows)))
+    )
 
 
 class ResNet(nn.Sequential):
@@ -113,7 +150,10 @@ class Study:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.prepared: Prepared = prepare(digits(), options.out / "store", RECIPE.prepare)
+        data, self.recipe = digits(), DIGITS
+        if options.mnist is not None:
+            data, self.recipe = mnist_part(options.mnist), MNIST
+        self.prepared: Prepared = prepare(data, options.out / "store", self.recipe.prepare)
         self.store = self.prepared.store
         self.space: CellsSpace = self.opened()
         self.context = SearchContext(
@@ -121,7 +161,7 @@ class Study:
         )
 
     def opened(self, drop_path: float = 0.0) -> CellsSpace:
-        config = replace(RECIPE.space("cells"), drop_path=drop_path)
+        config = replace(self.recipe.space("cells"), drop_path=drop_path)
         return config.open(self.store.channels, self.store.positions)
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -147,7 +187,7 @@ class Study:
 
     def drawn(self, number: int) -> dict[str, Any]:
         """A random architecture and its loss after each epoch, on the same views as all others."""
-        genotype, config = self.genotypes[number], RECIPE.strategy("random")
+        genotype, config = self.genotypes[number], self.recipe.strategy("random")
 
         def compute() -> dict[str, Any]:
             trials = Trials(self.space, self.store, Contrastive(), self.context, config)
@@ -165,8 +205,9 @@ class Study:
 
     def searched(self, strategy: str, seed: int) -> dict[str, Any]:
         """What a search with the recipe's settings found, as choices, and its history."""
-        tpe = replace(RECIPE.strategy("tpe"), trials=self.options.trials)
-        config = tpe if strategy == "tpe" else SUPERNET
+        trials, config = self.options.trials, self.recipe.strategy(strategy)
+        if strategy == "tpe":
+            config = replace(config, trials=trials, startup=trials // 2)
 
         def compute() -> dict[str, Any]:
             file = self.options.out / f"{strategy}-{seed}.pt"
@@ -191,7 +232,7 @@ class Study:
                 network = make()
                 model = nn.Sequential(network, objective.head(network.width))
             rows, test = torch.from_numpy(part.train), self.prepared.indices("test")
-            fit(model, self.store, objective, rows, FINETUNE, seed=seed)
+            fit(model, self.store, objective, rows, self.recipe.finetune, seed=seed)
             right = predict(model, self.store, test).argmax(1) == targets[test]
             weights = sum(p.numel() for p in network.parameters())
             return {"accuracy": float(right.double().mean()), "weights": weights}
@@ -205,7 +246,7 @@ class Study:
         return [self.scored(f"drawn {number}", make, ratio, s)["accuracy"] for s in seeds]
 
     def network(self, choice: dict[str, int]) -> nn.Module:
-        return self.opened(RECIPE.finetune_dropout or 0.0).build(self.space.decode(choice))
+        return self.opened(self.recipe.finetune_dropout or 0.0).build(self.space.decode(choice))
 
     def of_method(self, method: str, ratio: float, seed: int) -> dict[str, Any]:
         """The score of a method of the table."""
@@ -213,7 +254,9 @@ class Study:
             ((feature, channels),) = self.space.channels.items()
             return self.scored(method, lambda: ResNet(feature, channels, 18), ratio, seed)
         if method in PUBLISHED:
-            config = replace(RECIPE.space("cells"), drop_path=RECIPE.finetune_dropout or 0.0)
+            config = replace(
+                self.recipe.space("cells"), drop_path=self.recipe.finetune_dropout or 0.0
+            )
             sizes = self.store.channels, self.store.positions
             return self.scored(method, lambda: cells_network(method, *sizes, config), ratio, seed)
         if method in SEARCHES:
@@ -261,6 +304,22 @@ def comparison(study: Study) -> str:
         rows.append([method, *accuracies, f"{weights / 1000:.1f}", f"{cost.get(method, 0):.0f}"])
     head = ["cells", *(f"r = {ratio:g}" for ratio in ratios), "1,000 weights", "search, s"]
     return "\n".join(as_table(head, rows))
+
+
+def write_comparison(study: Study, data: str) -> None:
+    """Write cells.md, or cells_mnist.md: what was done, and the table."""
+    options, recipe = study.options, study.recipe
+    epochs = {name: recipe.strategy(name) for name in ("tpe", "bilevel")}
+    text = (
+        f"Cells on {data} (3 cells, 8 channels, 4 nodes; recipe digits with "
+        f"{recipe.finetune.epochs} epochs of fine-tuning, and at least {recipe.finetune.min_steps} "
+        f"steps): accuracy on test, means of {options.seeds} seeds with 95 % intervals. TPE and "
+        f"random search have {options.trials} trials, each of {epochs['tpe'].train.epochs} "
+        f"epoch(s), DARTS {epochs['bilevel'].epochs} epochs of its supernet, all by the "
+        "contrastive loss. Search: seconds of one core.\n\n"
+    )
+    file = "cells.md" if options.mnist is None else "cells_mnist.md"
+    write_text(options.tables / file, f"{text}{comparison(study)}\n")
 
 
 def proxy(study: Study) -> tuple[str, str]:
@@ -389,7 +448,7 @@ def by_budget(study: Study) -> str:
     """The table of TPE against drawing on the stand-in."""
     options, brief = study.options, TrainConfig(epochs=1, batch_size=2)
     known = StandIn(study)
-    csnas = RECIPE.strategy("tpe")
+    csnas = study.recipe.strategy("tpe")
     rules = {
         "drawn": lambda n: RandomConfig(trials=n, train=brief),
         "TPE, CSNAS's rule": lambda n: replace(csnas, trials=n, candidates=1_000, train=brief),
@@ -430,6 +489,11 @@ def main(options: Options) -> None:
     """Compute what is missing, and write the tables, as soon as each can be."""
     torch.set_num_threads(1)
     study = Study(options)
+    if options.mnist is not None:
+        write_comparison(
+            study, "MNIST, 2,000 images of train (r = 1) and all of test, at 12 x 12 pixels"
+        )
+        return
     correlations, lines = proxy(study)
     write_text(options.tables / "cells_random.csv", lines)
     text = (
@@ -438,14 +502,7 @@ def main(options: Options) -> None:
         "cells. The sign of losses is turned, so that a good sign has a positive correlation.\n\n"
     )
     write_text(options.tables / "cells_proxy.md", f"{text}{correlations}\n")
-    methods = comparison(study)
-    text = (
-        "Cells on scikit-learn's digits (3 cells, 8 channels, 4 nodes; recipe digits with half of "
-        f"its fine-tuning): accuracy on test, means of {options.seeds} seeds with 95 % intervals. "
-        f"TPE and random search have {options.trials} trials of two epochs each, DARTS three "
-        "epochs of its supernet, all by the contrastive loss. Search: seconds of one core.\n\n"
-    )
-    write_text(options.tables / "cells.md", f"{text}{methods}\n")
+    write_comparison(study, "scikit-learn's digits")
     write_text(options.tables / "cells_budget.md", by_budget(study))
 
 
