@@ -16,13 +16,16 @@ gamma=0.1, good="share")`. Deviations from CSNAS:
 - A trial may end early (`pruning`), by Optuna's rules: "median", where its loss on dev is above
   the median of earlier trials after as many epochs, or "hyperband" (Li et al. 2018,
   arXiv:1603.06560), where it is not among the best third. It is never the one that is found.
+- Several `workers` train trials at once: each trial is then proposed as if the unfinished ones
+  were bad (Optuna's constant liar), so that it is another one.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +38,7 @@ from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.search.trials import TrialConfig, Trials
 from ssnas_core.spaces.base import ChoiceSpace
-from ssnas_core.spaces.genotype import SearchResult
+from ssnas_core.spaces.genotype import Genotype, SearchResult
 
 _DRAWS = 1_000  # in a row, without an architecture
 _MOST_GOOD = 25  # trials, of however many; Hyperopt's and Optuna's
@@ -55,6 +58,9 @@ class TPEConfig(TrialConfig):
         joint: estimate densities of all variables together, not of each by itself.
         pruning: which trials end early, after an epoch of theirs: those above the "median" of
             earlier ones, those that "hyperband" halves away, or "none".
+        workers: trials trained at once, each by a process of its own on this machine. Trial n is
+            proposed from those up to n - `workers`, so that the result hangs on this number, but
+            not on which process is faster.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("build", "decode")
@@ -66,12 +72,18 @@ class TPEConfig(TrialConfig):
     candidates: int = 24
     joint: bool = True
     pruning: Literal["none", "median", "hyperband"] = "none"
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if not (0 < self.gamma <= 1 and min(self.trials, self.startup, self.candidates) >= 1):
             raise InputError(
                 "TPE needs trials >= 1, startup >= 1, candidates >= 1 and gamma in (0, 1], got "
                 f"{self.trials}, {self.startup}, {self.candidates} and {self.gamma}."
+            )
+        if self.workers < 1 or (self.workers > 1 and self.pruning != "none"):
+            raise InputError(
+                'TPE needs workers >= 1, and pruning="none" with several: trials that run at once '
+                f"are not compared; got {self.workers} and {self.pruning!r}."
             )
 
     def good_of(self, trials: int) -> int:
@@ -108,13 +120,17 @@ def tpe(
     with seeded(context.seed, 0) as generator:
         estimator = _Estimator(space, config, trials.epochs, generator)
     stop = None if config.pruning == "none" else estimator.stop
-    for _ in range(config.trials):
-        # Only the first process's study is asked: what it answers hangs on rounding.
-        genotype = space.decode(on_rank_zero(estimator.ask))
-        assert genotype is not None
-        trials.evaluate_once(genotype, stop=stop)
+
+    def asked() -> Iterator[Genotype]:
+        for _ in range(config.trials):
+            # Only the first process's study is asked: what it answers hangs on rounding.
+            genotype = space.decode(on_rank_zero(estimator.ask))
+            assert genotype is not None
+            yield genotype
+
+    for entry in trials.at_once(asked(), config.workers, stop=stop):
         if rank() == 0:
-            estimator.tell(trials.history[-1])
+            estimator.tell(entry)
     return trials.best()
 
 
@@ -143,7 +159,7 @@ class _Estimator:
             self.study = optuna.create_study(study_name="ssnas", pruner=pruner)
         finally:
             optuna.logging.set_verbosity(level)
-        self.asked: Any = None
+        self.asked: deque[Any] = deque()  # trials, and not told yet
 
     def ask(self) -> dict[str, int]:
         """Return the next choice that makes an architecture."""
@@ -151,33 +167,36 @@ class _Estimator:
 
         for _ in range(_DRAWS):
             self.study.sampler = self._sampler()
-            self.asked = self.study.ask()
+            trial = self.study.ask()
             choice = {
-                name: self.asked.suggest_categorical(name, range(size))
+                name: trial.suggest_categorical(name, range(size))
                 for name, size in self.sizes.items()
             }
             if self.space.decode(choice) is not None:
+                self.asked.append(trial)
                 return choice
             # Worse than any trial; or the estimator would propose the same again.
-            self.study.tell(self.asked, state=TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.PRUNED)
         raise InputError(
             f"{_DRAWS:,} choices in a row make no architecture of this space; use random search."
         )
 
     def stop(self, epochs: int, loss: float) -> bool:
         """Return whether the trial that was asked for is to end, after so many epochs."""
-        self.asked.report(loss, epochs)
-        return self.asked.should_prune()
+        (trial,) = self.asked
+        trial.report(loss, epochs)
+        return trial.should_prune()
 
     def tell(self, trial: Mapping[str, Any]) -> None:
-        """Take in the entry of the trial that was asked for."""
+        """Take in the entry of the trial that was asked for first of those not told."""
         from optuna.trial import TrialState
 
         self.trials += 1
+        asked = self.asked.popleft()
         if trial.get("stopped"):
-            self.study.tell(self.asked, state=TrialState.PRUNED)
+            self.study.tell(asked, state=TrialState.PRUNED)
         else:
-            self.study.tell(self.asked, trial["dev_loss"])
+            self.study.tell(asked, trial["dev_loss"])
 
     def _sampler(self) -> Any:
         """Return the sampler of the next trial: random at the start, then the estimator."""
@@ -185,13 +204,13 @@ class _Estimator:
 
         config, trials = self.config, self.trials
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        if trials < config.startup:
+        if trials + len(self.asked) < config.startup:
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `gamma` is to go in Optuna 6
             return TPESampler(
                 n_startup_trials=0, n_ei_candidates=config.candidates, multivariate=config.joint,
                 # of those that it sees: hyperband compares trials of one bracket
-                constant_liar=False, gamma=lambda seen: config.good_of(min(seen, trials)),
-                seed=seed,
+                constant_liar=config.workers > 1,
+                gamma=lambda seen: config.good_of(min(seen, trials)), seed=seed,
             )  # fmt: skip

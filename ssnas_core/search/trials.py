@@ -10,8 +10,10 @@ changes nothing in it, so one that reaches its last epoch has the loss that it h
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -19,9 +21,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ssnas_core.common.distributed import on_rank_zero, rank
+from ssnas_core.common.bars import progress_bar
+from ssnas_core.common.distributed import on_rank_zero, rank, world_size
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.random import seeded
+from ssnas_core.common.workers import become_worker, dask_client, result_of
 from ssnas_core.objectives.base import Objective, Source
 from ssnas_core.search.context import SearchContext
 from ssnas_core.spaces.base import Space
@@ -145,7 +149,7 @@ class Trials:
             InputError: the checkpoint holds another architecture there, or a loss that
                 is not finite.
         """
-        measure = partial(self._train, genotype, space or self.space, stop)
+        measure = partial(self._train, genotype, space or self.space, stop, len(self.history))
         return self._add(genotype, measure, extra, stop)
 
     def evaluate_once(self, genotype: Genotype, *, stop: Stop | None = None, **extra: Any) -> float:
@@ -156,6 +160,63 @@ class Trials:
             return self.evaluate(genotype, stop=stop, **extra)
         known = {name: first[name] for name in _MEASURED if name in first}
         return self._add(genotype, lambda: {**known, "repeats": first["trial"]}, extra, stop)
+
+    def at_once(
+        self, genotypes: Iterable[Genotype], workers: int, *, stop: Stop | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the entry of each trial in order, as `evaluate_once` makes it.
+
+        Up to `workers` trials are trained at once, each in a process of its own. Whichever ends
+        first, `genotypes` is asked for trial n once those up to n - `workers` were yielded, and
+        no more. What is yielded is in the checkpoint, and is not trained again; a killed worker's
+        trial is given to another, and is the same there.
+
+        Raises:
+            InputError: as `evaluate`, or several workers in one of several processes.
+        """
+        if workers == 1:
+            for genotype in genotypes:
+                self.evaluate_once(genotype, stop=stop)
+                yield self.history[-1]
+            return
+        if world_size() > 1:
+            raise InputError(
+                f"expected one worker where {world_size()} processes train each trial together, "
+                f"got {workers}; launch one process, or set workers to 1."
+            )
+        assert self.shared is None and stop is None
+        bare = copy.copy(self)  # what a worker needs
+        bare.context = replace(self.context, checkpoint=None, on_epoch=None, progress=None)
+        bare.history, bare._tried, bare._stored = [], [], []
+        threads = max(1, torch.get_num_threads() // workers)
+        waiting: deque[tuple[Genotype, Any]] = deque()
+        bar = progress_bar(self.context.progress, self.total or 0, "trial", leave=False)
+        with bar, dask_client(workers) as (client, refill):
+
+            def ended() -> dict[str, Any]:
+                genotype, future = waiting.popleft()
+                if future is None:
+                    self.evaluate_once(genotype)
+                else:
+                    self._add(genotype, partial(result_of, future, refill), {}, None)
+                bar.update()
+                return self.history[-1]
+
+            for genotype in genotypes:
+                trial = len(self._tried) + len(waiting)
+                known = genotype in self._tried or any(genotype == one for one, _ in waiting)
+                future = None
+                if trial >= len(self._stored) and not known:
+                    refill()
+                    future = client.submit(
+                        _train_as_worker, bare, genotype, trial, threads,
+                        pure=False, priority=-trial,
+                    )  # fmt: skip
+                waiting.append((genotype, future))
+                if len(waiting) == workers:
+                    yield ended()
+            while waiting:
+                yield ended()
 
     def best(self, among: Iterable[int] | None = None) -> SearchResult:
         """Return the genotype of the lowest loss (the first of equals), and the whole history.
@@ -195,9 +256,11 @@ class Trials:
             on_rank_zero(self._save)
         return entry["dev_loss"]
 
-    def _train(self, genotype: Genotype, space: Space, stop: Stop | None) -> dict[str, Any]:
+    def _train(
+        self, genotype: Genotype, space: Space, stop: Stop | None, trial: int
+    ) -> dict[str, Any]:
         """Train a network of `genotype`; return its `dev_loss`, and the report on dev."""
-        trial, context = len(self.history), self.context
+        context = self.context
         with seeded(context.seed, 1, trial):
             encoder = space.build(genotype)
             model = join(encoder, encoder, self.objective)
@@ -272,6 +335,15 @@ class Trials:
         if self.context.on_epoch is not None:
             self.context.on_epoch(list(trials))
         return trials, weights
+
+
+def _train_as_worker(
+    trials: Trials, genotype: Genotype, trial: int, threads: int
+) -> dict[str, Any]:
+    """Return what `trials` measure of a trial, in a process that may be killed."""
+    become_worker()
+    torch.set_num_threads(threads)
+    return trials._train(genotype, trials.space, None, trial)
 
 
 def _is_trial(entry: Any) -> bool:

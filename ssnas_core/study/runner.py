@@ -12,13 +12,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 from ssnas_core.common.errors import InputError
 from ssnas_core.common.files import read_fields, read_name, write_text
+from ssnas_core.common.workers import become_worker, dask_client
 from ssnas_core.datasets.records import changes
 from ssnas_core.features.prepare import Prepared, prepare
 from ssnas_core.runs.data import changed_since
@@ -33,14 +33,6 @@ from ssnas_core.study.report import study_report
 from ssnas_core.study.table import checked, study_csv
 
 _LOG = logging.getLogger(__name__)
-# A killed worker is no fault of its job; but one that takes too much memory kills every worker.
-_MOST_LOST = 100
-# Of a worker of our own: Ctrl-C reaches it too, but it is the command that ends it.
-_PRELOAD = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-_SILENT = (
-    "import logging, warnings; logging.disable({0})\n"
-    "if {0}: warnings.showwarning = lambda *_, **__: None"
-)
 
 
 def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str]:
@@ -60,14 +52,8 @@ def do(job: Job, store: Path, device: str = "cpu", threads: int = 1) -> list[str
 
 
 def _do_as_worker(job: Job, store: Path, device: str, threads: int) -> list[str]:
-    """`do`, in a process that may be killed.
-
-    No bar is shown there, but tqdm would make a lock between processes, which the system is
-    left with ("leaked semaphore") where its process is killed.
-    """
-    from tqdm import tqdm
-
-    tqdm.set_lock(RLock())
+    """`do`, in a process that may be killed."""
+    become_worker()
     return do(job, store, device, threads)
 
 
@@ -220,31 +206,9 @@ def _on_dask(
     jobs: Sequence[Job], arguments: tuple[Path, str, int], workers: int, scheduler: str | None
 ) -> Iterator[tuple[Job, list[str]]]:
     """Jobs as they are done, on Dask; a lost worker's is given to another."""
-    from dask import config as dask_config
-    from distributed import Client, KilledWorker, LocalCluster, wait  # it adds its own settings
+    from distributed import KilledWorker, wait
 
-    settings = {"distributed.scheduler.allowed-failures": _MOST_LOST}
-    with dask_config.set(settings), _quiet("distributed", "tornado"), ExitStack() as stack:
-        cluster = None
-        if scheduler is None:
-            preload = dask_config.get("distributed.worker.preload")
-            silent = _SILENT.format(logging.root.manager.disable)  # as this process is
-            cluster = LocalCluster(
-                n_workers=0,
-                threads_per_worker=1,
-                memory_limit=None,
-                dashboard_address=":0",  # any free port
-                silence_logs=logging.ERROR,
-                preload=[*([preload] if isinstance(preload, str) else preload), _PRELOAD, silent],
-            )
-            stack.enter_context(cluster)
-        try:
-            client = stack.enter_context(Client(cluster or scheduler))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot reach a Dask scheduler at {scheduler} ({error}); start it, or give its "
-                "address as tcp://HOST:PORT."
-            ) from error
+    with dask_client(workers, scheduler) as (client, refill):
         waiting = {
             # the key is the job's wherever it is done: on a scheduler that others use too, the
             # folder's name alone may be another study's
@@ -252,8 +216,7 @@ def _on_dask(
             for place, job in enumerate(jobs)
         }
         while waiting:
-            if cluster is not None:
-                cluster.scale(workers)  # those that were killed, even while they started, too
+            refill()
             try:
                 ended: Any = wait(list(waiting), timeout=5, return_when="FIRST_COMPLETED")
             except TimeoutError:
@@ -272,19 +235,6 @@ def _on_dask(
                 except KilledWorker:
                     reason = "lost with every worker that began it; see that memory suffices"
                     yield job, [f"{job.folder.name}: {reason}, and give the same command again."]
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Nothing but what is critical in the logs of libraries: a lost worker is no news here."""
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager

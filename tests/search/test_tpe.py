@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from ssnas_core.common import workers
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
 from ssnas_core.objectives.supervised import Supervised
+from ssnas_core.search import trials as trials_module
 from ssnas_core.search.context import SearchContext
-from ssnas_core.search.tpe import TPEConfig, tpe
+from ssnas_core.search.tpe import TPEConfig, _Estimator, tpe
 from ssnas_core.spaces.fusion.space import FusionConfig, FusionSpace
 from ssnas_core.training.loop import TrainConfig
 
@@ -262,6 +268,152 @@ def test_search_that_ends_trials_and_is_killed_resumes_to_the_same_result(
     done = sum(1 for n in range(len(epochs)) if 2 * sum(epochs[: n + 1]) <= after)
     # an epoch is a step and a judging; what was begun when it was killed is done again
     assert counted.losses == 2 * sum(epochs[done:])
+
+
+# --- several workers
+
+
+class Unhurried:
+    """Stands for Dask's client: of the calls that wait, the last given is done first."""
+
+    def __init__(self):
+        self.calls, self.most = [], 0
+
+    def submit(self, do, *args, **_):
+        call = SimpleNamespace(value=None)
+
+        def result(timeout):
+            while call.value is None:
+                last, do, args = self.calls.pop()
+                last.value = do(*args)
+            return call.value
+
+        call.result = result
+        self.calls.append((call, do, args))
+        self.most = max(self.most, len(self.calls))
+        return call
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    client = Unhurried()
+
+    @contextmanager
+    def dask_client(workers):
+        yield client, lambda: None
+
+    monkeypatch.setattr(trials_module, "dask_client", dask_client)
+    monkeypatch.setattr(trials_module, "become_worker", lambda: None)
+    return client
+
+
+def test_trial_is_proposed_from_those_up_to_as_many_before_it_as_there_are_workers(
+    digits, table, unhurried, monkeypatch
+):
+    events = []
+
+    def noted(name):
+        old = getattr(_Estimator, name)
+
+        def method(self, *args):
+            events.append(name)
+            return old(self, *args)
+
+        monkeypatch.setattr(_Estimator, name, method)
+
+    noted("ask"), noted("tell")
+    search(digits(), table(smooth), trials=9, startup=4, workers=3)
+    assert events == [*["ask"] * 3, *["tell", "ask"] * 6, *["tell"] * 3]
+    assert unhurried.most == 3
+
+
+def test_start_is_that_of_one_worker_and_unfinished_trials_are_not_proposed_again(
+    digits, table, number, unhurried
+):
+    space, config = digits(digits=4, values=6), {"trials": 40, "startup": 12}
+    one = tried(search(space, table(smooth), **config), number)
+    three = tried(search(space, table(smooth), workers=3, **config), number)
+    assert one[:12] == three[:12] and one != three
+    close = sum(mine in three[place - 2 : place] for place, mine in enumerate(three[12:], 12))
+    assert close <= 1
+
+
+def test_trial_of_several_workers_is_trained_as_one_alone_trains_it(space, source, unhurried):
+    """The same architecture at the same place has the same loss; a start has all of them."""
+    drawn = {"trials": 6, "startup": 6, "seed": 5}
+    one = search(space, OBJECTIVES["contrastive"], source, **drawn)
+    three = search(space, OBJECTIVES["contrastive"], source, workers=3, **drawn)
+    assert three == one and unhurried.most == 3
+
+
+def test_workers_train_no_architecture_twice(digits, table, unhurried):
+    space = digits(digits=4, values=2)  # two architectures
+    result = search(space, table(smooth), trials=12, startup=4, workers=4)
+    assert len(space.built) == 2
+    assert sum("repeats" in one for one in result.history) == 10
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7, 11])
+def test_command_of_several_workers_that_is_killed_repeats_nothing_that_is_counted(
+    digits, table, unhurried, tmp_path, count
+):
+    class StopError(Exception):
+        pass
+
+    def on_epoch(history):
+        if len(history) == max(count, 1):
+            raise StopError
+
+    config = {"trials": 12, "startup": 5, "workers": 3}
+    space, path = digits(digits=4, values=6), tmp_path / "search.pt"
+    whole = search(space, table(smooth), **config)
+    if count:
+        with pytest.raises(StopError):
+            search(space, table(smooth), checkpoint=path, on_epoch=on_epoch, **config)
+        unhurried.calls.clear()
+    space.built.clear()
+    assert search(space, table(smooth), checkpoint=path, **config) == whole
+    assert len(space.built) == sum("repeats" not in one for one in whole.history[count:])
+
+
+def test_workers_that_cannot_be_are_refused(digits, table, monkeypatch):
+    with pytest.raises(InputError, match=r'pruning="none" with several.*got 2 and .median'):
+        TPEConfig(workers=2, pruning="median")
+    with pytest.raises(InputError, match="workers >= 1"):
+        TPEConfig(workers=0)
+    monkeypatch.setattr(trials_module, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="expected one worker where 2 processes train each trial"):
+        search(digits(), table(smooth), workers=2)
+
+
+@pytest.mark.thorough
+def test_killed_workers_lose_and_repeat_nothing(space, source, tmp_path):
+    """Every worker is killed once; the search finds what it finds without."""
+    killed: list[int] = []
+
+    def on_epoch(history):
+        if len(history) in (2, 5):  # while others are at work
+            for child in psutil.Process().children(recursive=True):
+                if any("spawn_main" in part for part in child.cmdline()):
+                    child.send_signal(signal.SIGKILL)
+                    killed.append(child.pid)
+
+    config = {"trials": 8, "startup": 4, "workers": 2, "seed": 5}
+    objective, path = OBJECTIVES["contrastive"], tmp_path / "search.pt"
+    config["train"] = replace(BRIEF, epochs=5, batch_size=4)
+    whole = search(space, objective, source, **config)
+    assert search(space, objective, source, checkpoint=path, on_epoch=on_epoch, **config) == whole
+    assert len(killed) >= 3
+    assert [one["trial"] for one in whole.history] == list(range(8))
+
+
+def test_worker_has_no_workers(monkeypatch):
+    monkeypatch.setattr(workers, "current_process", lambda: SimpleNamespace(daemon=True))
+    with (
+        pytest.raises(InputError, match="a worker cannot have workers of its own"),
+        workers.dask_client(2),
+    ):
+        pass
 
 
 # --- what else is in the process

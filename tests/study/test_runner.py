@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from ssnas_core.cli.main import main
+from ssnas_core.common import workers
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.open import open_dataset
 from ssnas_core.datasets.splits import labelled_part
@@ -521,7 +522,7 @@ def test_killed_worker_loses_and_repeats_nothing(undisturbed, tiny_data, tiny_re
 def test_job_that_loses_all_its_workers_is_told_and_the_others_are_done(
     undisturbed, tiny_data, tiny_recipe, tiny_store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(runner, "_MOST_LOST", 0)
+    monkeypatch.setattr(workers, "_MOST_LOST", 0)
     done = threading.Event()
 
     def reap() -> None:
