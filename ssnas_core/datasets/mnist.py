@@ -70,6 +70,8 @@ def _read(folder: Path, part: str, what: str, shape: tuple[int, ...]) -> np.ndar
                     "download it again."
                 )
             content = file.read(count * row + 1)  # of another one no more than this is unpacked
+    except InputError:  # a ValueError too
+        raise
     except (EOFError, ValueError, zlib.error, OSError) as error:
         raise InputError(f"cannot read {path} ({one_line(error)}); download it again.") from error
     if len(content) != count * row:

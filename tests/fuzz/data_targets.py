@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import archive_inputs
+import classes_inputs
 import folder_inputs
 import hdf5_inputs
 import image_inputs
@@ -30,7 +31,10 @@ from ssnas_core.datasets.records import Dataset, load_dataset
 from ssnas_core.features.inputs import decode_images
 
 # What readers import at their first use: once here, and not in each child.
-for _module in ("h5py", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto", "pyarrow.parquet"):
+for _module in (
+    *("h5py", "requests", "urllib3", "PIL.ImageOps", "tqdm.auto", "pyarrow.parquet"),
+    "torchvision.datasets",
+):
     importlib.import_module(_module)
 Image.init()
 
@@ -101,7 +105,7 @@ SLOW = {  # seconds each
     *(("vectors", case) for case in vector_inputs.CASES if "gzip of" in case),
     *(("mirror", case) for case in ("trickle", "silence", "endless", "gzip of a bomb")),
     ("mirror", "moved with an endless body"), ("saved", "100 MB of lists"),
-    ("npz", "150,000 samples"),
+    *(("npz", "150,000 samples"), ("mnist", "gzip of a gigabyte"), ("images", "1,001 classes")),
 }  # fmt: skip
 # What no reader may take, however well it looks: files that lead to other files.
 REFUSED = {
@@ -111,6 +115,9 @@ REFUSED = {
     ("rows", "bomb of a dictionary"),
     *(("npz", case) for case in ("zeros of a gigabyte", "many modalities", "a class for each")),
     *(("archive", case) for case in ("sparse of terabytes", "long name of a gigabyte")),
+    *(("cifar", case) for case in classes_inputs.CIFAR),
+    *(("mnist", case) for case in ("missing", "empty", "gzip of a gigabyte")),
+    *(("images", case) for case in ("one class", "empty class", "1,001 classes")),
     *(("archive", case) for case in ("member of three gigabytes", "many posters of zeros")),
 }
 
@@ -124,10 +131,13 @@ def make(name: str, cases: dict[str, Case], folder: Path, rng: random.Random) ->
 
 _READERS = {
     "archive": (archive_inputs.CASES, read),
+    "cifar": (classes_inputs.CIFAR, read),
     "folder": (folder_inputs.CASES, read),
     "hdf5": (hdf5_inputs.CASES, read),
     "image": (image_inputs.CASES, read),
+    "images": (classes_inputs.IMAGES, read),
     "mirror": (mirror_inputs.CASES, fetch),
+    "mnist": (classes_inputs.MNIST, read),
     "npz": (npz_inputs.CASES, read),
     "rows": (rows_inputs.CASES, read),
     "saved": (saved_inputs.CASES, read_saved),

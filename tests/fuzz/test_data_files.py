@@ -32,10 +32,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are fo
 
 QUICK = {
     "archive": ("whole", "html", "names", "types", "sparse of terabytes", "mangled tar"),
+    "cifar": ("another batch", "program"),
     "folder": ("whole", "odd record", "raw JSON", "special files"),
     "hdf5": ("whole", "links", "external storage", "virtual", "a trillion rows", "numbers"),
     "image": ("modes", "EXIF", "JPEG of 65,500 squared", "PNG of no size", "EPS"),
+    "images": ("whole", "names", "special files", "empty class"),
     "mirror": ("whole", "no content", "HTML", "cut chunk", "moved to a file"),
+    "mnist": ("whole", "missing", "head", "labels"),
     "npz": ("whole", "headers", "pickle", "encrypted", "overlapping"),
     "rows": ("whole", "whole stream of Arrow", "odd", "labels", "bomb of a dictionary"),
     "saved": ("whole", "field", "image"),
@@ -64,6 +67,8 @@ VARIED = {
     "folder": ("odd split", "odd record", "raw JSON", "marker", "special files", "mangled"),
     "hdf5": ("links", "types", "numbers", "ids", "names of genres", "split", "mangled"),
     "image": ("modes", "EXIF", "mangled"),
+    "images": ("names", "special files", "mangled"),
+    "mnist": ("head", "head, not gzipped", "labels", "mangled", "mangled gzip"),
     "npz": ("headers", "values", "names", "mangled", "mangled header"),
     "rows": ("odd", "labels", "images", "features", "mangled Parquet", "mangled stream of Arrow"),
     "saved": ("field", "image", "mangled"),
