@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.datasets.records import (
     MAX_CLASSES,
     MAX_IMAGE_BYTES,
@@ -148,7 +148,7 @@ def _parts(folder: Path) -> dict[Path, str]:
     if foreign:
         raise InputError(
             f"{folder}: expected folders of the parts train, dev, test and unlabelled alone, as "
-            f"{train[0].name} has folders, got {', '.join(foreign)[:200]} beside it; put each "
+            f"{train[0].name} has folders, got {one_line(', '.join(foreign))} beside it; put each "
             "class into its part."
         )
     return {one: "" if split == "train" else split or "" for one, split in told.items()}

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ssnas_core.common.errors import InputError
+from ssnas_core.common.errors import InputError, one_line
 from ssnas_core.datasets import DATASETS, MADE_HERE
 from ssnas_core.datasets.avmnist import is_avmnist
 from ssnas_core.datasets.cifar import is_cifar
@@ -199,7 +199,7 @@ def form_of(path: Path) -> str:
                 return form
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         tables = [name for name in names if name.lower().endswith(FORMS)]
-        held = f"{len(tables)} tables" if tables else ", ".join(names[:5]) or "nothing"
+        held = f"{len(tables)} tables" if tables else one_line(", ".join(names[:5])) or "nothing"
         raise InputError(f"{path} holds {held}; expected {_UNDERSTOOD}: mend the path.")
     if not path.is_file():
         problem = "is neither file nor folder" if path.exists() else "does not exist"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -67,6 +68,9 @@ def test_files_that_are_cut_or_missing_are_refused(folder):
         open_dataset(folder)
     file.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
     with pytest.raises(InputError, match="expected 78,400 bytes of 100 rows, got 78,399; download"):
+        open_dataset(folder)
+    file.write_bytes(gzip.compress(bytes(16)))
+    with pytest.raises(InputError, match=rf"^{re.escape(str(file))}: expected an IDX file"):
         open_dataset(folder)
     file.unlink()
     with pytest.raises(InputError, match="expected train-images-idx3-ubyte.gz, got no such file"):

@@ -158,7 +158,7 @@ def photos(change: Callable[[Path, Files, random.Random], Any]) -> Case:
         for name, data in files.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
+            if not os.path.lexists(path):
                 path.write_bytes(data)
         return root
 
