@@ -43,7 +43,12 @@ def dask_client(
             "a worker cannot have workers of its own; give the study --workers 0, or the search "
             "one worker."
         )
-    settings = {"distributed.scheduler.allowed-failures": _MOST_LOST}
+    environ = dict(dask_config.get("distributed.nanny.pre-spawn-environ"))
+    environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # 64 kB: a step's memory would go and come again
+    settings = {
+        "distributed.scheduler.allowed-failures": _MOST_LOST,
+        "distributed.nanny.pre-spawn-environ": environ,
+    }
     with dask_config.set(settings), _quiet("distributed", "tornado"), ExitStack() as stack:
         cluster = None
         if scheduler is None:

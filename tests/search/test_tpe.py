@@ -15,7 +15,6 @@ import psutil
 import pytest
 import torch
 
-from ssnas_core.common import workers
 from ssnas_core.common.errors import InputError
 from ssnas_core.objectives.contrastive import Contrastive
 from ssnas_core.objectives.hybrid import Hybrid
@@ -405,15 +404,6 @@ def test_killed_workers_lose_and_repeat_nothing(space, source, tmp_path):
     assert search(space, objective, source, checkpoint=path, on_epoch=on_epoch, **config) == whole
     assert len(killed) >= 3
     assert [one["trial"] for one in whole.history] == list(range(8))
-
-
-def test_worker_has_no_workers(monkeypatch):
-    monkeypatch.setattr(workers, "current_process", lambda: SimpleNamespace(daemon=True))
-    with (
-        pytest.raises(InputError, match="a worker cannot have workers of its own"),
-        workers.dask_client(2),
-    ):
-        pass
 
 
 # --- what else is in the process
