@@ -276,7 +276,7 @@ class Unhurried:
     """Stands for Dask's client: of the calls that wait, the last given is done first."""
 
     def __init__(self):
-        self.calls, self.most = [], 0
+        self.calls, self.given, self.most = [], 0, 0
 
     def submit(self, do, *args, **_):
         call = SimpleNamespace(value=None)
@@ -287,7 +287,7 @@ class Unhurried:
                 last.value = do(*args)
             return call.value
 
-        call.result = result
+        call.result, self.given = result, self.given + 1
         self.calls.append((call, do, args))
         self.most = max(self.most, len(self.calls))
         return call
@@ -337,6 +337,20 @@ def test_start_is_that_of_one_worker_and_unfinished_trials_are_not_proposed_agai
     assert close <= 1
 
 
+def test_unfinished_trials_count_for_the_start(digits, table, unhurried, monkeypatch):
+    import optuna
+
+    made, old = [], optuna.samplers.TPESampler
+
+    def noted(**more):
+        made.append("gamma" in more)  # not the one that a study begins with
+        return old(**more)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", noted)
+    search(digits(digits=1, values=9), table(smooth), trials=9, startup=4, workers=3)
+    assert sum(made) == 5
+
+
 def test_trial_of_several_workers_is_trained_as_one_alone_trains_it(space, source, unhurried):
     """The same architecture at the same place has the same loss; a start has all of them."""
     drawn = {"trials": 6, "startup": 6, "seed": 5}
@@ -370,9 +384,9 @@ def test_command_of_several_workers_that_is_killed_repeats_nothing_that_is_count
         with pytest.raises(StopError):
             search(space, table(smooth), checkpoint=path, on_epoch=on_epoch, **config)
         unhurried.calls.clear()
-    space.built.clear()
+    unhurried.given = 0
     assert search(space, table(smooth), checkpoint=path, **config) == whole
-    assert len(space.built) == sum("repeats" not in one for one in whole.history[count:])
+    assert unhurried.given == sum("repeats" not in one for one in whole.history[count:])
 
 
 def test_workers_that_cannot_be_are_refused(digits, table, monkeypatch):
