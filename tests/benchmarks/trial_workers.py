@@ -80,7 +80,8 @@ def main(options: Options) -> None:
             found[workers].append(measured(options, workers))
             print(workers, found[workers][-1], flush=True)
     rows = [
-        [workers, *(f"{one:.1f}" for one in np.median(of, axis=0))] for workers, of in found.items()
+        [str(one), *(f"{of:.1f}" for of in np.median(found[one], axis=0))]
+        for one in options.workers
     ]
     text = (
         f"One search by TPE, {options.trials} trials of two epochs: cells on scikit-learn's digits "
