@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -226,7 +227,7 @@ class RunFolder:
             if rank():
                 yield
                 return
-            start, spent, done = time.perf_counter(), time.process_time(), False
+            start, spent, done = time.perf_counter(), _spent(), False
             try:
                 yield
                 done = True
@@ -236,7 +237,7 @@ class RunFolder:
                     "stage": name,
                     **({} if of is None else {"of": of}),
                     "seconds": seconds,
-                    "cpu_seconds": round(time.process_time() - spent, 3),
+                    "cpu_seconds": round(_spent() - spent, 3),
                     "peak_anonymous_mb": memory.peak_mb,
                 }
                 try:
@@ -270,8 +271,8 @@ class _Timing:
     Args:
         stage: "prepare", "search", "pretrain", "train" or "evaluate".
         of: the method that was pretrained, or the name of the cell.
-        cpu_seconds: of all threads, which hardly depend on what else the machine does; None in
-            runs of older versions.
+        cpu_seconds: of all threads and of workers, which hardly depend on what else the machine
+            does; None in runs of older versions.
         peak_anonymous_mb: 10^6 bytes; None where it is not known.
     """
 
@@ -280,6 +281,11 @@ class _Timing:
     of: str | None = None
     cpu_seconds: float | None = None
     peak_anonymous_mb: float | None
+
+
+def _spent() -> float:
+    """Return the seconds of the processor that this process took, and its ended workers."""
+    return sum(os.times()[:4])
 
 
 class PeakMemory:

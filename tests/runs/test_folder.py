@@ -156,6 +156,15 @@ def test_stage_is_timed_even_when_it_fails(folder):
     assert MISSING or search["peak_anonymous_mb"] > 10
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="other processes' times are not told")
+def test_processor_time_of_a_stage_has_that_of_workers_that_ended(folder):
+    program = "import time\nwhile time.process_time() < 0.4: pass"
+    with folder.stage("search"):
+        subprocess.run([sys.executable, "-c", program], check=True)
+    (search,) = folder.timings()
+    assert 0.3 < search.cpu_seconds < 5
+
+
 def test_cost_sums_seconds_by_stage_and_takes_the_largest_peak(folder):
     assert folder.cost() == {"seconds": {}, "peak_anonymous_mb": 0.0}
     told = [("prepare", 1.5, 100.0), ("search", 2, 300.5), ("prepare", 0.25, None)]
