@@ -103,6 +103,7 @@ def sized(side: int, *, trial: int, supernet: int, finetune: int, steps: int) ->
 
 # Half of the recipe's epochs where that takes long. On MNIST the searches take about as many steps
 # as on digits; fine-tuning more, as the ResNet has learnt 86 % of train in 94 steps, 97 % in 256.
+# (Its accuracy on test was seen then, 0.84 and 0.96; the length is the same for all rows.)
 DIGITS = sized(8, trial=2, supernet=3, finetune=5, steps=75)
 MNIST = sized(12, trial=1, supernet=2, finetune=8, steps=150)
 
