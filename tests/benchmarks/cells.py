@@ -23,8 +23,8 @@ the choices fitted to all cells that were tried, with noise of the size that it 
 There a search takes no time, so that --stand-in-seeds searches of many trials can be made.
 
 Writes cells_random.csv, cells_proxy.md, cells.md and cells_budget.md into --tables, each as soon as
-it can be; of MNIST the comparison alone, cells_mnist.md. It resumes where it was interrupted. They
-take some 40 and 55 minutes of one core.
+it can be; of MNIST the comparison alone, cells_mnist.md. It resumes where it was interrupted. That
+of digits takes some 40 minutes of one core.
 """
 
 from __future__ import annotations

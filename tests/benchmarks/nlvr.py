@@ -12,10 +12,9 @@ sentence is in two of them (`ssnas_core/datasets/nlvr.py`). Compared are
 - by the pictures' pixels: late concatenation, the picture alone and found fusion cells of the
   recipe classroom with pictures of 48 x 192, neither mirrored nor coloured.
 
-Sentences share pictures' places and several pictures share a sentence, so that intervals are of
-sentences: all of a sentence's pictures are redrawn together, 10,000 times, and the scores of a
-picture are means over --seeds seeds. Writes nlvr.md into --tables; it resumes where it was
-interrupted. Half an hour of one core.
+Several pictures share a sentence, so that intervals are of sentences: all of a sentence's pictures
+are redrawn together, 10,000 times, and the scores of a picture are means over --seeds seeds.
+Writes nlvr.md into --tables; it resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -31,13 +30,14 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from scenes import PRIOR, drawn  # the script beside this one
 from torch import Tensor
 
 from ssnas_core.common.files import read_json, write_json, write_text
 from ssnas_core.common.random import seeded
 from ssnas_core.datasets.nlvr import REGIONS, read_nlvr
 from ssnas_core.datasets.records import Dataset
-from ssnas_core.features.augment import ImageAugment, JointAugment, TextAugment
+from ssnas_core.features.augment import TextAugment
 from ssnas_core.features.prepare import Prepared, prepare
 from ssnas_core.runs.baselines import LateConcat
 from ssnas_core.runs.recipes import RECIPES, Recipe
@@ -47,11 +47,7 @@ from ssnas_core.spaces.genotype import Genotype
 from ssnas_core.training.loop import fit, join
 from ssnas_core.training.tasks import task_of
 
-PRIOR = "MMnas prior"
 DRAWS = 10_000
-_STILL = ImageAugment(
-    min_area=0.9, flip=0.0, brightness=0.1, contrast=0.1, saturation=0.0, hue=0.0, greyscale=0.0
-)
 _CLASSROOM = RECIPES["classroom"]
 _SCENES = RECIPES["scenes"]
 BOXES = replace(_SCENES, prepare=replace(_SCENES.prepare, length=REGIONS))
@@ -61,7 +57,7 @@ PIXELS = replace(
         _CLASSROOM.prepare,
         text="characters",
         image_size=(48, 192),
-        augment=JointAugment(image=_STILL, text=TextAugment(drop=0.0)),
+        augment=replace(RECIPES["av-mnist"].prepare.augment, text=TextAugment(drop=0.0)),
     ),
 )
 """A sentence keeps its words, also "not" and "only"; a picture its sides and colours."""
@@ -158,19 +154,7 @@ class Setting:
     def drawn(self, seed: int) -> Genotype:
         """A random network that has RSA, of the prior's size to 5 %."""
         store = self.prepared.store
-        space = self.recipe.space("encdec").open(store.channels, store.positions)
-
-        def size(genotype: Genotype) -> int:
-            with torch.device("meta"):
-                return sum(weight.numel() for weight in space.build(genotype).parameters())
-
-        wanted = size(space.named(PRIOR))
-        with seeded(seed, 7) as generator:
-            while True:
-                one = space.sample(generator)
-                has = any(node.operator == "RSA" for node in one.nodes)
-                if has and abs(size(one) - wanted) <= 0.05 * wanted:
-                    return one
+        return drawn(self.recipe.space("encdec").open(store.channels, store.positions), seed)
 
 
 class Clusters:
