@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +10,6 @@ import pytest
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.karpathy import read_karpathy
 from ssnas_core.datasets.open import form_of, open_dataset
-from ssnas_core.runs.recipes import RECIPES, RunConfig
-from ssnas_core.runs.run import Run
-from ssnas_core.search.random import RandomConfig
-from ssnas_core.spaces.encdec.space import EncDecConfig
-from ssnas_core.training.loop import TrainConfig
 
 SPLITS = ("train", "train", "restval", "val", "val", "test", "test")
 FILES = [f"{1000 + number}.jpg" for number in range(len(SPLITS))]
@@ -156,15 +150,6 @@ def test_files_that_are_none_are_refused(folder, tmp_path):
         read_karpathy(folder)
 
 
-def test_a_run_matches_captions_with_regions(folder, tmp_path):
-    short, recipe = TrainConfig(epochs=1, batch_size=4), RECIPES["scenes"]
-    prepare = replace(recipe.prepare, length=4)
-    config = RunConfig(
-        data=folder,
-        recipe=replace(recipe, prepare=prepare, pretrain=short, finetune=short),
-        space=EncDecConfig(encoder=1, decoder=1, channels=8, head=8, boxes="regions_0"),
-        strategy=RandomConfig(trials=1, train=short),
-        label_ratio=(1.0,),
-    )
-    scores = Run(config, tmp_path / "run", device="cpu").evaluate("random", 1.0)
+def test_a_run_matches_captions_with_regions(folder, brief_run):
+    scores = brief_run(folder).evaluate("random", 1.0)
     assert scores["pictures_at_5"] == scores["texts_at_5"] == 1.0  # of two pictures, four texts

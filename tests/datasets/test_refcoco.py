@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +11,6 @@ import torch
 from ssnas_core.common.errors import InputError
 from ssnas_core.datasets.open import form_of, open_dataset
 from ssnas_core.datasets.refcoco import overlaps, read_refcoco
-from ssnas_core.runs.recipes import RECIPES, RunConfig
-from ssnas_core.runs.run import Run
-from ssnas_core.search.random import RandomConfig
-from ssnas_core.spaces.encdec.space import EncDecConfig
-from ssnas_core.training.loop import TrainConfig
 from ssnas_core.training.tasks import task_of
 
 PICTURES = {"train": (1, 2, 3), "val": (11, 12), "testA": (21, 22), "testB": (31,)}
@@ -156,19 +150,9 @@ def test_files_that_are_none_are_refused(folder, tmp_path):
         read_refcoco(folder)
 
 
-def test_a_run_grounds_phrases_in_regions(folder, tmp_path):
-    short, recipe = TrainConfig(epochs=1, batch_size=4), RECIPES["scenes"]
-    prepare = replace(recipe.prepare, length=4)
-    config = RunConfig(
-        data=folder,
-        recipe=replace(recipe, prepare=prepare, pretrain=short, finetune=short),
-        space=EncDecConfig(encoder=1, decoder=1, channels=8, head=8, boxes="regions_0"),
-        objective="supervised",
-        strategy=RandomConfig(trials=1, train=short),
-        label_ratio=(1.0,),
-    )
-    run = Run(config, tmp_path / "run", device="cpu")
+def test_a_run_grounds_phrases_in_regions(folder, brief_run):
+    run = brief_run(folder, objective="supervised")
     assert 0 <= run.evaluate("random", 1.0)["accuracy"] <= 1
     assert run.evaluate("found", 1.0)["accuracy"] in (0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1)
-    run = Run(config, tmp_path / "run", device="cpu")  # from its own folder
+    run = brief_run(folder, objective="supervised")  # from its own folder
     assert run.task.learning.labels.shape == (16, 4)
